@@ -1,0 +1,38 @@
+# Every target makes .venv first, when it is missing, older than what it was made from, or made in another directory.
+
+PYTHON_BIN := .venv/bin/python
+BACKEND ?= sqlite
+FILE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: demo test check bench help again
+
+ifneq ($(shell cat .venv/.stamp 2>/dev/null),$(CURDIR))
+STALE := again
+endif
+ifeq ($(wildcard $(PYTHON_BIN)),)
+STALE := again
+endif
+
+demo: .venv/.stamp ## Tell the story on a sample; BACKEND=memory|sqlite|postgres, FILE=your.jsonl
+	@.venv/bin/llmspell quickstart $(if $(FILE),"$(FILE)") --backend $(BACKEND)
+
+test: .venv/.stamp ## Run every test, on all three backends (PostgreSQL included)
+	$(PYTHON_BIN) -m pytest
+
+check: .venv/.stamp ## Lint, check the formatting, the types and the layers
+	$(PYTHON_BIN) -m ruff check .
+	$(PYTHON_BIN) -m ruff format --check .
+	$(PYTHON_BIN) -m mypy
+	.venv/bin/lint-imports
+
+bench: .venv/.stamp ## Run every benchmark on a small size
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PYTHON_BIN) "$$script" --small; done
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+.venv/.stamp: pyproject.toml constraints.txt scripts/set_up.sh $(STALE)
+	@./scripts/set_up.sh
+
+again:

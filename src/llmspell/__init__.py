@@ -1,0 +1,52 @@
+"""llmspell: the memory and state database for LLM agents.
+
+Importing this module loads nothing else: each public name is imported when it is first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from llmspell.blocking import connect_blocking as connect_blocking
+    from llmspell.clock import Clock as Clock
+    from llmspell.clock import ManualClock as ManualClock
+    from llmspell.clock import SystemClock as SystemClock
+    from llmspell.errors import LlmspellError as LlmspellError
+    from llmspell.settings import Settings as Settings
+    from llmspell.settings import load_settings as load_settings
+    from llmspell.spell import Spell as Spell
+    from llmspell.spell import Tenant as Tenant
+    from llmspell.spell import Transaction as Transaction
+    from llmspell.spell import connect as connect
+
+# Every public name and its one home. `tests/meta/test_exports.py` compares this table with the imports above.
+_HOMES = {
+    "Clock": "llmspell.clock",
+    "LlmspellError": "llmspell.errors",
+    "ManualClock": "llmspell.clock",
+    "Settings": "llmspell.settings",
+    "Spell": "llmspell.spell",
+    "SystemClock": "llmspell.clock",
+    "Tenant": "llmspell.spell",
+    "Transaction": "llmspell.spell",
+    "connect": "llmspell.spell",
+    "connect_blocking": "llmspell.blocking",
+    "load_settings": "llmspell.settings",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'llmspell' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,261 @@
+"""Sections of the settings that know nothing of a backend, and what every section is made of.
+
+Private to `llmspell.settings`, which has the rest, reads the files and gives all of it a public name.
+Each field carries its own documentation: the generated reference, `config explain` and the checks read it from here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
+
+import msgspec
+
+MASK: Final = "••••"
+
+
+class Secret:
+    """A text that is never shown: `repr`, `str` and every report give `••••`. `reveal()` is the one way to it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the secret itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return MASK
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+def masked(value: Any) -> Any:
+    """Return a value as it may be shown: secrets as `••••`, URLs without their password."""
+    if isinstance(value, Secret):
+        return MASK
+    if isinstance(value, str) and "://" in value:
+        # Greedy up to the last "@": a password that someone forgot to escape must not peek out behind it.
+        place, mark, query = value.partition("?")
+        place = re.sub(r"(://[^:/@]*):.*@", rf"\1:{MASK}@", place)
+        return (
+            place
+            + mark
+            + re.sub(r"((?:^|&)\w*(?:password|token|key|secret)\w*=)[^&]*", rf"\1{MASK}", query, flags=re.IGNORECASE)
+        )
+    return value
+
+
+def about(text: str, *, row: str = "", url: bool = False, later: bool = False, **limits: Any) -> msgspec.Meta:
+    """Describe a setting: what it does, the requirement row of its default, whether a URL may hold a password."""
+    return msgspec.Meta(description=text, extra={"row": row, "url": url, "later": later}, **limits)
+
+
+def later(text: str, *, row: str = "", **limits: Any) -> msgspec.Meta:
+    """Describe a setting that is accepted and checked, and on which nothing acts yet."""
+    return about(text, row=row, later=True, **limits)
+
+
+class Setting(NamedTuple):
+    """One key of the configuration, for `config explain`, the generated page and the checks."""
+
+    key: str
+    kind: Any
+    default: Any
+    description: str
+    limit: str
+    row: str
+    secret: bool
+    """Never shown, and may come from a file (`…_FILE`); for a URL only the password is masked."""
+    later: bool
+    """Accepted and checked; nothing acts on it yet."""
+
+
+def limit_in_words(base: Any, meta: msgspec.Meta) -> str:
+    """Say in words what a setting accepts."""
+    options = [option for option in get_args(base) if option is not type(None)]
+    if options and get_origin(base) is not Literal:
+        base = options[0]
+    if get_origin(base) is Literal:
+        return "one of " + ", ".join(map(str, get_args(base)))
+    name = {bool: "true or false", int: "a whole number", float: "a number"}.get(base, "text")
+    if meta.max_length is not None:
+        return f"{name} of {meta.min_length} to {meta.max_length} characters"
+    if meta.ge is not None and meta.le is not None:
+        return f"{name} from {meta.ge:,} to {meta.le:,}"
+    if meta.gt is not None:
+        return f"{name} above {meta.gt:,}" + (f" and up to {meta.le:,}" if meta.le is not None else "")
+    return name + (f" of at least {meta.ge:,}" if meta.ge is not None else "")
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of the configuration. Its `repr` masks secrets."""
+
+    def __repr__(self) -> str:
+        shown_values = (f"{name}={masked(getattr(self, name))!r}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(shown_values)})"
+
+
+class TenancySettings(Section, frozen=True, kw_only=True):
+    """How tenants come to be."""
+
+    auto_create_tenants: Annotated[
+        bool | None, about("Create a tenant on its first write. Unset: yes on embedded stores, no on a server.")
+    ] = None
+
+
+class MultiTenantSettings(Section, frozen=True, kw_only=True):
+    """Quotas given to new tenants (TEN-12)."""
+
+    enabled: Annotated[bool, later("Serve several tenants.", row="TEN-12")] = True
+    isolation_level: Annotated[Literal["strict"], later("How tenants are kept apart.", row="TEN-12")] = "strict"
+    default_quota_documents: Annotated[int, later("Documents per tenant.", row="TEN-12", ge=0)] = 10_000
+    default_quota_storage_mb: Annotated[int, later("Stored MiB per tenant.", row="TEN-12", ge=0)] = 1_024
+    default_quota_api_calls: Annotated[int, later("Calls per tenant and day.", row="TEN-12", ge=0)] = 10_000
+    default_quota_vectors: Annotated[int, later("Vectors per tenant.", row="AMB-043", ge=0)] = 1_000_000
+    default_quota_embeddings_per_day: Annotated[int, later("Embeddings per tenant and day.", row="AMB-043", ge=0)] = (
+        50_000
+    )
+
+
+class EmbeddingCacheSettings(Section, frozen=True, kw_only=True):
+    """Embeddings that need not be computed twice (RAG-11)."""
+
+    enabled: Annotated[bool, about("Keep computed embeddings.")] = True
+    max_entries: Annotated[int, about("Entries kept; the least recently used go first.", row="RAG-11", ge=1)] = 100_000
+    ttl_seconds: Annotated[int, about("Forget an entry after this.", row="RAG-11", ge=1)] = 3_600
+    compression_threshold: Annotated[int, about("Compress entries from this many bytes on.", row="RAG-11", ge=0)] = (
+        1_024
+    )
+    persistence_path: Annotated[
+        str | None,
+        about("Directory that keeps the cache across restarts. Unset: below the user's cache directory.", row="RAG-11"),
+    ] = None
+    per_tenant: Annotated[bool, about("Never share entries between tenants.", row="AMB-084")] = False
+
+
+class EmbeddingSettings(Section, frozen=True, kw_only=True):
+    """Which model turns texts into vectors."""
+
+    provider: Annotated[
+        Literal["local", "openai", "hashing"],
+        about("`local` runs a model on this machine, `openai` asks any compatible endpoint, `hashing` is for tests."),
+    ] = "local"
+    model: Annotated[
+        str | None, about("Name of the model, or a directory with one. Unset: the provider's default.")
+    ] = None
+    base_url: Annotated[str | None, about("Endpoint of the provider.", url=True)] = None
+    api_key: Annotated[Secret | None, about("Key of the provider. `OPENAI_API_KEY` is used for api.openai.com.")] = None
+    dimensions: Annotated[
+        Literal[384, 768, 1536, 3072] | None, about("Size of a vector. Unset: the model's own.", row="VEC-01")
+    ] = None
+    timeout_secs: Annotated[float, about("Give up on a request after this, retries included.", gt=0, le=3_600)] = 60.0
+    batch_size: Annotated[int, about("Texts per request or model run.", ge=1, le=2_048)] = 64
+    cache: EmbeddingCacheSettings = EmbeddingCacheSettings()
+
+
+class TextSettings(Section, frozen=True, kw_only=True):
+    """How texts become search terms."""
+
+    language: Annotated[
+        str, about("Language whose stemming rules are used; `none` keeps words as they are.", min_length=1)
+    ] = "english"
+
+
+class ContextSettings(Section, frozen=True, kw_only=True):
+    """How a context is assembled."""
+
+    max_tokens: Annotated[int, about("Token budget when the call gives none.", ge=1, le=10_000_000)] = 2_000
+
+
+class TransactionSettings(Section, frozen=True, kw_only=True):
+    """Units of work."""
+
+    timeout_s: Annotated[float, about("Roll a transaction back after this.", gt=0, le=3_600)] = 30.0
+
+
+class MonitoringSettings(Section, frozen=True, kw_only=True):
+    """What is reported about the process (CFG-06)."""
+
+    metrics_enabled: Annotated[bool, later("Serve metrics.", row="CFG-06")] = True
+    metrics_port: Annotated[int, later("Port of the metrics.", row="CFG-06", ge=1, le=65_535)] = 9_090
+    traces_enabled: Annotated[bool, later("Send traces.", row="CFG-06")] = False
+    traces_endpoint: Annotated[str | None, later("Where traces go.", row="CFG-06", url=True)] = None
+    logs_level: Annotated[
+        Literal["debug", "info", "warning", "error", "off"],
+        about("Least level of log lines; `LLMSPELL_LOG` sets it.", row="CFG-06"),
+    ] = "warning"
+    logs_format: Annotated[Literal["console", "json"], about("Shape of log lines on stderr.", row="CFG-06")] = "console"
+
+
+class HnswSettings(Section, frozen=True, kw_only=True):
+    """Parameters of the approximate vector index (HNS-04, HNS-05)."""
+
+    m: Annotated[int, later("Links per node.", row="HNS-05", ge=2, le=100)] = 16
+    ef_construction: Annotated[int, later("Candidates while building.", row="HNS-05", ge=4, le=1_000)] = 200
+    ef_search: Annotated[int, later("Candidates while searching.", row="HNS-05", ge=1, le=1_000)] = 50
+    max_elements: Annotated[int, later("Vectors the index is made for.", row="HNS-02", ge=1)] = 1_000_000
+
+
+class VectorStorageSettings(Section, frozen=True, kw_only=True):
+    """Vectors of documents."""
+
+    hnsw: HnswSettings = HnswSettings()
+
+
+class MemorySettings(Section, frozen=True, kw_only=True):
+    """Working memory (MEM-03)."""
+
+    backend: Annotated[Literal["hnsw"], later("Index of memories.", row="MEM-03")] = "hnsw"
+    max_entries: Annotated[int, later("Entries kept in working memory.", row="MEM-03", ge=1)] = 10_000
+    ttl_seconds: Annotated[int, later("Life of an entry in working memory.", row="MEM-03", ge=1)] = 3_600
+    hnsw: HnswSettings = HnswSettings()
+
+
+class RagSettings(Section, frozen=True, kw_only=True):
+    """Documents (RAG-02, RAG-03)."""
+
+    enabled: Annotated[bool, later("Ingest and search documents.", row="RAG-02")] = True
+    embedding_provider: Annotated[str, later("Provider for documents.", row="RAG-02")] = "openai"
+    embedding_model: Annotated[str, later("Model for documents.", row="RAG-03")] = "text-embedding-ada-002"
+    embedding_cache_size: Annotated[int, later("Embeddings kept.", row="RAG-02", ge=0)] = 10_000
+    chunk_size: Annotated[int, later("Tokens per chunk.", row="RAG-03", ge=1)] = 512
+    chunk_overlap: Annotated[int, later("Tokens that neighbours share.", row="RAG-03", ge=0)] = 64
+    max_search_results: Annotated[int, later("Results per search.", row="RAG-03", ge=1, le=1_000)] = 10
+    similarity_threshold: Annotated[float, later("Least similarity.", row="RAG-03", ge=-1, le=1)] = 0.7
+    vector_storage: VectorStorageSettings = VectorStorageSettings()
+
+
+class SecuritySettings(Section, frozen=True, kw_only=True):
+    """Guards of the runtime (SEC-04)."""
+
+    default_level: Annotated[Literal["safe", "restricted", "privileged"], later("Level of tools.", row="SEC-04")] = (
+        "restricted"
+    )
+    audit_enabled: Annotated[bool, later("Write the audit log.", row="SEC-04")] = True
+    sandbox_enabled: Annotated[bool, later("Run scripts in the sandbox.", row="SEC-04")] = True
+    path_validation: Annotated[bool, later("Check paths.", row="SEC-04")] = True
+
+
+class TemplatesSettings(Section, frozen=True, kw_only=True):
+    """Workflow templates (TPL-02)."""
+
+    enable_caching: Annotated[bool, later("Keep compiled templates.", row="TPL-02")] = True
+    max_templates: Annotated[int, later("Templates kept.", row="TPL-02", ge=1)] = 100
+
+
+class ServerSettings(Section, frozen=True, kw_only=True):
+    """The HTTP server (SRV-01)."""
+
+    host: Annotated[str, later("Address to listen on.", row="SRV-01")] = "0.0.0.0"  # noqa: S104 - SRV-01 names it
+    port: Annotated[int, later("Port to listen on.", row="SRV-01", ge=1, le=65_535)] = 8_080
+    workers: Annotated[int, later("Processes: CPU cores x 2.", row="SRV-01", ge=1, le=1_024)] = 16
+    max_connections: Annotated[int, later("Connections at once.", row="SRV-01", ge=1)] = 10_000
+    keep_alive: Annotated[float, later("Seconds an idle connection stays.", row="SRV-01", ge=0)] = 75.0
+    request_timeout: Annotated[float, later("Seconds a request may take.", row="SRV-01", gt=0)] = 30.0

@@ -1,0 +1,1 @@
+"""One module per command; `llmspell.cli.main.COMMANDS` says which. Importing this package imports none of them."""

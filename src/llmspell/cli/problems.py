@@ -1,0 +1,120 @@
+"""Errors at the edge of the process: what is printed, and with which exit code the process ends.
+
+Rule 1: the exit code follows the class of the error; the nearest class in `EXIT_CODES` decides.
+Rule 2: errors go to stderr: `error: …` and `hint: …`, or with `--json` one JSON document on one line.
+Rule 3: secrets are removed from whatever is printed here, also from the text of an unexpected exception.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from typing import NamedTuple
+
+import click
+
+from llmspell import errors
+
+
+class ExitCode(enum.IntEnum):
+    """What the process tells its caller."""
+
+    OK = 0
+    FAILED = 1
+    """The operation failed, found nothing that was required, or did only a part."""
+    USAGE = 2
+    """Arguments, values or configuration are wrong: the same call can never succeed."""
+    UNAVAILABLE = 3
+    """The store or a provider cannot be reached; trying again may help."""
+    DENIED = 4
+    """Credentials or permissions do not allow it."""
+    CONFLICT = 5
+    """Somebody else was first, or a precondition such as the schema version does not hold."""
+    INTERRUPTED = 130
+
+
+EXIT_CODES: dict[type[errors.LlmspellError], ExitCode] = {
+    errors.LlmspellError: ExitCode.FAILED,
+    errors.InvalidInput: ExitCode.USAGE,
+    errors.ConfigError: ExitCode.USAGE,
+    errors.Unavailable: ExitCode.UNAVAILABLE,
+    errors.ProviderUnavailable: ExitCode.UNAVAILABLE,
+    errors.TenantInactive: ExitCode.DENIED,
+    errors.UnsafeRole: ExitCode.DENIED,
+    errors.ProviderRefused: ExitCode.DENIED,
+    errors.Conflict: ExitCode.CONFLICT,
+    errors.SchemaTooNew: ExitCode.CONFLICT,
+    errors.SchemaOutdated: ExitCode.CONFLICT,
+    errors.MigrationModified: ExitCode.CONFLICT,
+}
+
+
+class Problem(NamedTuple):
+    """An error as the command line reports it."""
+
+    code: str
+    title: str
+    detail: str
+    hint: str
+    retryable: bool
+    exit_code: ExitCode
+
+
+def exit_code_of(kind: type[errors.LlmspellError]) -> ExitCode:
+    """Return the exit code of an error class: that of its nearest ancestor in `EXIT_CODES`."""
+    return next(EXIT_CODES[ancestor] for ancestor in kind.__mro__ if ancestor in EXIT_CODES)
+
+
+def title_of(kind: type[errors.LlmspellError]) -> str:
+    """Return the first sentence of an error class: the same for every occurrence."""
+    return (kind.__doc__ or kind.__name__).partition("\n")[0]
+
+
+def problem_of(error: BaseException) -> Problem:
+    """Describe any exception that reached the edge of the process."""
+    if isinstance(error, errors.LlmspellError):
+        named = ", ".join(f"{name}={errors.shown(value)}" for name, value in error.fields.items())
+        detail = error.detail + (f" ({named})" if named else "")
+        kind = type(error)
+        return Problem(error.code, title_of(kind), detail, error.hint, error.retryable, exit_code_of(kind))
+    if isinstance(error, click.UsageError):
+        where = error.ctx.command_path if error.ctx else "llmspell"
+        title, hint = "The command line cannot be read.", f"Try: {where} --help"
+        return Problem("usage", title, error.format_message(), hint, False, ExitCode.USAGE)
+    if isinstance(error, click.ClickException):
+        return Problem("failed", "Nothing was done.", error.format_message(), "", False, ExitCode.FAILED)
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return Problem("interrupted", "Interrupted.", "interrupted", "", True, ExitCode.INTERRUPTED)
+    if isinstance(error, OSError):
+        return Problem("io", "The operating system refused.", str(error), "", False, ExitCode.FAILED)
+    return Problem(
+        "unexpected",
+        "This is a defect in llmspell.",
+        f"unexpected {type(error).__name__}: {error}",
+        "Run it again with LLMSPELL_LOG=debug to see where, and report it.",
+        False,
+        ExitCode.FAILED,
+    )
+
+
+def report(error: BaseException, *, as_json: bool) -> ExitCode:
+    """Print an error on stderr and return the exit code that belongs to it."""
+    from llmspell.observe import redact
+
+    problem = problem_of(error)
+    problem = problem._replace(detail=redact(problem.detail), hint=redact(problem.hint))
+    if as_json:
+        document = {name: value for name, value in problem._asdict().items() if name != "exit_code"}
+        print(json.dumps({"error": document}, ensure_ascii=False), file=sys.stderr)
+        return problem.exit_code
+    print(_label("error:", "red"), problem.detail, file=sys.stderr)
+    if problem.hint:
+        print(_label("hint:", "cyan"), problem.hint, file=sys.stderr)
+    return problem.exit_code
+
+
+def _label(text: str, colour: str) -> str:
+    from llmspell.cli.output import colour_allowed
+
+    return click.style(text, fg=colour, bold=True) if colour_allowed(sys.stderr) else text

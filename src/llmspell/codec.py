@@ -1,0 +1,212 @@
+"""What goes into a store, checked and encoded once for all backends: texts, JSON, vectors.
+
+Rule 1: accepted means identical after a round trip on every backend; the rest is refused at this door.
+Rule 2: JSON is canonical: sorted keys, no spaces, floats by shortest round trip and always recognisable as floats.
+Rule 3: embeddings are little-endian float32.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from llmspell.errors import InvalidInput, InvalidKey, InvalidLimit, InvalidMetadata, InvalidText, InvalidVector
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+VectorLike: TypeAlias = "Iterable[float]"  # also any buffer of float32 or float64, such as a numpy array
+
+DIMENSIONS = (384, 768, 1536, 3072)  # VEC-01
+INT64 = range(-(2**63), 2**63)
+KEY_MAX_BYTES = 1_024
+NAME_MAX_BYTES = 500
+METADATA_MAX_BYTES = 16_384  # C16
+METADATA_MAX_KEYS = 50
+METADATA_KEY_MAX_BYTES = 64
+METADATA_MAX_DEPTH = 16
+LIMIT_MAX = 1_000
+_SMALLEST_NORM_SQUARED = 1e-30
+
+
+def require_text(
+    value: object,
+    *,
+    field: str,
+    max_bytes: int | None = None,
+    max_characters: int | None = None,
+    empty: bool = True,
+    error: type[InvalidInput] = InvalidText,
+) -> str:
+    """Return `value` when every backend can keep it as text.
+
+    Raises:
+        `error`: not a string, NUL, a lone surrogate, empty where `empty` is False, or longer than a limit.
+    """
+    if not isinstance(value, str):
+        raise error(field, "must be text", given=value)
+    if not empty and not value:
+        raise error(field, "must not be empty", given=value)
+    if "\0" in value:
+        raise error(field, "must not contain NUL (U+0000)", given=value)
+    try:
+        size = len(value) if value.isascii() else len(value.encode())
+    except UnicodeEncodeError as exc:
+        raise error(field, f"must not contain a lone surrogate (at character {exc.start})", given=ascii(value)) from exc
+    if max_characters is not None and len(value) > max_characters:
+        raise error(field, f"must be at most {max_characters:,} characters", given=len(value))
+    if max_bytes is not None and size > max_bytes:
+        raise error(field, f"must be at most {max_bytes:,} bytes in UTF-8", given=size)
+    return value
+
+
+def require_key(value: object, *, field: str = "key", max_bytes: int = KEY_MAX_BYTES) -> str:
+    """Return `value` when it can be a key or a name: text of 1 to `max_bytes` bytes.
+
+    Raises:
+        InvalidKey: anything else.
+    """
+    return require_text(value, field=field, max_bytes=max_bytes, empty=False, error=InvalidKey)
+
+
+def require_limit(value: object, *, field: str = "limit", maximum: int = LIMIT_MAX, minimum: int = 1) -> int:
+    """Return `value` when it is a whole number from `minimum` to `maximum`.
+
+    Raises:
+        InvalidLimit: anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+        raise InvalidLimit(field, f"must be a whole number from {minimum:,} to {maximum:,}", given=value)
+    return value
+
+
+def require_json(value: object, *, field: str, depth: int = METADATA_MAX_DEPTH) -> None:
+    """Refuse what not every backend keeps: NaN, infinities, -0.0, integers beyond 64 bits, NUL, surrogates, other types.
+
+    Raises:
+        InvalidMetadata: names the path of the offending value.
+    """
+    if depth == 0:
+        raise InvalidMetadata(field, f"must be nested at most {METADATA_MAX_DEPTH} deep")
+    kind = type(value)
+    if value is None or kind is bool:
+        return
+    if isinstance(value, str):
+        require_text(value, field=field, error=InvalidMetadata)
+    elif kind is int:
+        if value not in INT64:
+            raise InvalidMetadata(field, "must fit into 64 bits", given=value, hint="Store it as text.")
+    elif kind is float:
+        if not math.isfinite(value):  # type: ignore[arg-type]
+            raise InvalidMetadata(field, "must be finite", given=value)
+        if value == 0 and math.copysign(1, value) < 0:  # type: ignore[arg-type]
+            raise InvalidMetadata(field, "must not be negative zero, which databases turn into 0.0", given=value)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            require_text(key, field=f"{field} key", error=InvalidMetadata, empty=False)
+            require_json(inner, field=f"{field}.{key}", depth=depth - 1)
+    elif isinstance(value, (list, tuple)):
+        for position, inner in enumerate(value):
+            require_json(inner, field=f"{field}[{position}]", depth=depth - 1)
+    else:
+        raise InvalidMetadata(field, "must be JSON: null, true, false, number, text, list or object", given=value)
+
+
+def require_metadata(value: object, *, field: str = "metadata") -> dict[str, Any]:
+    """Return a metadata object as a plain dict: at most 50 keys of 64 bytes, 16 KiB encoded (C16).
+
+    Raises:
+        InvalidMetadata: anything else.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidMetadata(field, "must be an object", given=value)
+    if len(value) > METADATA_MAX_KEYS:
+        raise InvalidMetadata(field, f"must have at most {METADATA_MAX_KEYS} keys", given=len(value))
+    for key in value:
+        require_text(key, field=f"{field} key", max_bytes=METADATA_KEY_MAX_BYTES, empty=False, error=InvalidMetadata)
+    require_json(value, field=field)
+    encoded = encode_json(value)
+    if len(encoded.encode()) > METADATA_MAX_BYTES:
+        raise InvalidMetadata(
+            field, f"must be at most {METADATA_MAX_BYTES:,} bytes as JSON", given=len(encoded.encode())
+        )
+    return json.loads(encoded)  # type: ignore[no-any-return]
+
+
+def encode_json(value: object) -> str:
+    """Encode a checked value as canonical JSON.
+
+    Whole floats from 1e16 on are written out ("10000000000000000.0", not "1e+16"): jsonb would give them back as integers.
+    """
+    if _has_large_float(value):
+        return _encode_slowly(value)
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _has_large_float(value: object) -> bool:
+    if isinstance(value, float):
+        return abs(value) >= 1e16
+    if isinstance(value, Mapping):
+        return any(map(_has_large_float, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_has_large_float, value))
+
+
+def _encode_slowly(value: object) -> str:
+    """The same encoding, value by value: the C encoder has no say in how floats are written."""
+    if isinstance(value, Mapping):
+        members = (f"{json.dumps(key, ensure_ascii=False)}:{_encode_slowly(value[key])}" for key in sorted(value))
+        return "{" + ",".join(members) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_encode_slowly, value)) + "]"
+    if isinstance(value, float) and abs(value) >= 1e16:
+        return format(value, ".1f")
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def decode_json(text: str | bytes) -> Any:
+    """Decode what `encode_json` wrote."""
+    return json.loads(text)
+
+
+def pack_vector(value: VectorLike, *, field: str = "embedding", dimension: int | None = None) -> bytes:
+    """Return a vector as little-endian float32 bytes.
+
+    `value` is any iterable of numbers, or a one-dimensional buffer of float32 or float64 (a numpy array). Its length must
+    be `dimension`, or one of 384, 768, 1536 and 3072.
+
+    Raises:
+        InvalidVector: wrong length, not numbers, NaN, infinite (also when it overflows float32), zero.
+    """
+    try:
+        packed = array.array("f", value)
+    except (TypeError, OverflowError, ValueError) as exc:
+        raise InvalidVector(field, "must be a one-dimensional sequence of numbers", given=type(value).__name__) from exc
+    if dimension is None and len(packed) not in DIMENSIONS:
+        sizes = ", ".join(map(str, DIMENSIONS))
+        raise InvalidVector(field, f"must have {sizes} dimensions", given=len(packed))
+    if dimension is not None and len(packed) != dimension:
+        raise InvalidVector(field, f"must have {dimension} dimensions", given=len(packed))
+    norm_squared = math.fsum(component * component for component in packed)
+    if not math.isfinite(norm_squared):
+        where = next((i for i, component in enumerate(packed) if not math.isfinite(component)), 0)
+        raise InvalidVector(f"{field}[{where}]", "must be finite in float32", given=packed[where])
+    if norm_squared < _SMALLEST_NORM_SQUARED:
+        raise InvalidVector(
+            field, "must not be zero: cosine similarity to it is undefined", given=f"norm² {norm_squared}"
+        )
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def unpack_vector(data: bytes | memoryview) -> array.array[float]:
+    """Return float32 bytes as `array('f')`, which `numpy.asarray` takes without a copy."""
+    unpacked = array.array("f")
+    unpacked.frombytes(data)
+    if sys.byteorder == "big":
+        unpacked.byteswap()
+    return unpacked

@@ -1,0 +1,82 @@
+"""Texts to embeddings: which space they belong to, and windows for texts that a model cannot read at once.
+
+Rule: no storage connection is held here; an embedder may take as long as it needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from llmspell.providers.embedder import Embedder
+from llmspell.storage.contracts.memories import EmbeddingSpace
+
+WINDOWS_MAX = 64
+"""A memory of 32,768 characters has about 40 windows of 256 tokens."""
+WINDOW_OVERLAP = 0.1
+"""The share of a window that the next one repeats, so that a sentence cut in two is whole in one of them."""
+_MARGIN = 0.9  # words differ in tokens, so windows of equal words aim below the limit
+
+
+class Embedding:
+    """An embedder, opened when it is first needed, and the space of its vectors."""
+
+    def __init__(self, open_embedder: Callable[[], Embedder]) -> None:
+        self._open = open_embedder
+        self._embedder: Embedder | None = None
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder.
+
+        Raises:
+            ConfigError: it cannot be opened; the error says what to install or to set.
+        """
+        if self._embedder is None:
+            self._embedder = self._open()
+        return self._embedder
+
+    @property
+    def space(self) -> EmbeddingSpace:
+        """The space of the embedder's vectors: one model, one dimension."""
+        embedder = self.embedder
+        return EmbeddingSpace(
+            space_id=f"{embedder.model}@{embedder.dimension}", model=embedder.model, dimension=embedder.dimension
+        )
+
+    async def query(self, text: str) -> bytes:
+        """Embed a question; of one longer than the model reads, the beginning counts."""
+        (vector,) = await self.embedder.embed([text])
+        return vector
+
+    async def texts(self, texts: Sequence[str]) -> list[tuple[bytes, ...]]:
+        """Embed texts, each as one vector or as one per window."""
+        parts = [self.windows(text) for text in texts]
+        vectors = iter(await self.embedder.embed([window for windows in parts for window in windows]))
+        return [tuple(next(vectors) for _ in windows) for windows in parts]
+
+    def windows(self, text: str) -> list[str]:
+        """Cut a text into overlapping windows that the model reads whole."""
+        embedder = self.embedder
+        total, most = embedder.count_tokens(text), embedder.max_tokens
+        if total <= most:
+            return [text]
+        words = text.split()
+        size = max(1, math.floor(len(words) * most * _MARGIN / total))
+        step = max(1, round(size * (1 - WINDOW_OVERLAP)))
+        starts = range(0, max(1, len(words) - round(size * WINDOW_OVERLAP)), step)
+        return [" ".join(words[start : start + size]) for start in starts][:WINDOWS_MAX]
+
+    def count_tokens(self, text: str) -> int:
+        """Count tokens by the embedder's tokenizer."""
+        return self.embedder.count_tokens(text)
+
+    @property
+    def exact_tokens(self) -> bool:
+        """Whether token counts come from the model's own tokenizer."""
+        return self.embedder.exact_tokens
+
+    async def aclose(self) -> None:
+        """Release the embedder, if it was opened."""
+        if self._embedder is not None:
+            await self._embedder.aclose()

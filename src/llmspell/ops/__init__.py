@@ -1,0 +1,1 @@
+"""Operating a store: what an administrator or a developer runs beside the library."""

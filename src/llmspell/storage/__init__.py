@@ -1,0 +1,1 @@
+"""The storage layer: one written contract per concern, kept by three backends."""

@@ -1,0 +1,176 @@
+"""Exact cosine search over arrays. Pure: no database, no cache, no locks.
+
+Every row is scored in float32 first; the rows that could be among the best, given the worst error of that, are scored again
+in float64. So the answer does not depend on the order of the rows, on threads or on the machine, and equal vectors tie.
+
+Rule: order is score (1 - cosine distance, rounded to 1e-6) descending, then owner ascending; also at the cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmspell.storage.contracts.vectors import SCORE_DECIMALS
+from llmspell.storage.index.planner import Path, plan
+
+Floats: TypeAlias = "NDArray[np.float32]"
+Doubles: TypeAlias = "NDArray[np.float64]"
+Words: TypeAlias = "NDArray[np.uint64]"
+Positions: TypeAlias = "NDArray[np.intp]"
+
+RESCORED_AT_ONCE: Final = 4_096
+"""Rows turned into float64 at a time: 12 MiB at 384 dimensions, 96 at 3072."""
+_SCALE: Final = 10.0**SCORE_DECIMALS
+_UNIT_ROUNDOFF: Final = 2.0**-24  # of float32
+_ORDINARY_EXPONENT: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Vectors and whose they are; all arrays have one entry per row.
+
+    `values`: float32 of shape (n, dimension), each row scaled by a power of two where its length was far from 1.
+    `lengths`: float64, the Euclidean lengths of `values`. `owners`: uint64 of shape (n, 2), the halves of the owner's id.
+    `parts`: int32, which window of its owner a row is. `seqs`: int64, ascending, the change that brought it.
+    """
+
+    values: Floats
+    lengths: Doubles
+    owners: Words
+    parts: NDArray[np.int32]
+    seqs: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def size_bytes(self) -> int:
+        """What the arrays take."""
+        return sum(array.nbytes for array in (self.values, self.lengths, self.owners, self.parts, self.seqs))
+
+    def upto(self, count: int) -> Rows:
+        """Return the first `count` rows, without copying."""
+        return Rows(
+            self.values[:count], self.lengths[:count], self.owners[:count], self.parts[:count], self.seqs[:count]
+        )
+
+    def where(self, keep: NDArray[np.bool_]) -> Rows:
+        """Return a copy of the rows to keep."""
+        return Rows(self.values[keep], self.lengths[keep], self.owners[keep], self.parts[keep], self.seqs[keep])
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The best owners: `owners` uint64 of shape (k, 2), `scores` float64 of shape (k,), in order."""
+
+    owners: Words
+    scores: Doubles
+
+    def pairs(self) -> list[tuple[bytes, float]]:
+        """Return (16 bytes of id, score), in order."""
+        raw = self.owners.astype(">u8").tobytes()
+        return [(raw[16 * n : 16 * n + 16], float(score)) for n, score in enumerate(self.scores)]
+
+
+def owner_words(ids: Sequence[bytes]) -> Words:
+    """Return ids of 16 bytes as uint64 of shape (n, 2): ordered as the bytes are, first half first."""
+    return np.frombuffer(b"".join(ids), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def make_rows(
+    embeddings: Sequence[bytes], *, dimension: int, owners: Sequence[bytes], parts: Sequence[int], seqs: Sequence[int]
+) -> Rows:
+    """Build rows from little-endian float32 embeddings."""
+    values = np.frombuffer(b"".join(embeddings), dtype="<f4").reshape(-1, dimension).astype(np.float32)
+    lengths = _lengths(values)
+    exponents = np.frexp(lengths)[1]
+    if exponents.size and int(np.abs(exponents).max()) > _ORDINARY_EXPONENT:
+        # A power of two changes no direction and no bit of a mantissa, and keeps float32 from overflowing in a product.
+        values = np.ldexp(values, -exponents[:, None])
+        lengths = _lengths(values)
+    return Rows(
+        values, lengths, owner_words(owners), np.asarray(parts, dtype=np.int32), np.asarray(seqs, dtype=np.int64)
+    )
+
+
+def _lengths(values: Floats) -> Doubles:
+    doubles = values.astype(np.float64)
+    lengths: Doubles = np.sqrt(np.einsum("ij,ij->i", doubles, doubles))
+    return lengths
+
+
+def unit_vector(query: bytes) -> Doubles:
+    """Return a query of little-endian float32 bytes as a float64 vector of length 1."""
+    vector = np.frombuffer(query, dtype="<f4").astype(np.float64)
+    vector /= np.abs(vector).max()
+    unit: Doubles = vector / np.sqrt(vector @ vector)
+    return unit
+
+
+def nearest(rows: Rows, query: Doubles, *, limit: int, windows: int = 1, chosen: Positions | None = None) -> Found:
+    """Return the `limit` best owners, each by its best row.
+
+    `query` has length 1. `windows`: no owner has more rows than this. `chosen`: positions of the rows that count, each
+    once; None means all.
+    """
+    count = len(rows) if chosen is None else len(chosen)
+    if count == 0:
+        return Found(np.empty((0, 2), np.uint64), np.empty(0))
+    candidates = _candidates(rows, query, limit * windows, chosen)
+    scores = _exact_scores(rows, query, candidates)
+    return _best(rows.owners[candidates], scores, limit)
+
+
+def merge(parts: Sequence[Found], limit: int) -> Found:
+    """Return the best of several answers; an owner found by several counts by its best score."""
+    owners = np.concatenate([part.owners for part in parts]) if parts else np.empty((0, 2), np.uint64)
+    scores = np.concatenate([part.scores for part in parts]) if parts else np.empty(0)
+    return _best(owners, scores, limit)
+
+
+def _candidates(rows: Rows, query: Doubles, wanted: int, chosen: Positions | None) -> Positions:
+    """Return positions of all rows that can be among the `wanted` best, after rounding."""
+    count = len(rows) if chosen is None else len(chosen)
+    everything = np.arange(len(rows), dtype=np.intp) if chosen is None else chosen
+    if count <= wanted:
+        return everything
+    gather = chosen is not None and plan(len(rows), count / len(rows)).path is Path.GATHER
+    values, lengths = (rows.values[everything], rows.lengths[everything]) if gather else (rows.values, rows.lengths)
+    approximate = (values @ query.astype(np.float32)) / lengths.astype(np.float32)
+    if chosen is not None and not gather:
+        approximate = approximate[chosen]
+    kth = np.partition(approximate, count - wanted)[count - wanted]
+    # Any order of summation errs by less than (dimension + 4) roundings; twice, since the k-th errs as well; and 1e-6
+    # because scores are compared after rounding.
+    margin = 2 * (rows.values.shape[1] + 4) * _UNIT_ROUNDOFF + 1 / _SCALE
+    candidates: Positions = everything[approximate >= kth - np.float32(margin)]
+    return candidates
+
+
+def _exact_scores(rows: Rows, query: Doubles, positions: Positions) -> Doubles:
+    scores = np.empty(len(positions))
+    for start in range(0, len(positions), RESCORED_AT_ONCE):
+        some = positions[start : start + RESCORED_AT_ONCE]
+        # einsum sums every row alike, wherever it stands: a matrix product may not, and equal vectors would not tie.
+        products = np.einsum("ij,j->i", rows.values[some].astype(np.float64), query)
+        scores[start : start + RESCORED_AT_ONCE] = products / rows.lengths[some]
+    return np.rint(np.clip(scores, -1.0, 1.0) * _SCALE) / _SCALE + 0.0
+
+
+def _best(owners: Words, scores: Doubles, limit: int) -> Found:
+    order = np.lexsort((owners[:, 1], owners[:, 0], -scores))
+    seen: set[tuple[int, int]] = set()
+    kept: list[int] = []
+    for position in order:
+        owner = (int(owners[position, 0]), int(owners[position, 1]))
+        if owner not in seen:
+            seen.add(owner)
+            kept.append(int(position))
+            if len(kept) == limit:
+                break
+    return Found(owners[kept].reshape(-1, 2), scores[kept])

@@ -1,0 +1,121 @@
+"""The in-memory backend: every contract, nothing that survives the process.
+
+Not here: approximate search, several processes, isolation by a database; their capabilities are not declared.
+
+Rule: one transaction of a tenant is open at a time; others wait for it, in order. Transactions of two tenants never wait
+for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+
+from llmspell.clock import Clock, SystemClock
+from llmspell.errors import InvalidLimit, Unavailable, Unsupported
+from llmspell.ids import IdSource
+from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
+from llmspell.storage.contracts.capabilities import CAPABILITIES, BackendType, Capability
+from llmspell.storage.inmemory.graph import InMemoryGraph
+from llmspell.storage.inmemory.kv import InMemoryKV
+from llmspell.storage.inmemory.memories import InMemoryMemories
+from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
+from llmspell.storage.inmemory.tenants import InMemoryTenants
+from llmspell.storage.inmemory.vectors import InMemoryVectors
+from llmspell.storage.text.analyser import Analyser
+from llmspell.tenant import TenantId, tenant_id
+
+CURSOR_KEY_BYTES = 32
+
+
+class InMemoryBackend:
+    """`Backend` in plain Python."""
+
+    type: BackendType = "memory"
+    capabilities: frozenset[Capability] = CAPABILITIES["memory"]
+
+    def __init__(self, *, clock: Clock | None = None, ids: IdSource | None = None, language: str = "english") -> None:
+        """`language` is that of the analyser of texts; clock and ids are the system's unless given."""
+        self._clock = clock or SystemClock()
+        self._ids = ids or IdSource(self._clock)
+        self._analyser = Analyser(language)
+        self._cursor_key = secrets.token_bytes(CURSOR_KEY_BYTES)
+        self._closed = False
+        self.tenants = InMemoryTenants(self._clock)
+        self.auto_create_tenants = True
+
+    def storages(self, tenant: TenantId) -> Storages:
+        return self._bind(AutocommitUnit(partial(self._store, tenant_id(tenant))))
+
+    def transaction(
+        self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
+    ) -> AbstractAsyncContextManager[Storages]:
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not timeout_s > 0:
+            raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
+        return self._transaction(tenant_id(tenant), float(timeout_s))
+
+    @asynccontextmanager
+    async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[Storages]:
+        store = self._store(tenant, writing=True)
+        await store.writer.acquire()
+        try:
+            unit = TransactionUnit(store, self._clock, timeout_s=timeout_s)
+            try:
+                async with asyncio.timeout(timeout_s) as limit:
+                    yield self._bind(unit)
+                unit.commit()
+            except TimeoutError as exc:
+                if limit.expired():
+                    raise unit.timed_out() from exc
+                raise
+            finally:
+                unit.end()
+        finally:
+            store.writer.release()
+
+    def _store(self, tenant: TenantId, *, writing: bool) -> TenantStore:
+        self._require_open()
+        return self.tenants.store(tenant, writing=writing, auto_create=self.auto_create_tenants)
+
+    def _bind(self, unit: Unit) -> Storages:
+        return Storages(
+            kv=InMemoryKV(unit, self._clock),
+            vectors=InMemoryVectors(unit, self._clock, self._ids),
+            memories=InMemoryMemories(unit, self._clock, self._analyser),
+            graph=InMemoryGraph(unit, self._clock, self._ids),
+        )
+
+    async def migration_status(self) -> MigrationStatus:
+        """There is no schema: version 0, nothing applied, nothing pending."""
+        return MigrationStatus(version=0, applied=(), pending=())
+
+    async def migrate(self) -> MigrationStatus:
+        return await self.migration_status()
+
+    async def check(self) -> None:
+        self._require_open()
+
+    async def cursor_key(self) -> bytes:
+        """Return the key; it is as short-lived as what its cursors point into."""
+        return self._cursor_key
+
+    def pool_status(self) -> PoolStatus:
+        """There are no connections."""
+        return PoolStatus(size=0, available=0, waiting=0)
+
+    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int) -> int:
+        raise Unsupported(
+            "This backend searches every space exactly.",
+            capability=Capability.ANN_PROMOTION.value,
+            space_id=space_id,
+        )
+
+    async def close(self) -> None:
+        self._closed = True
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Unavailable("The store is closed.", hint="Open it again.")

@@ -1,0 +1,125 @@
+"""The key-value store in memory.
+
+Rule: expiry is decided by the injected clock at every read; an expired item stays until something replaces or clears it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from llmspell.clock import Clock
+from llmspell.codec import require_key, require_limit, require_text
+from llmspell.storage.contracts.capabilities import CHARACTERISTICS, BackendType, Characteristics
+from llmspell.storage.contracts.checks import require_ttl, require_value
+from llmspell.storage.contracts.kv import BATCH_MAX
+from llmspell.storage.inmemory.store import State, Unit
+
+LIST_MAX = 1_000_000
+
+
+class Item(NamedTuple):
+    """A value and when it expires."""
+
+    value: bytes
+    expires_at: datetime | None
+
+
+class InMemoryKV:
+    """`KV` over a dictionary."""
+
+    def __init__(self, unit: Unit, clock: Clock) -> None:
+        self._unit = unit
+        self._clock = clock
+
+    async def get(self, key: str) -> bytes | None:
+        require_key(key)
+        now = self._clock.now()
+        return await self._unit.read(lambda state: _value(state, key, now))
+
+    async def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
+        item = self._item(require_key(key), require_value(value), ttl_s)
+        await self._unit.write(lambda state: state.kv.put(key, item))
+
+    async def delete(self, key: str) -> bool:
+        require_key(key)
+        now = self._clock.now()
+        return await self._unit.write(lambda state: _delete(state, [key], now)) == 1
+
+    async def exists(self, key: str) -> bool:
+        return await self.get(key) is not None
+
+    async def list_keys(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> list[str]:
+        require_text(prefix, field="prefix")
+        most = LIST_MAX if limit is None else require_limit(limit, maximum=LIST_MAX)
+        if after is not None:
+            require_text(after, field="after")
+        now = self._clock.now()
+        items = await self._unit.read(lambda state: state.kv.items())
+        # Code points and UTF-8 bytes sort alike: UTF-8 was made so.
+        keys = sorted(key for key, item in items if key.startswith(prefix) and _live(item, now))
+        return [key for key in keys if after is None or key > after][:most]
+
+    async def get_batch(self, keys: Sequence[str]) -> dict[str, bytes]:
+        wanted = _keys(keys)
+        now = self._clock.now()
+
+        def work(state: State) -> dict[str, bytes]:
+            found = ((key, _value(state, key, now)) for key in wanted)
+            return {key: value for key, value in found if value is not None}
+
+        return await self._unit.read(work)
+
+    async def set_batch(self, items: Mapping[str, bytes], *, ttl_s: float | None = None) -> None:
+        require_limit(len(items), field="items", maximum=BATCH_MAX, minimum=0)
+        rows = {require_key(key): self._item(key, require_value(value), ttl_s) for key, value in items.items()}
+
+        def work(state: State) -> None:
+            for key, item in rows.items():
+                state.kv.put(key, item)
+
+        if rows:
+            await self._unit.write(work)
+
+    async def delete_batch(self, keys: Sequence[str]) -> int:
+        wanted = _keys(keys)
+        now = self._clock.now()
+        return await self._unit.write(lambda state: _delete(state, wanted, now)) if wanted else 0
+
+    async def clear(self) -> int:
+        now = self._clock.now()
+        return await self._unit.write(lambda state: _delete(state, [key for key, _ in state.kv.items()], now))
+
+    def backend_type(self) -> BackendType:
+        return "memory"
+
+    def characteristics(self) -> Characteristics:
+        return CHARACTERISTICS["memory"]
+
+    def _item(self, key: str, value: bytes, ttl_s: float | None) -> Item:
+        expires = None if ttl_s is None else self._clock.now() + timedelta(seconds=require_ttl(ttl_s))
+        return Item(value, expires)
+
+
+def _live(item: Item, now: datetime) -> bool:
+    return item.expires_at is None or item.expires_at > now
+
+
+def _value(state: State, key: str, now: datetime) -> bytes | None:
+    item = state.kv.get(key)
+    return item.value if item is not None and _live(item, now) else None
+
+
+def _delete(state: State, keys: Sequence[str], now: datetime) -> int:
+    """Remove the keys, and return how many of them a reader would have seen."""
+    live = 0
+    for key in keys:
+        live += _value(state, key, now) is not None
+        state.kv.remove(key)
+    return live
+
+
+def _keys(keys: Sequence[str]) -> list[str]:
+    require_limit(len(keys), field="keys", maximum=BATCH_MAX, minimum=0)
+    return sorted({require_key(key) for key in keys})

@@ -1,0 +1,76 @@
+"""URL to backend: the only place that names one.
+
+memory://                          plain Python, gone with the process
+sqlite:///agent.db                 a file beside you; four slashes for an absolute path
+postgresql://user@host/database    a server, as the application role
+"""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+from llmspell.clock import Clock
+from llmspell.errors import InvalidUrl
+from llmspell.ids import IdSource
+from llmspell.settings import Settings, default_store_url, masked
+from llmspell.storage.contracts.backend import Backend
+
+SQLITE, POSTGRESQL = "sqlite:///", ("postgresql://", "postgres://")
+MEMORY = ("memory://", "memory:")
+
+
+async def open_backend(url: str, *, settings: Settings, clock: Clock, ids: IdSource) -> Backend:
+    """Open the store that `url` names, with the parts of the settings that belong to it.
+
+    Raises:
+        InvalidUrl: it cannot be read.
+        StorageError, ConfigError: the store cannot be opened; the error says why and what to do.
+    """
+    language = settings.text.language
+    if url in MEMORY:
+        from llmspell.storage.inmemory.backend import InMemoryBackend
+
+        return InMemoryBackend(clock=clock, ids=ids, language=language)
+    if url.startswith(SQLITE):
+        from llmspell.storage.sqlite.backend import open_sqlite
+
+        embedded = settings.storage.sqlite
+        return await open_sqlite(
+            _path(url),
+            synchronous=embedded.synchronous,
+            readers=embedded.readers,
+            busy_timeout_s=embedded.busy_timeout_secs,
+            clock=clock,
+            ids=ids,
+            language=language,
+            create_folder=url == default_store_url(),
+        )
+    if url.startswith(POSTGRESQL):
+        from llmspell.storage.postgres.backend import open_postgres
+
+        server = settings.storage.postgres
+        return await open_postgres(
+            url,
+            admin_url=server.admin_url,
+            pool_size=server.pool_size,
+            pool_timeout_s=server.pool_timeout_secs,
+            idle_timeout_s=server.idle_timeout_secs,
+            max_lifetime_s=server.max_lifetime_secs,
+            statement_cache_size=server.statement_cache_size,
+            pooler=server.pooler,
+            clock=clock,
+            ids=ids,
+            language=language,
+            auto_migrate=server.auto_migrate,
+            enforce_tenant_isolation=server.enforce_tenant_isolation,
+        )
+    raise InvalidUrl("The store URL has an unknown scheme.", url=masked(url))
+
+
+def _path(url: str) -> str:
+    path, _, query = url.removeprefix(SQLITE).partition("?")
+    if query:
+        raise InvalidUrl("The URL of a file takes no parameters.", url=url, hint="Use the settings [storage.sqlite].")
+    if not path or path == ":memory:":
+        raise InvalidUrl("The URL names no file.", url=url, hint="Use sqlite:///agent.db, or memory:// for tests.")
+    return unquote(path)

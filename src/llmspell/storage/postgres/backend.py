@@ -1,0 +1,193 @@
+"""The PostgreSQL backend, put together: one database behind the contracts.
+
+Not here: which URL means this backend (`storage.open`).
+
+Rule: the driver is imported when a store is opened, not before; without it the error names the extra.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from llmspell.clock import Clock, SystemClock
+from llmspell.errors import CorruptStore
+from llmspell.ids import IdSource
+from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
+from llmspell.storage.contracts.capabilities import CAPABILITIES, BackendType, Capability
+from llmspell.storage.postgres import migrate as migrator
+from llmspell.storage.postgres.errors import require_driver
+from llmspell.storage.postgres.statements import bind_texts, fixed
+from llmspell.storage.relational import catalog
+from llmspell.storage.relational.backend import storages
+from llmspell.storage.relational.migrations import Applied, load, plan
+from llmspell.storage.relational.runtime import Runtime
+from llmspell.storage.relational.tenants import RelationalTenants
+from llmspell.storage.text.analyser import Analyser
+from llmspell.tenant import DEFAULT_TENANT, TenantId
+
+if TYPE_CHECKING:
+    from llmspell.storage.postgres.database import Database, DirectUnit
+
+Pooler: TypeAlias = Literal["none", "transaction"]
+POOL_SIZE = 20  # BKE-14, as the four limits below
+POOL_TIMEOUT_S = 30.0
+IDLE_TIMEOUT_S = 600.0
+MAX_LIFETIME_S = 1_800.0
+STATEMENT_CACHE_SIZE = 100
+CURSOR_KEY_BYTES = 32
+_CHECK = fixed("driver.check", "SELECT 1")
+_TABLE_EXISTS = fixed("driver.schema", migrator.TABLE_EXISTS)
+_APPLIED = fixed("driver.schema", migrator.APPLIED)
+
+
+@lru_cache(maxsize=1)
+def queries() -> catalog.Catalog:
+    """Return this dialect's queries, read once per process."""
+    return catalog.load(migrator.PACKAGE)
+
+
+class PostgresBackend:
+    """`Backend` on one database."""
+
+    type: BackendType = "postgresql"
+    capabilities: frozenset[Capability] = CAPABILITIES["postgresql"]
+    auto_create_tenants: bool = False
+
+    def __init__(self, database: Database, runtime: Runtime, *, admin_url: str | None) -> None:
+        """`admin_url`: the role that owns the schema; without it `migrate` is refused."""
+        self._database = database
+        self._runtime = runtime
+        self._admin_url = admin_url
+        self.tenants = RelationalTenants(self.unit, runtime)
+
+    def unit(self, tenant: TenantId) -> DirectUnit:
+        """Return the unit of work of a tenant."""
+        return self._database.unit(tenant)
+
+    def storages(self, tenant: TenantId) -> Storages:
+        return storages(self.unit(tenant), self._runtime)
+
+    def transaction(
+        self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
+    ) -> AbstractAsyncContextManager[Storages]:
+        return self._transaction(tenant, timeout_s)
+
+    @asynccontextmanager
+    async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[Storages]:
+        async with self._database.transaction(tenant, timeout_s=timeout_s) as unit:
+            yield storages(unit, self._runtime)
+
+    async def migration_status(self) -> MigrationStatus:
+        migrations = load(migrator.PACKAGE)
+        async with self._database.pool.link() as link:
+            (exists,) = await link.exchange((bind_texts(_TABLE_EXISTS),), commits=False, name=_TABLE_EXISTS.label)
+            applied: list[Applied] = []
+            if link.rows(exists)[0][0]:
+                (rows,) = await link.exchange((bind_texts(_APPLIED),), commits=False, name=_APPLIED.label)
+                applied = [Applied(*row) for row in link.rows(rows)]
+        return migrator.summary(migrations, plan(migrations, applied))
+
+    async def migrate(self) -> MigrationStatus:
+        if self._admin_url is None:
+            found = await self.migration_status()
+            migrator.require_current(found)
+            return found
+        return await asyncio.to_thread(migrator.migrate, self._admin_url)
+
+    async def check(self) -> None:
+        async with self._database.pool.link() as link:
+            await link.exchange((bind_texts(_CHECK),), commits=False, name=_CHECK.label)
+
+    async def cursor_key(self) -> bytes:
+        key = await self.unit(DEFAULT_TENANT).value(self._runtime.catalog.store.meta, name="cursor_key")
+        if not isinstance(key, bytes) or len(key) != CURSOR_KEY_BYTES:
+            raise CorruptStore("The store has lost the key of its cursors.")
+        return key
+
+    def pool_status(self) -> PoolStatus:
+        return self._database.pool.status()
+
+    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int) -> int:
+        from llmspell.storage.postgres.nearest import promote
+
+        unit = self.unit(tenant)
+        return await promote(
+            unit, self._runtime.catalog, space_id=space_id, dimension=dimension, clock=self._runtime.clock
+        )
+
+    async def close(self) -> None:
+        self._database.pool.close()
+
+
+async def open_postgres(
+    url: str,
+    *,
+    admin_url: str | None = None,
+    pool_size: int = POOL_SIZE,
+    pool_timeout_s: float = POOL_TIMEOUT_S,
+    idle_timeout_s: float = IDLE_TIMEOUT_S,
+    max_lifetime_s: float = MAX_LIFETIME_S,
+    statement_cache_size: int = STATEMENT_CACHE_SIZE,
+    pooler: Pooler = "none",
+    clock: Clock | None = None,
+    ids: IdSource | None = None,
+    language: str = "english",
+    auto_migrate: bool = False,
+    enforce_tenant_isolation: bool = True,
+) -> PostgresBackend:
+    """Open a store as the role that serves tenants, and check that it is fit for that.
+
+    Args:
+        url: the serving role, `llmspell_app` (DATABASE_URL).
+        admin_url: the role that owns the schema (DATABASE_ADMIN_URL); only migrations use it.
+        pooler: "transaction" when a pooler hands a connection to others after each transaction; nothing is prepared then.
+        auto_migrate: apply pending migrations first, when `admin_url` is given.
+        enforce_tenant_isolation: False admits a role that bypasses row-level security; only the double predicate is left then.
+
+    Raises:
+        MissingExtra: psycopg is not installed.
+        InvalidUrl, InvalidSetting.
+        Unavailable: the server cannot be reached within 10 seconds.
+        StorageError: it refuses the role, or is older than PostgreSQL 15.
+        MissingExtension, UnsafeRole, SchemaOutdated, SchemaTooNew, MigrationModified.
+    """
+    require_driver()
+    from llmspell.storage.postgres.address import read_url
+    from llmspell.storage.postgres.database import Connector, Database
+    from llmspell.storage.postgres.dialect import PostgresDialect, PostgresFilters
+    from llmspell.storage.postgres.nearest import PgvectorNeighbours
+    from llmspell.storage.postgres.pool import PoolSettings
+
+    settings = PoolSettings(
+        size=pool_size, timeout_s=pool_timeout_s, idle_timeout_s=idle_timeout_s, max_lifetime_s=max_lifetime_s
+    )
+    connect = Connector(
+        read_url(url),
+        statement_cache_size=0 if pooler == "transaction" else statement_cache_size,
+        enforce_tenant_isolation=enforce_tenant_isolation,
+    )
+    clock = clock or SystemClock()
+    dialect, filters = PostgresDialect(), PostgresFilters()
+    runtime = Runtime(
+        backend="postgresql",
+        catalog=queries(),
+        dialect=dialect,
+        filters=filters,
+        nearest=PgvectorNeighbours(queries(), dialect, filters),
+        clock=clock,
+        ids=ids or IdSource(clock),
+        analyser=Analyser(language),
+    )
+    if auto_migrate and admin_url is not None:
+        await asyncio.to_thread(migrator.migrate, admin_url)
+    backend = PostgresBackend(Database(connect, settings, clock=clock), runtime, admin_url=admin_url)
+    try:
+        migrator.require_current(await backend.migration_status())
+    except BaseException:
+        await backend.close()
+        raise
+    return backend

@@ -1,0 +1,143 @@
+"""Runs migrations, as the role that owns the schema. Synchronous: for the CLI, test fixtures, and a thread of the backend.
+
+Rule 1: each migration is one transaction that takes the lock, looks again at what is applied, runs one file and records it. So two
+processes may migrate at once, a pooler may stand in between, and a failure leaves the database as it was before that file.
+Rule 2: everything applied is verified before anything runs.
+Rule 3: serving roles never migrate: a role without the right to create is told which URL to use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from llmspell.errors import LlmspellError, MigrationFailed, MissingExtension, SchemaOutdated, UnsafeRole
+from llmspell.storage.contracts.backend import MigrationStatus
+from llmspell.storage.postgres.errors import connection_failed, require_driver
+from llmspell.storage.relational.migrations import Applied, Migration, Plan, bookkeeping, load, plan
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from llmspell.storage.postgres.address import Target
+
+PACKAGE = "llmspell.storage.postgres"
+LOCK_KEY = 0x6C6C_6D73_7065_6C6C  # "llmspell" in ASCII
+LOCK_TIMEOUT = "600s"
+"""How long to wait for another process that migrates."""
+TABLE_EXISTS = "SELECT to_regclass('llmspell.schema_migrations') IS NOT NULL"
+APPLIED = "SELECT version::int8, name::text, sha256::text FROM llmspell.schema_migrations ORDER BY version"
+_RECORD = "INSERT INTO llmspell.schema_migrations (version, name, sha256) VALUES (%s, %s, %s)"
+_OWN_ERRORS: dict[str, type[LlmspellError]] = {"LS307": UnsafeRole, "LS308": MissingExtension}
+"""SQLSTATEs that our migrations raise with a hint of their own."""
+
+
+def migrate(admin_url: str, *, announce: Callable[[str], None] | None = None) -> MigrationStatus:
+    """Apply what is pending, and return what there is then. `announce` hears the name of each migration before it runs.
+
+    Raises:
+        Unavailable, StorageError: the server cannot be reached as this role.
+        MissingExtension: an administrator must create `vector` first.
+        MigrationModified, SchemaTooNew, MigrationError: what is applied does not fit this release; nothing ran.
+        MigrationFailed: names the migration and what the server said; earlier ones stay applied.
+    """
+    migrations = load(PACKAGE)
+    with _connected(admin_url) as connection:
+        for _ in range(len(migrations) + 1):
+            if _apply_next(connection, migrations, announce) is None:
+                break
+        return summary(migrations, plan(migrations, _applied(connection)))
+
+
+def status(url: str) -> MigrationStatus:
+    """Compare a database with the migrations of this release; any role may ask.
+
+    Raises:
+        Unavailable, StorageError, MigrationModified, SchemaTooNew, MigrationError.
+    """
+    migrations = load(PACKAGE)
+    with _connected(url) as connection:
+        return summary(migrations, plan(migrations, _applied(connection)))
+
+
+def summary(migrations: tuple[Migration, ...], compared: Plan) -> MigrationStatus:
+    """Say by name what is applied and what is pending."""
+    count = len(migrations) - len(compared.pending)
+    return MigrationStatus(
+        version=compared.current_version,
+        applied=tuple(migration.name for migration in migrations[:count]),
+        pending=tuple(migration.name for migration in compared.pending),
+    )
+
+
+def require_current(found: MigrationStatus) -> None:
+    """Raise `SchemaOutdated` when something is pending."""
+    if found.pending:
+        raise SchemaOutdated(
+            hint="Run: llmspell database migrate (with DATABASE_ADMIN_URL, the role that owns the schema).",
+            version=found.version,
+            pending=len(found.pending),
+            next=found.pending[0],
+        )
+
+
+def _connected(url: str) -> psycopg.Connection[Any]:
+    require_driver()
+    import psycopg
+
+    from llmspell.storage.postgres.address import read_url
+
+    target: Target = read_url(url)
+    try:
+        return psycopg.connect(autocommit=True, prepare_threshold=None, **target.parameters)
+    except (psycopg.Error, OSError) as exc:
+        raise connection_failed(exc, target=target.shown) from None
+
+
+def _applied(connection: psycopg.Connection[Any]) -> list[Applied]:
+    exists = connection.execute(TABLE_EXISTS).fetchone()
+    if exists is None or not exists[0]:
+        return []
+    return [Applied(*row) for row in connection.execute(APPLIED).fetchall()]
+
+
+def _apply_next(
+    connection: psycopg.Connection[Any], migrations: tuple[Migration, ...], announce: Callable[[str], None] | None
+) -> Migration | None:
+    """Apply the first pending migration, and return it; None when there is none."""
+    import psycopg
+
+    running = "schema_migrations"
+    try:
+        with connection.transaction():
+            connection.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
+            pending = plan(migrations, _applied(connection)).pending
+            if not pending:
+                return None
+            migration = pending[0]
+            if migration.version == migrations[0].version:
+                connection.execute(bookkeeping(PACKAGE).encode())
+            running = migration.name
+            if announce is not None:
+                announce(migration.name)
+            connection.execute(migration.sql.encode())
+            connection.execute(_RECORD, (migration.version, migration.name, migration.sha256))
+    except psycopg.Error as exc:
+        raise _failed(exc, running, connection.info.user) from exc
+    return migration
+
+
+def _failed(exc: psycopg.Error, migration: str, role: str) -> LlmspellError:
+    message, hint = exc.diag.message_primary or str(exc), exc.diag.message_hint or ""
+    if (known := _OWN_ERRORS.get(exc.sqlstate or "")) is not None:
+        return known(f"{message[:1].upper()}{message[1:]}.", hint=hint)
+    if exc.sqlstate == "42501":
+        return MigrationFailed(
+            f"The role `{role}` lacks the rights to change the schema: {message}.",
+            hint=hint or "Migrate with DATABASE_ADMIN_URL, the role that owns the database; serving roles cannot.",
+            migration=migration,
+        )
+    if exc.sqlstate == "55P03":
+        return MigrationFailed("Another process has been migrating for too long.", migration=migration)
+    return MigrationFailed(f"The migration {migration} did not run: {message}.", hint=hint, sqlstate=exc.sqlstate)

@@ -1,0 +1,120 @@
+"""Nearest neighbours by pgvector.
+
+New vectors are searched exactly through a partial btree; a promoted space has the bulk of its vectors in the partial HNSW index as
+well, and a search is the union of both, in one statement.
+
+Rule 1: the settings of the index scan are local to the transaction that searches.
+Rule 2: an approximate scan may stop early among the vectors of other tenants. When it gave fewer hits than asked for, the space is
+searched exactly, so that an answer always has min(limit, matching) hits.
+Rule 3: no cache exists outside the database, so writers have nothing to note.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llmspell.codec import DIMENSIONS, require_limit
+from llmspell.errors import InvalidLimit, NotFound
+from llmspell.storage.contracts.memories import Scored
+from llmspell.storage.contracts.vectors import FREE_SPACE
+from llmspell.storage.relational import memories, vectors
+from llmspell.storage.relational.filters import FilterDialect, compile_filter
+from llmspell.storage.relational.vectors import FLOAT32_BYTES, free_space
+
+if TYPE_CHECKING:
+    from llmspell.clock import Clock
+    from llmspell.storage.contracts.filters import Node
+    from llmspell.storage.relational.catalog import Catalog, Query, StemQueries
+    from llmspell.storage.relational.database import Dialect, Executor, Statement, Unit
+
+EF_SEARCH_MIN = 100
+EF_SEARCH_MAX = 1_000  # pgvector's own limit
+OVERSAMPLE = 4
+"""Candidates per hit: several windows may belong to one memory, and half precision may swap neighbours."""
+HALF_PRECISION_DIMENSION = 3072
+PROMOTE_BATCH = 500
+"""Vectors per transaction of a promotion: at 18 ms each in the index, a batch holds its locks for some seconds."""
+PROMOTE_BATCHES_MAX = 1_000_000
+
+
+class PgvectorNeighbours:
+    """`NearestNeighbours` by the queries of `nearest.sql`."""
+
+    def __init__(self, catalog: Catalog, dialect: Dialect, filters: FilterDialect) -> None:
+        self._queries = catalog.nearest
+        self._dialect = dialect
+        self._filters = filters
+
+    async def free(
+        self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None
+    ) -> list[Scored]:
+        compiled = compile_filter(where, vectors.COLUMNS, self._dialect, self._filters)
+        dimension = len(query) // FLOAT32_BYTES
+        parameters = {"space_id": free_space(dimension), "scope": scope, **compiled.parameters}
+        return await self._search(executor, "free", query, limit, fragment=compiled.fragment, parameters=parameters)
+
+    async def memories(
+        self, executor: Executor, *, space_id: str, query: bytes, limit: int, where: Node | None, now: object
+    ) -> list[Scored]:
+        compiled = compile_filter(where, memories.COLUMNS, self._dialect, self._filters)
+        parameters = {"space_id": space_id, "now": now, **compiled.parameters}
+        return await self._search(executor, "memories", query, limit, fragment=compiled.fragment, parameters=parameters)
+
+    def inserted(self, *, space_id: str, dimension: int) -> list[Statement]:
+        return []
+
+    def deleted(self, *, space_id: str | None) -> list[Statement]:
+        return []
+
+    async def _search(
+        self, executor: Executor, kind: str, query: bytes, limit: int, *, fragment: str, parameters: dict[str, Any]
+    ) -> list[Scored]:
+        dimension = len(query) // FLOAT32_BYTES
+        candidates = limit if kind == "free" and dimension != HALF_PRECISION_DIMENSION else limit * OVERSAMPLE
+        parameters = {**parameters, "query": self._dialect.vector(query), "limit": limit}
+        rows = await executor.rows(
+            _union(self._queries, kind, dimension).filtered(fragment),
+            candidates=candidates,
+            ef_search=str(min(EF_SEARCH_MAX, max(EF_SEARCH_MIN, candidates))),
+            **parameters,
+        )
+        promoted = any(id is None and score for id, score in rows)
+        found = [row for row in rows if row[0] is not None]
+        if promoted and len(found) < limit:
+            found = await executor.rows(self._queries.of(f"{kind}_exact", dimension).filtered(fragment), **parameters)
+        return [Scored(id, score) for id, score in sorted(found, key=lambda row: (-row[1], row[0]))]
+
+
+def _union(queries: StemQueries, kind: str, dimension: int) -> Query:
+    return getattr(queries, f"{kind}_half") if dimension == HALF_PRECISION_DIMENSION else queries.of(kind, dimension)
+
+
+async def promote(unit: Unit, catalog: Catalog, *, space_id: str, dimension: int, clock: Clock) -> int:
+    """Move the vectors of a space into the approximate index, in bounded batches, and return how many moved.
+
+    The space is marked first: until a vector has moved, the exact part of a search finds it, so nothing is ever missed.
+
+    Raises:
+        NotFound: the tenant has no such space.
+        InvalidLimit: the dimension is not one that is stored, or not the space's.
+    """
+    if dimension not in DIMENSIONS:
+        raise InvalidLimit("dimension", f"must be one of {', '.join(map(str, DIMENSIONS))}", given=dimension)
+    registered = await unit.row(catalog.vectors.space, space_id=space_id)
+    if registered is None and space_id != free_space(dimension):
+        raise NotFound("The tenant has no such embedding space.", space_id=space_id)
+    if registered is not None and registered[1] != dimension:
+        raise InvalidLimit("dimension", f"must be the one of the space, {registered[1]}", given=dimension)
+    model = FREE_SPACE if registered is None else registered[0]
+    await unit.execute(
+        catalog.nearest.mark_promoted, space_id=space_id, model=model, dimension=dimension, now=clock.now()
+    )
+    moved = 0
+    for _ in range(PROMOTE_BATCHES_MAX):
+        count = await unit.execute(
+            catalog.nearest.of("promote", dimension), space_id=space_id, limit=require_limit(PROMOTE_BATCH)
+        )
+        moved += count
+        if count < PROMOTE_BATCH:
+            break
+    return moved

@@ -1,0 +1,162 @@
+-- name: insert -> count
+-- Store a new memory.
+INSERT INTO llmspell.memories
+  (tenant_id, memory_id, session, role, memory_type, content, metadata, event_at, created_at, updated_at, version,
+   embedding_state, space_id, token_count, expires_at, text_length)
+VALUES (:tenant_id, :id, :session, :role, :kind, :content, :metadata, :at, :created_at, :now, :version,
+   :embedding_state, :space_id, :token_count, :expires_at, :text_length);
+
+-- name: insert_version -> count
+-- Append one entry to a memory's history.
+INSERT INTO llmspell.memory_versions
+  (tenant_id, memory_id, version, operation, content, metadata, session, role, memory_type, event_at, recorded_at,
+   actor, reason)
+VALUES (:tenant_id, :id, :version, :operation, :content, :metadata, :session, :role, :kind, :at, :now, :actor, :reason);
+
+-- name: get_batch -> rows
+-- Live memories by id.
+SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
+  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND m.memory_id = ANY(:ids::uuid[]) AND (m.expires_at IS NULL OR m.expires_at > :now);
+
+-- name: current -> rows
+-- Live memories about to be changed, with where their embeddings and terms are; other writers wait.
+SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
+  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at, m.space_id, m.text_length
+FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND m.memory_id = ANY(:ids::uuid[]) AND (m.expires_at IS NULL OR m.expires_at > :now)
+ORDER BY m.memory_id FOR UPDATE;
+
+-- name: update -> count
+-- Replace a memory's fields.
+UPDATE llmspell.memories
+SET session = :session, role = :role, memory_type = :kind, content = :content, metadata = :metadata, event_at = :at,
+    updated_at = :now, version = :version, embedding_state = :embedding_state, space_id = :space_id,
+    token_count = :token_count, text_length = :text_length
+WHERE tenant_id = :tenant_id AND memory_id = :id;
+
+-- name: delete -> count
+-- Delete current rows; history stays.
+DELETE FROM llmspell.memories WHERE tenant_id = :tenant_id AND memory_id = ANY(:ids::uuid[]);
+
+-- name: exists -> value
+-- One when there is a current row, live or expired.
+SELECT 1 FROM llmspell.memories WHERE tenant_id = :tenant_id AND memory_id = :id;
+
+-- name: history -> rows
+-- Every version of a memory, oldest first.
+SELECT memory_id, version, operation, content, session, role, memory_type, metadata, event_at, recorded_at, actor, reason
+FROM llmspell.memory_versions
+WHERE tenant_id = :tenant_id AND memory_id = :id
+ORDER BY version;
+
+-- name: redact_versions -> count
+-- Erase the contents of a memory's history.
+UPDATE llmspell.memory_versions
+SET content = NULL, metadata = NULL, session = NULL, role = NULL, reason = NULL
+WHERE tenant_id = :tenant_id AND memory_id = :id;
+
+-- name: count -> value
+-- How many live memories match.
+SELECT count(*) FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters};
+
+-- name: page_by_offset -> rows
+-- Live memories, newest first, beyond an offset.
+SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
+  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND (m.expires_at IS NULL OR m.expires_at > :now)
+ORDER BY m.created_at DESC, m.memory_id DESC LIMIT :limit OFFSET :offset;
+
+-- name: adjacent -> rows
+-- The live memories just before and just after each of several in its session.
+SELECT m.memory_id,
+  (SELECT n.memory_id FROM llmspell.memories n
+   WHERE n.tenant_id = :tenant_id AND n.session = m.session
+     AND (n.event_at, n.memory_id) < (m.event_at, m.memory_id) AND (n.expires_at IS NULL OR n.expires_at > :now)
+   ORDER BY n.event_at DESC, n.memory_id DESC LIMIT 1) AS preceding,
+  (SELECT n.memory_id FROM llmspell.memories n
+   WHERE n.tenant_id = :tenant_id AND n.session = m.session
+     AND (n.event_at, n.memory_id) > (m.event_at, m.memory_id) AND (n.expires_at IS NULL OR n.expires_at > :now)
+   ORDER BY n.event_at, n.memory_id LIMIT 1) AS following
+FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND m.memory_id = ANY(:ids::uuid[]) AND (m.expires_at IS NULL OR m.expires_at > :now);
+
+-- name: pending -> rows
+-- Memories that wait for an embedding, oldest first.
+SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
+  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND m.embedding_state = 'pending' AND (m.expires_at IS NULL OR m.expires_at > :now)
+ORDER BY m.created_at, m.memory_id LIMIT :limit;
+
+-- name: count_pending -> value
+-- How many memories wait for an embedding.
+SELECT count(*) FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND m.embedding_state = 'pending' AND (m.expires_at IS NULL OR m.expires_at > :now);
+
+-- name: mark_embedded -> count
+-- Note that a memory has its embedding, unless it has changed since.
+UPDATE llmspell.memories SET embedding_state = 'ready', space_id = :space_id
+WHERE tenant_id = :tenant_id AND memory_id = :id AND version = :version AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: mark_failed -> count
+-- Note that memories could not be embedded.
+UPDATE llmspell.memories SET embedding_state = 'failed'
+WHERE tenant_id = :tenant_id AND memory_id = ANY(:ids::uuid[]) AND embedding_state = 'pending';
+
+-- name: touch -> count
+-- Note that live memories were read.
+UPDATE llmspell.memories SET last_accessed_at = :now
+WHERE tenant_id = :tenant_id AND memory_id = ANY(:ids::uuid[]) AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: mark_processed -> count
+-- Note that live memories were consolidated.
+UPDATE llmspell.memories SET processed = TRUE
+WHERE tenant_id = :tenant_id AND memory_id = ANY(:ids::uuid[]) AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: unprocessed_sessions -> rows
+-- Sessions with memories that are not consolidated.
+SELECT DISTINCT m.session FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND NOT m.processed AND m.session IS NOT NULL AND (m.expires_at IS NULL OR m.expires_at > :now)
+ORDER BY m.session LIMIT :limit;
+
+-- name: said_before -> rows
+-- The oldest live memories said before an instant.
+SELECT m.memory_id FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND m.event_at < :before AND (m.expires_at IS NULL OR m.expires_at > :now)
+ORDER BY m.event_at, m.memory_id LIMIT :limit;
+
+-- name: page_by_at_desc -> rows
+-- Live memories that match, beyond a position.
+SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
+  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND (m.event_at, m.memory_id) < (:instant, :id) AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+ORDER BY m.event_at DESC, m.memory_id DESC LIMIT :limit;
+
+-- name: page_by_at_asc -> rows
+-- Live memories that match, beyond a position.
+SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
+  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND (m.event_at, m.memory_id) > (:instant, :id) AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+ORDER BY m.event_at ASC, m.memory_id ASC LIMIT :limit;
+
+-- name: page_by_created_at_desc -> rows
+-- Live memories that match, beyond a position.
+SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
+  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND (m.created_at, m.memory_id) < (:instant, :id) AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+ORDER BY m.created_at DESC, m.memory_id DESC LIMIT :limit;
+
+-- name: page_by_created_at_asc -> rows
+-- Live memories that match, beyond a position.
+SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
+  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND (m.created_at, m.memory_id) > (:instant, :id) AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+ORDER BY m.created_at ASC, m.memory_id ASC LIMIT :limit;

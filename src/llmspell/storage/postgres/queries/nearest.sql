@@ -1,0 +1,157 @@
+-- name: free_{dim} -> rows
+-- Nearest free vectors: the exact tail, and the approximate index when the space is in it; the last row says whether it is.
+-- only: this database searches by itself
+WITH promoted AS MATERIALIZED (
+  SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s
+  WHERE s.tenant_id = :tenant_id AND s.space_id = :space_id
+),
+tail AS (
+  SELECT v.owner_id, floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000 AS score
+  FROM llmspell.vector_embeddings_{dim} v
+  WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id
+    AND (:scope::text IS NULL OR v.scope = :scope::text) AND {filters}
+  ORDER BY score DESC, v.owner_id LIMIT :limit
+),
+near AS (
+  SELECT v.owner_id, v.embedding OPERATOR(public.<=>) :query::public.vector AS distance
+  FROM llmspell.vector_embeddings_{dim} v
+  WHERE (SELECT p.yes AND set_config('hnsw.iterative_scan', 'relaxed_order', true) <> ''
+      AND set_config('hnsw.ef_search', :ef_search, true) <> '' FROM promoted p)
+    AND v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id
+    AND (:scope::text IS NULL OR v.scope = :scope::text) AND {filters}
+  ORDER BY v.embedding OPERATOR(public.<=>) :query::public.vector LIMIT :candidates
+),
+best AS (
+  SELECT owner_id, score FROM (SELECT owner_id, score FROM tail UNION ALL SELECT owner_id, floor((1 - (distance)) * 1000000 + 0.5) / 1000000 AS score FROM near) AS f
+  ORDER BY score DESC, owner_id LIMIT :limit
+)
+SELECT owner_id, score FROM best
+UNION ALL SELECT NULL::uuid, CASE WHEN p.yes THEN 1.0::float8 ELSE 0.0::float8 END FROM promoted p;
+
+-- name: free_half -> rows
+-- Nearest free vectors of 3,072 dimensions: the index holds half precision, so its candidates are scored again in full.
+-- only: this database searches by itself
+WITH promoted AS MATERIALIZED (
+  SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s
+  WHERE s.tenant_id = :tenant_id AND s.space_id = :space_id
+),
+tail AS (
+  SELECT v.owner_id, floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000 AS score
+  FROM llmspell.vector_embeddings_3072 v
+  WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id
+    AND (:scope::text IS NULL OR v.scope = :scope::text) AND {filters}
+  ORDER BY score DESC, v.owner_id LIMIT :limit
+),
+near AS (
+  SELECT v.owner_id, v.embedding OPERATOR(public.<=>) :query::public.vector AS distance
+  FROM llmspell.vector_embeddings_3072 v
+  WHERE (SELECT p.yes AND set_config('hnsw.iterative_scan', 'relaxed_order', true) <> ''
+      AND set_config('hnsw.ef_search', :ef_search, true) <> '' FROM promoted p)
+    AND v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id
+    AND (:scope::text IS NULL OR v.scope = :scope::text) AND {filters}
+  ORDER BY v.embedding::public.halfvec(3072) OPERATOR(public.<=>) :query::public.vector::public.halfvec(3072) LIMIT :candidates
+),
+best AS (
+  SELECT owner_id, score FROM (SELECT owner_id, score FROM tail UNION ALL SELECT owner_id, floor((1 - (distance)) * 1000000 + 0.5) / 1000000 AS score FROM near) AS f
+  ORDER BY score DESC, owner_id LIMIT :limit
+)
+SELECT owner_id, score FROM best
+UNION ALL SELECT NULL::uuid, CASE WHEN p.yes THEN 1.0::float8 ELSE 0.0::float8 END FROM promoted p;
+
+-- name: free_exact_{dim} -> rows
+-- Nearest free vectors, all of them compared: for a promoted space whose index gave too few.
+-- only: this database searches by itself
+SELECT owner_id, score FROM (
+  SELECT v.owner_id, floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000 AS score
+  FROM llmspell.vector_embeddings_{dim} v
+  WHERE v.tenant_id = :tenant_id AND v.space_id = :space_id
+    AND (:scope::text IS NULL OR v.scope = :scope::text) AND {filters}
+  ORDER BY score DESC, v.owner_id LIMIT :limit
+) AS f;
+
+-- name: memories_{dim} -> rows
+-- Nearest live memories by their best window: the exact tail, and the approximate index when the space is in it; the last row says whether it is.
+-- only: this database searches by itself
+WITH promoted AS MATERIALIZED (
+  SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s
+  WHERE s.tenant_id = :tenant_id AND s.space_id = :space_id
+),
+tail AS (
+  SELECT v.owner_id, max(floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000) AS score
+  FROM llmspell.vector_embeddings_{dim} v
+  JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = v.owner_id
+  WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+  GROUP BY v.owner_id ORDER BY score DESC, v.owner_id LIMIT :limit
+),
+near AS (
+  SELECT v.owner_id, v.embedding OPERATOR(public.<=>) :query::public.vector AS distance
+  FROM llmspell.vector_embeddings_{dim} v
+  JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = v.owner_id
+  WHERE (SELECT p.yes AND set_config('hnsw.iterative_scan', 'relaxed_order', true) <> ''
+      AND set_config('hnsw.ef_search', :ef_search, true) <> '' FROM promoted p)
+    AND v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+  ORDER BY v.embedding OPERATOR(public.<=>) :query::public.vector LIMIT :candidates
+),
+best AS (
+  SELECT owner_id, max(score) AS score FROM (SELECT owner_id, score FROM tail UNION ALL SELECT owner_id, max(floor((1 - (distance)) * 1000000 + 0.5) / 1000000) AS score FROM near GROUP BY owner_id) AS f GROUP BY owner_id
+  ORDER BY score DESC, owner_id LIMIT :limit
+)
+SELECT owner_id, score FROM best
+UNION ALL SELECT NULL::uuid, CASE WHEN p.yes THEN 1.0::float8 ELSE 0.0::float8 END FROM promoted p;
+
+-- name: memories_half -> rows
+-- Nearest live memories by their best window of 3,072 dimensions: the index holds half precision, so its candidates are scored again in full.
+-- only: this database searches by itself
+WITH promoted AS MATERIALIZED (
+  SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s
+  WHERE s.tenant_id = :tenant_id AND s.space_id = :space_id
+),
+tail AS (
+  SELECT v.owner_id, max(floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000) AS score
+  FROM llmspell.vector_embeddings_3072 v
+  JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = v.owner_id
+  WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+  GROUP BY v.owner_id ORDER BY score DESC, v.owner_id LIMIT :limit
+),
+near AS (
+  SELECT v.owner_id, v.embedding OPERATOR(public.<=>) :query::public.vector AS distance
+  FROM llmspell.vector_embeddings_3072 v
+  JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = v.owner_id
+  WHERE (SELECT p.yes AND set_config('hnsw.iterative_scan', 'relaxed_order', true) <> ''
+      AND set_config('hnsw.ef_search', :ef_search, true) <> '' FROM promoted p)
+    AND v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+  ORDER BY v.embedding::public.halfvec(3072) OPERATOR(public.<=>) :query::public.vector::public.halfvec(3072) LIMIT :candidates
+),
+best AS (
+  SELECT owner_id, max(score) AS score FROM (SELECT owner_id, score FROM tail UNION ALL SELECT owner_id, max(floor((1 - (distance)) * 1000000 + 0.5) / 1000000) AS score FROM near GROUP BY owner_id) AS f GROUP BY owner_id
+  ORDER BY score DESC, owner_id LIMIT :limit
+)
+SELECT owner_id, score FROM best
+UNION ALL SELECT NULL::uuid, CASE WHEN p.yes THEN 1.0::float8 ELSE 0.0::float8 END FROM promoted p;
+
+-- name: memories_exact_{dim} -> rows
+-- Nearest live memories by their best window, all of them compared: for a promoted space whose index gave too few.
+-- only: this database searches by itself
+SELECT owner_id, score FROM (
+  SELECT v.owner_id, max(floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000) AS score
+  FROM llmspell.vector_embeddings_{dim} v
+  JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = v.owner_id
+  WHERE v.tenant_id = :tenant_id AND v.space_id = :space_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+  GROUP BY v.owner_id ORDER BY score DESC, v.owner_id LIMIT :limit
+) AS f;
+
+-- name: promote_{dim} -> count
+-- Move some vectors of a space into the approximate index.
+-- only: this database searches by itself
+UPDATE llmspell.vector_embeddings_{dim} SET ann = TRUE
+WHERE tenant_id = :tenant_id AND id = ANY(ARRAY(
+  SELECT v.id FROM llmspell.vector_embeddings_{dim} v
+  WHERE v.tenant_id = :tenant_id AND v.space_id = :space_id AND NOT v.ann
+  ORDER BY v.id LIMIT :limit FOR UPDATE SKIP LOCKED));
+
+-- name: mark_promoted -> count
+-- Note that a space is searched through the approximate index as well.
+-- only: this database searches by itself
+INSERT INTO llmspell.embedding_spaces (tenant_id, space_id, model, dimension, ann_promoted, created_at, updated_at)
+VALUES (:tenant_id, :space_id, :model, :dimension, TRUE, :now, :now)
+ON CONFLICT (tenant_id, space_id) DO UPDATE SET ann_promoted = TRUE, updated_at = excluded.updated_at;

@@ -1,0 +1,94 @@
+"""What a connection must be before it serves tenants: the right server, the extension, and a role that row-level security binds.
+
+Rule: the check is one query and runs on every new connection, for the server behind an address may change.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmspell.errors import MissingExtension, StorageError, UnsafeRole
+
+if TYPE_CHECKING:
+    import psycopg
+
+SERVER_VERSION_MIN = 150_000
+VECTOR_VERSION_MIN = (0, 8)
+"""0.7 brings halfvec, 0.8 the iterative scans without which a filtered search starves small tenants."""
+_FACTS = """
+SELECT r.rolname::text, r.rolsuper, r.rolbypassrls, current_setting('server_version_num')::int4,
+  (SELECT e.extversion::text FROM pg_catalog.pg_extension e WHERE e.extname = 'vector'),
+  (SELECT t.oid::int8 FROM pg_catalog.pg_type t
+     JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'
+     JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_catalog.pg_extension'::regclass AND e.oid = d.refobjid
+   WHERE e.extname = 'vector' AND t.typname = 'vector'),
+  EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname = 'llmspell' AND c.relkind IN ('r', 'p') AND pg_has_role(r.oid, c.relowner, 'USAGE'))
+FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
+"""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a connection says of itself. `vector_oid`: the type number of `vector` in this database."""
+
+    role: str
+    superuser: bool
+    bypasses: bool
+    server_version: int
+    vector_version: str | None
+    vector_oid: int | None
+    owns_tables: bool
+
+
+async def read_facts(connection: psycopg.AsyncConnection[Any]) -> Facts:
+    """Ask a connection who it is and where."""
+    cursor = await connection.execute(_FACTS, prepare=False)
+    row = await cursor.fetchone()
+    if row is None:
+        raise StorageError("The server does not know the role of this connection.")
+    return Facts(*row)
+
+
+def require_suitable(facts: Facts, *, enforce_tenant_isolation: bool) -> None:
+    """Refuse a connection on which tenants would not be safe, or which cannot work.
+
+    Raises:
+        StorageError: the server is older than PostgreSQL 15.
+        MissingExtension: `vector` is missing or older than 0.8.
+        UnsafeRole: the role is a superuser, has BYPASSRLS or owns the tables; not raised without `enforce_tenant_isolation`.
+    """
+    if facts.server_version < SERVER_VERSION_MIN:
+        raise StorageError(
+            "The server is too old: PostgreSQL 15 or later is needed, 18 is recommended.",
+            version=facts.server_version // 10_000,
+        )
+    if facts.vector_version is None or facts.vector_oid is None:
+        raise MissingExtension(
+            "The database has no extension `vector`.",
+            hint="As an administrator, run in this database: CREATE EXTENSION vector SCHEMA public;",
+        )
+    if _version(facts.vector_version) < VECTOR_VERSION_MIN:
+        raise MissingExtension(
+            "The extension `vector` is too old: 0.8 or later is needed.",
+            hint="As an administrator, run in this database: ALTER EXTENSION vector UPDATE;",
+            version=facts.vector_version,
+        )
+    if not enforce_tenant_isolation:
+        return
+    for unsafe, why in (
+        (facts.superuser, "is a superuser"),
+        (facts.bypasses, "has BYPASSRLS"),
+        (facts.owns_tables, "owns the tables"),
+    ):
+        if unsafe:
+            raise UnsafeRole(
+                f"The role `{facts.role}` {why}, so tenants would not be kept apart by the database.",
+                hint="Serve as `llmspell_app`, and keep the owner for migrations (DATABASE_ADMIN_URL).",
+            )
+
+
+def _version(text: str) -> tuple[int, int]:
+    parts = [int(part) if part.isdigit() else 0 for part in text.split(".")[:2]]
+    return parts[0], parts[1] if len(parts) > 1 else 0

@@ -1,0 +1,339 @@
+"""The knowledge graph on a database.
+
+Rule 1: a change reads what is believed under the tenant's clock row, so changes of one tenant are serial.
+Rule 2: which versions end and which begin is decided in `graph_plan`; this module fetches and writes.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from llmspell.clock import parse_instant, require_period
+from llmspell.codec import require_limit
+from llmspell.errors import Conflict, NotFound
+from llmspell.ids import parse_id
+from llmspell.storage.contracts import graph_checks as checks
+from llmspell.storage.contracts.graph import (
+    DEFAULT_ENTITY_TYPE,
+    Cardinality,
+    Entity,
+    Fact,
+    FactCorrection,
+    NewFact,
+)
+from llmspell.storage.relational import graph_plan
+from llmspell.storage.relational.database import Executor, Statement, Unit
+from llmspell.storage.relational.graph_reads import EARLIEST, GraphReads
+from llmspell.storage.relational.runtime import Runtime
+
+T = TypeVar("T")
+
+
+class RelationalGraph(GraphReads):
+    """`Graph` by the queries of `graph.sql`."""
+
+    def __init__(self, unit: Unit, runtime: Runtime) -> None:
+        super().__init__(unit, runtime)
+        self._recorded: datetime | None = None  # the instant of the open transaction, once it has recorded something
+
+    async def _change(self, work: Callable[[Executor, datetime], Awaitable[T]]) -> T:
+        """Run a change at the recorded instant: the transaction's own, or the tenant's next."""
+        if not self._unit.in_transaction:
+            return await self._unit.write(lambda executor: self._at_next_instant(executor, work))
+        known, self._recorded = self._recorded, None  # a failed savepoint gives the instant back
+        if known is None:
+
+            async def first(executor: Executor) -> tuple[datetime, T]:
+                recorded = await self._next_instant(executor)
+                return recorded, await work(executor, recorded)
+
+            self._recorded, result = await self._unit.write(first)
+            return result
+        instant = known
+        try:
+            return await self._unit.write(lambda executor: work(executor, instant))
+        finally:
+            self._recorded = instant
+
+    async def _at_next_instant(self, executor: Executor, work: Callable[[Executor, datetime], Awaitable[T]]) -> T:
+        return await work(executor, await self._next_instant(executor))
+
+    async def _next_instant(self, executor: Executor) -> datetime:
+        now = self._dialect.instant(self._runtime.clock.now())
+        return self._dialect.to_instant(await executor.value(self._queries.advance_clock, now=now))
+
+    async def declare(self, predicate: str, cardinality: Cardinality) -> None:
+        checks.require_predicate(predicate)
+        checks.require_cardinality(cardinality)
+
+        async def work(executor: Executor, recorded: datetime) -> None:
+            await self._cardinality(executor, predicate, cardinality)
+
+        await self._change(work)
+
+    async def _cardinality(self, executor: Executor, predicate: str, wanted: Cardinality | None) -> Cardinality:
+        """Return a predicate's cardinality, declaring it when asked to."""
+        declared: Cardinality | None = await executor.value(self._queries.predicate, predicate=predicate)
+        if wanted is None or declared == wanted:
+            return declared or "many"
+        if declared is not None:
+            raise Conflict(
+                "The predicate is declared with another cardinality.", predicate=predicate, declared=declared, hint=" "
+            )
+        forever = self._dialect.open_end(None)
+        overlapping = self._queries.overlapping
+        if wanted == "one" and await executor.value(overlapping, predicate=predicate, forever=forever):
+            raise Conflict(
+                "The predicate cannot hold one value at a time: some beliefs of one subject overlap.",
+                predicate=predicate,
+                hint="Retract or correct them first.",
+            )
+        now = self._dialect.instant(self._runtime.clock.now())
+        await executor.execute(self._queries.declare, predicate=predicate, cardinality=wanted, now=now)
+        return wanted
+
+    async def predicates(self) -> dict[str, Cardinality]:
+        return dict(await self._unit.rows(self._queries.predicates))
+
+    async def upsert_entity(
+        self,
+        name: str,
+        *,
+        type: str | None = None,
+        properties: Mapping[str, Any] | None = None,
+        valid_from: datetime | None = None,
+        valid_to: datetime | None = None,
+        source: str | None = None,
+        actor: str | None = None,
+    ) -> Entity:
+        checks.require_name(name, field="name")
+        checks.require_type(type, field="type")
+        given = None if properties is None else checks.require_properties(properties)
+        begins, ends = checks.require_dates(valid_from, valid_to)
+        checks.require_provenance(source, actor)
+        now = self._runtime.clock.now()
+
+        async def work(executor: Executor, recorded: datetime) -> Entity:
+            id = (await self._ids_of(executor, [name])).get(name)
+            believed = [] if id is None else await self._believed_entity(executor, id)
+            start = begins or (now if believed else EARLIEST)
+            require_period(start, ends, fields=("valid_from", "valid_to"))
+            latest = believed[-1] if believed else None
+            before = next((version for version in believed if graph_plan.holds(version, start)), latest)
+            entity = Entity(
+                id=id or self._runtime.ids.new(),
+                name=name,
+                type=type or (before.type if before else DEFAULT_ENTITY_TYPE),
+                properties=given if given is not None else (before.properties if before else {}),
+                valid_from=start,
+                valid_to=ends,
+                recorded_from=recorded,
+                recorded_to=None,
+                source=source,
+                actor=actor,
+            )
+            said = graph_plan.already(
+                believed, start, ends, lambda old: (old.type, old.properties) == (entity.type, entity.properties)
+            )
+            if said is not None:
+                return said
+            plan = graph_plan.cut(believed, start, ends)
+            await executor.batch([*self._replace(plan, recorded), self._rows.record(entity)])
+            return entity
+
+        return await self._change(work)
+
+    def _replace(
+        self, plan: graph_plan.Plan[Fact] | graph_plan.Plan[Entity], recorded: datetime
+    ) -> builtins.list[Statement]:
+        """Return the statements of a plan. Closing comes first: what is kept may have the key of what was taken back."""
+        statements = [self._rows.close(version, recorded) for version in plan.closed]
+        for version, start, end in plan.kept:
+            kept = msgspec.structs.replace(version, valid_from=start, valid_to=end, recorded_from=recorded)
+            statements.append(self._rows.record(kept))
+        return statements
+
+    async def delete_entity(self, entity: str | UUID, *, actor: str | None = None) -> bool:
+        checks.require_entity(entity)
+        checks.require_provenance(None, actor)
+        forever = self._dialect.open_end(None)
+
+        async def work(executor: Executor, recorded: datetime) -> bool:
+            id = await self._id_of(executor, entity)
+            believed = [] if id is None else await self._believed_entity(executor, id)
+            if id is None or not believed:
+                return False
+            rows = await executor.rows(self._queries.believed_about, id=self._dialect.id(id), forever=forever)
+            facts = [self._rows.fact(row) for row in rows]
+            versions: list[Entity | Fact] = [*believed, *facts]
+            await executor.batch([self._rows.close(version, recorded) for version in versions])
+            return True
+
+        return await self._change(work)
+
+    async def assert_fact(self, fact: NewFact, *, cardinality: Cardinality | None = None) -> Fact:
+        fact = checks.require_fact(fact)
+        if cardinality is not None:
+            checks.require_cardinality(cardinality)
+        start = fact.valid_from or self._runtime.clock.now()
+        require_period(start, fact.valid_to, fields=("valid_from", "valid_to"))
+
+        async def work(executor: Executor, recorded: datetime) -> Fact:
+            held = await self._cardinality(executor, fact.predicate, cardinality)
+            types = {fact.object: fact.object_type, fact.subject: fact.subject_type}
+            ends = await self._entities(executor, types, recorded, fact.actor)
+            believed = await self._believed(executor, ends[fact.subject], fact.predicate)
+            end = graph_plan.end_of_assertion(believed, start, fact.valid_to, held)
+            new = Fact(
+                id=await self._fact_id(executor, ends[fact.subject], fact.predicate, ends[fact.object]),
+                subject_id=ends[fact.subject],
+                subject=fact.subject,
+                predicate=fact.predicate,
+                object_id=ends[fact.object],
+                object=fact.object,
+                properties=fact.properties,
+                confidence=fact.confidence,
+                valid_from=start,
+                valid_to=end,
+                recorded_from=recorded,
+                recorded_to=None,
+                source=fact.source,
+                actor=fact.actor,
+            )
+            said = graph_plan.already(believed, start, end, lambda old: _content(old) == _content(new))
+            if said is not None:
+                return said
+            plan = graph_plan.cut(graph_plan.rivals(believed, fact.object, held), start, end)
+            await executor.batch([*self._replace(plan, recorded), self._rows.record(new)])
+            return new
+
+        return await self._change(work)
+
+    async def retract(
+        self,
+        subject: str,
+        predicate: str,
+        object: str | None = None,
+        *,
+        valid_from: datetime | None = None,
+        valid_to: datetime | None = None,
+        actor: str | None = None,
+    ) -> int:
+        checks.require_pattern(subject, predicate, object)
+        start, end = checks.require_dates(valid_from, valid_to)
+        checks.require_provenance(None, actor)
+
+        async def work(executor: Executor, recorded: datetime) -> int:
+            id = await self._id_of(executor, subject)
+            believed = [] if id is None else await self._believed(executor, id, predicate)
+            matching = [fact for fact in believed if object is None or fact.object == object]
+            plan = graph_plan.cut(matching, start, end)
+            if plan.closed:
+                await executor.batch(self._replace(plan, recorded))
+            return len({fact.id for fact in plan.closed})
+
+        return await self._change(work)
+
+    async def correct(self, fact_id: UUID, correction: FactCorrection) -> Fact:
+        identity = parse_id(fact_id, field="fact_id")
+        changes = checks.require_correction(correction)
+
+        async def work(executor: Executor, recorded: datetime) -> Fact:
+            forever = self._dialect.open_end(None)
+            rows = await executor.rows(self._queries.believed_fact, id=self._dialect.id(identity), forever=forever)
+            if not rows:
+                raise NotFound("The fact is not believed now.", fact_id=identity)
+            old = [self._rows.fact(row) for row in rows]
+            new = msgspec.structs.replace(
+                old[-1],
+                **changes,
+                recorded_from=recorded,
+                source=correction.source,
+                actor=correction.actor,
+            )
+            require_period(new.valid_from, new.valid_to, fields=("valid_from", "valid_to"))
+            if new.object != old[-1].object:
+                ends = await self._entities(executor, {new.object: None}, recorded, correction.actor)
+                new = msgspec.structs.replace(new, object_id=ends[new.object])
+            held = await self._cardinality(executor, new.predicate, None)
+            others = [
+                fact for fact in await self._believed(executor, new.subject_id, new.predicate) if fact.id != new.id
+            ]
+            plan = graph_plan.cut(graph_plan.rivals(others, new.object, held), new.valid_from, new.valid_to)
+            closed = [self._rows.close(fact, recorded) for fact in old]
+            await executor.batch([*closed, *self._replace(plan, recorded), self._rows.record(new)])
+            return new
+
+        return await self._change(work)
+
+    async def delete_before(self, instant: datetime, *, limit: int = 1_000) -> int:
+        require_limit(limit)
+        before = self._dialect.instant(parse_instant(instant, field="instant"))
+
+        async def work(executor: Executor) -> int:
+            facts = await executor.execute(self._queries.prune_facts, before=before, limit=limit)
+            left = limit - facts
+            return facts + (
+                await executor.execute(self._queries.prune_entities, before=before, limit=left) if left else 0
+            )
+
+        return await self._unit.write(work)
+
+    async def _believed_entity(self, executor: Executor, id: UUID) -> builtins.list[Entity]:
+        forever = self._dialect.open_end(None)
+        rows = await executor.rows(self._queries.believed_entity, id=self._dialect.id(id), forever=forever)
+        return [self._rows.entity(row) for row in rows]
+
+    async def _entities(
+        self, executor: Executor, types: Mapping[str, str | None], recorded: datetime, actor: str | None
+    ) -> dict[str, UUID]:
+        """Return the ids of entities by name, creating those that are not believed in."""
+        ids = await self._ids_of(executor, list(types))
+        for name in sorted(types):
+            if name in ids and await self._believed_entity(executor, ids[name]):
+                continue
+            entity = Entity(
+                id=ids.get(name) or self._runtime.ids.new(),
+                name=name,
+                type=types[name] or DEFAULT_ENTITY_TYPE,
+                properties={},
+                valid_from=EARLIEST,
+                valid_to=None,
+                recorded_from=recorded,
+                recorded_to=None,
+                source=None,
+                actor=actor,
+            )
+            await executor.batch([self._rows.record(entity)])
+            ids[name] = entity.id
+        return ids
+
+    async def _believed(self, executor: Executor, subject: UUID, predicate: str) -> builtins.list[Fact]:
+        rows = await executor.rows(
+            self._queries.believed,
+            subject=self._dialect.id(subject),
+            predicate=predicate,
+            forever=self._dialect.open_end(None),
+        )
+        return [self._rows.fact(row) for row in rows]
+
+    async def _fact_id(self, executor: Executor, subject: UUID, predicate: str, object_id: UUID) -> UUID:
+        known = await executor.value(
+            self._queries.fact_id,
+            subject=self._dialect.id(subject),
+            predicate=predicate,
+            object=self._dialect.id(object_id),
+            forever=self._dialect.open_end(None),
+        )
+        return self._runtime.ids.new() if known is None else self._dialect.to_id(known)
+
+
+def _content(fact: Fact) -> tuple[Any, ...]:
+    """What must be equal for an assertion to say nothing new."""
+    return fact.object, fact.properties, fact.confidence, fact.source

@@ -1,0 +1,476 @@
+"""Memories on a database: the current row, its history, its terms and its embeddings, always changed together.
+
+Not here: how words are ranked (`postings`), how vectors are (`runtime.nearest`).
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from llmspell.clock import parse_instant
+from llmspell.codec import DIMENSIONS, require_limit
+from llmspell.errors import AlreadyExists, Conflict, NotFound, VersionConflict
+from llmspell.ids import parse_id
+from llmspell.storage.contracts import memories_checks as checks
+from llmspell.storage.contracts.filters import parse
+from llmspell.storage.contracts.memories import (
+    ADD_MAX,
+    FILTER_FIELDS,
+    EmbeddingSpace,
+    ListOrder,
+    MemoryChange,
+    MemoryPosition,
+    MemoryQuery,
+    MemoryRankings,
+    MemoryRecord,
+    MemoryVersion,
+    NewMemory,
+    Scored,
+)
+from llmspell.storage.relational.database import Executor, Statement, Unit
+from llmspell.storage.relational.filters import Columns, Compiled, compile_filter
+from llmspell.storage.relational.memory_rows import MemoryRows, Stored
+from llmspell.storage.relational.postings import Postings
+from llmspell.storage.relational.runtime import Runtime
+from llmspell.storage.text.memory_text import memory_text
+
+COLUMNS = Columns(
+    {
+        "session": "m.session",
+        "role": "m.role",
+        "kind": "m.memory_type",
+        "at": "m.event_at",
+        "created_at": "m.created_at",
+        "updated_at": "m.updated_at",
+        "processed": "m.processed",
+        "version": "m.version",
+    },
+    "m.metadata",
+)
+"""Where filters on memories look; the queries call the table `m`."""
+OFFSET_MAX = 1_000_000
+EARLIEST = datetime.min.replace(tzinfo=UTC)
+LOWEST_ID, HIGHEST_ID = UUID(int=0), UUID(int=2**128 - 1)
+
+
+class RelationalMemories:
+    """`Memories` by the queries of `memories.sql`, `postings.sql` and `vectors.sql`."""
+
+    def __init__(self, unit: Unit, runtime: Runtime) -> None:
+        self._unit = unit
+        self._runtime = runtime
+        self._dialect = runtime.dialect
+        self._queries = runtime.catalog.memories
+        self._vectors = runtime.catalog.vectors
+        self._rows = MemoryRows(runtime)
+        self._postings = Postings(runtime)
+        self._dimensions: dict[str, int] = {}  # of registered spaces, which never change
+
+    async def ensure_space(self, space: EmbeddingSpace) -> None:
+        checks.require_space(space)
+        await self._unit.execute(
+            self._vectors.register_space,
+            space_id=space.space_id,
+            model=space.model,
+            dimension=space.dimension,
+            now=self._now(),
+        )
+        registered = await self._unit.row(self._vectors.space, space_id=space.space_id)
+        if registered is None or tuple(registered) != (space.model, space.dimension):
+            raise Conflict(
+                "The embedding space is registered with another model or dimension.",
+                space_id=space.space_id,
+                registered=registered,
+                hint="Use another space id for another model.",
+            )
+        self._dimensions[space.space_id] = space.dimension
+
+    async def add(
+        self, memories: Sequence[NewMemory], *, space_id: str | None = None, actor: str | None = None
+    ) -> list[MemoryRecord]:
+        require_limit(len(memories), field="memories", maximum=ADD_MAX, minimum=0)
+        memories = [
+            checks.require_memory(memory, where=f"memories[{position}]", space_id=space_id)
+            for position, memory in enumerate(memories)
+        ]
+        checks.require_author(actor)
+        if not memories:
+            return []
+        dimension = await self._dimension(self._unit, space_id)
+        now = self._runtime.clock.now()
+        texts: dict[UUID, dict[str, int]] = {}
+        records: list[Stored] = []
+        for memory in memories:
+            if memory.id in texts:
+                raise AlreadyExists("Two memories have the same id.", id=memory.id)
+            self._check_embeddings(memory.embeddings, dimension)
+            texts[memory.id], length = self._postings.counts(memory_text(memory.content, memory.role or "", memory.at))
+            records.append(self._rows.new(memory, now=now, space_id=space_id, text_length=length))
+        vectors = [(memory.id, memory.embeddings) for memory in memories if memory.embeddings]
+        await self._unit.batch(
+            [
+                (self._queries.insert, [self._rows.parameters(stored) for stored in records]),
+                (self._queries.insert_version, [self._rows.version(stored, "add", actor, None) for stored in records]),
+                *self._postings.added(texts),
+                *self._embedding_statements(vectors, space_id, dimension),
+            ]
+        )
+        await self._postings.fold_sometimes(self._unit)
+        return [stored.record for stored in records]
+
+    async def get(self, id: UUID) -> MemoryRecord | None:
+        return (await self.get_batch([id])).get(parse_id(id))
+
+    async def get_batch(self, ids: Sequence[UUID]) -> dict[UUID, MemoryRecord]:
+        require_limit(len(ids), field="ids", minimum=0)
+        wanted = [parse_id(id, field="ids") for id in ids]
+        return await self._records(self._unit, wanted)
+
+    async def _records(self, executor: Executor, ids: Sequence[UUID]) -> dict[UUID, MemoryRecord]:
+        if not ids:
+            return {}
+        rows = await executor.rows(self._queries.get_batch, ids=self._dialect.array(list(ids)), now=self._now())
+        records = map(self._rows.record, rows)
+        return {record.id: record for record in records}
+
+    async def update(
+        self,
+        id: UUID,
+        change: MemoryChange,
+        *,
+        space_id: str | None = None,
+        expected_version: int | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> MemoryRecord:
+        identity = parse_id(id)
+        changes = checks.require_change(change, space_id=space_id)
+        checks.require_expected(expected_version)
+        checks.require_author(actor, reason)
+        dimension = await self._dimension(self._unit, space_id)
+        self._check_embeddings(change.embeddings, dimension)
+
+        async def work(executor: Executor) -> MemoryRecord:
+            old = await self._current(executor, identity, expected_version)
+            if old is None:
+                raise NotFound("There is no such memory.", id=id)
+            embedded_in = space_id if change.embeddings else None
+            new = self._rows.changed(old, changes, now=self._runtime.clock.now(), embedded_in=embedded_in)
+            if new is None:
+                return old.record
+            reworded = self._text(old.record) != self._text(new.record)
+            counts, length = self._postings.counts(self._text(new.record)) if reworded else ({}, old.text_length)
+            new = msgspec.structs.replace(new, text_length=length)
+            statements: list[Statement] = [
+                (self._queries.update, self._rows.parameters(new)),
+                (self._queries.insert_version, self._rows.version(new, "update", actor, reason)),
+            ]
+            if reworded:
+                statements += self._postings.removed({old.record.id: old.text_length})
+                statements += self._postings.added({old.record.id: counts})
+            if reworded or change.embeddings:
+                statements += self._unembedding_statements([old.record.id])
+                vectors = [(old.record.id, change.embeddings)] if change.embeddings else []
+                statements += self._embedding_statements(vectors, space_id, dimension)
+            await executor.batch(statements)
+            return new.record
+
+        return await self._unit.write(work)
+
+    async def delete(
+        self, id: UUID, *, expected_version: int | None = None, actor: str | None = None, reason: str | None = None
+    ) -> bool:
+        identity = parse_id(id)
+        checks.require_expected(expected_version)
+        checks.require_author(actor, reason)
+
+        async def work(executor: Executor) -> bool:
+            old = await self._current(executor, identity, expected_version)
+            if old is None:
+                return False
+            await executor.batch(self._deletion([old], "delete", actor, reason))
+            return True
+
+        return await self._unit.write(work)
+
+    def _deletion(
+        self, gone: Sequence[Stored], operation: str, actor: str | None, reason: str | None
+    ) -> list[Statement]:
+        now = self._runtime.clock.now()
+        ended = [self._rows.ended(stored, now=now) for stored in gone]
+        versions = [self._rows.version(stored, operation, actor, reason) for stored in ended]
+        return [(self._queries.insert_version, versions), *self._removal(gone)]
+
+    def _removal(self, gone: Sequence[Stored]) -> builtins.list[Statement]:
+        """Return the statements that remove current rows with their terms and embeddings."""
+        ids = [stored.record.id for stored in gone]
+        return [
+            (self._queries.delete, {"ids": self._dialect.array(ids)}),
+            *self._postings.removed({stored.record.id: stored.text_length for stored in gone}),
+            *self._unembedding_statements(ids),
+        ]
+
+    async def restore(self, id: UUID, *, actor: str | None = None, reason: str | None = None) -> MemoryRecord:
+        identity = parse_id(id)
+        checks.require_author(actor, reason)
+
+        async def work(executor: Executor) -> MemoryRecord:
+            versions = await self._history(executor, identity)
+            if not versions or versions[-1].operation == "forget":
+                raise NotFound("There is nothing to restore.", id=id)
+            if versions[-1].operation != "delete":
+                raise AlreadyExists("The memory is not deleted.", id=id)
+            stored = self._rows.restored(versions, now=self._runtime.clock.now())
+            counts, length = self._postings.counts(self._text(stored.record))
+            stored = msgspec.structs.replace(stored, text_length=length)
+            await executor.batch(
+                [
+                    (self._queries.insert, self._rows.parameters(stored)),
+                    (self._queries.insert_version, self._rows.version(stored, "restore", actor, reason)),
+                    *self._postings.added({stored.record.id: counts}),
+                ]
+            )
+            return stored.record
+
+        return await self._unit.write(work)
+
+    async def forget(self, id: UUID, *, actor: str | None = None, reason: str | None = None) -> bool:
+        identity = parse_id(id)
+        checks.require_author(actor, reason)
+
+        async def work(executor: Executor) -> bool:
+            old = await self._current(executor, identity, None, expired=True)
+            versions = await self._history(executor, identity)
+            if not versions or versions[-1].operation == "forget":
+                return False
+            tombstone = self._rows.tombstone(versions[-1], now=self._runtime.clock.now(), actor=actor, reason=reason)
+            await executor.batch(
+                [
+                    *(self._removal([old]) if old is not None else ()),
+                    (self._queries.redact_versions, {"id": self._dialect.id(identity)}),
+                    (self._queries.insert_version, tombstone),
+                ]
+            )
+            return True
+
+        return await self._unit.write(work)
+
+    async def history(self, id: UUID) -> list[MemoryVersion]:
+        return await self._history(self._unit, parse_id(id))
+
+    async def _history(self, executor: Executor, id: UUID) -> list[MemoryVersion]:
+        rows = await executor.rows(self._queries.history, id=self._dialect.id(id))
+        return [self._rows.to_version(row) for row in rows]
+
+    async def list(
+        self,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        order: ListOrder = "at",
+        descending: bool = True,
+        after: MemoryPosition | None = None,
+        limit: int = 100,
+    ) -> builtins.list[MemoryRecord]:
+        where = self._compiled(filters)
+        checks.require_order(order)
+        after = checks.require_position(after)
+        require_limit(limit)
+        query = getattr(self._queries, f"page_by_{order}_{'desc' if descending else 'asc'}")
+        if after is not None:
+            start, last = self._dialect.instant(after.instant), after.id
+        elif descending:
+            start, last = self._dialect.open_end(None), HIGHEST_ID
+        else:
+            start, last = self._dialect.instant(EARLIEST), LOWEST_ID
+        rows = await self._unit.rows(
+            query.filtered(where.fragment),
+            instant=start,
+            id=self._dialect.id(last),
+            now=self._now(),
+            limit=limit,
+            **where.parameters,
+        )
+        return [self._rows.record(row) for row in rows]
+
+    async def list_paginated(self, *, limit: int = 100, offset: int = 0) -> tuple[builtins.list[MemoryRecord], int]:
+        require_limit(limit)
+        require_limit(offset, field="offset", maximum=OFFSET_MAX, minimum=0)
+        now = self._now()
+
+        async def work(executor: Executor) -> tuple[Sequence[tuple[Any, ...]], int]:
+            page = await executor.rows(self._queries.page_by_offset, now=now, limit=limit, offset=offset)
+            return page, int(await executor.value(self._queries.count.filtered(), now=now))
+
+        rows, total = await self._unit.read(work)
+        return [self._rows.record(row) for row in rows], total
+
+    async def count(self, *, filters: Mapping[str, Any] | None = None) -> int:
+        where = self._compiled(filters)
+        query = self._queries.count.filtered(where.fragment)
+        return int(await self._unit.value(query, now=self._now(), **where.parameters))
+
+    async def search(self, query: MemoryQuery) -> MemoryRankings:
+        checks.require_query(query)
+        limit = query.candidates
+        tree = parse(query.filters, FILTER_FIELDS)
+        where = compile_filter(tree, COLUMNS, self._dialect, self._runtime.filters)
+        now = self._now()
+
+        async def work(executor: Executor) -> MemoryRankings:
+            dense: builtins.list[Scored] = []
+            if query.embedding is not None and query.space_id is not None:
+                dimension = await self._dimension(executor, query.space_id)
+                self._check_embeddings((query.embedding,), dimension)
+                dense = await self._runtime.nearest.memories(
+                    executor, space_id=query.space_id, query=query.embedding, limit=limit, where=tree, now=now
+                )
+            text: builtins.list[Scored] = []
+            if query.text:
+                text = await self._postings.rank_memories(executor, query.text, limit=limit, where=where, now=now)
+            named = dict.fromkeys(scored.id for scored in (*dense, *text))
+            records = await self._records(executor, list(named))
+            unembedded = int(await executor.value(self._queries.count_pending, now=now))
+            return MemoryRankings(dense=dense, text=text, records=records, unembedded=unembedded)
+
+        return await self._unit.read(work, heavy=True)
+
+    async def adjacent(self, ids: Sequence[UUID]) -> dict[UUID, tuple[UUID | None, UUID | None]]:
+        require_limit(len(ids), field="ids", minimum=0)
+        if not ids:
+            return {}
+        wanted = self._dialect.array([parse_id(id, field="ids") for id in ids])
+        rows = await self._unit.rows(self._queries.adjacent, ids=wanted, now=self._now())
+        to_id = self._dialect.to_id
+        return {
+            to_id(id): (None if before is None else to_id(before), None if after is None else to_id(after))
+            for id, before, after in rows
+        }
+
+    async def pending(self, *, limit: int = 100) -> builtins.list[MemoryRecord]:
+        rows = await self._unit.rows(self._queries.pending, now=self._now(), limit=require_limit(limit))
+        return [self._rows.record(row) for row in rows]
+
+    async def attach_embeddings(self, space_id: str, items: Sequence[tuple[UUID, int, tuple[bytes, ...]]]) -> int:
+        checks.require_space_id(space_id)
+        require_limit(len(items), field="items", maximum=ADD_MAX, minimum=0)
+        dimension = await self._dimension(self._unit, space_id)
+        for _, _, windows in items:
+            self._check_embeddings(windows, dimension)
+
+        async def work(executor: Executor) -> int:
+            attached = []
+            for id, version, windows in sorted(items):  # sorted: two drains lock their rows in the same order
+                marks = {"id": self._dialect.id(id), "version": version, "space_id": space_id, "now": self._now()}
+                if windows and await executor.execute(self._queries.mark_embedded, **marks):
+                    attached.append((id, windows))
+            if attached:
+                owners = self._dialect.array([id for id, _ in attached])
+                replaced = (self._vectors.of("delete_owners_in", dimension), {"space_id": space_id, "ids": owners})
+                if any(await executor.batch([replaced])):
+                    await executor.batch(self._runtime.nearest.deleted(space_id=space_id))
+                await executor.batch(self._embedding_statements(attached, space_id, dimension))
+            return len(attached)
+
+        return await self._unit.write(work)
+
+    async def mark_embedding_failed(self, ids: Sequence[UUID]) -> int:
+        return await self._mark(self._queries.mark_failed, ids)
+
+    async def touch(self, ids: Sequence[UUID]) -> int:
+        return await self._mark(self._queries.touch, ids, now=self._now())
+
+    async def mark_processed(self, ids: Sequence[UUID]) -> int:
+        return await self._mark(self._queries.mark_processed, ids, now=self._now())
+
+    async def _mark(self, query: Any, ids: Sequence[UUID], **parameters: Any) -> int:
+        require_limit(len(ids), field="ids", minimum=0)
+        wanted = self._dialect.array(sorted({parse_id(id, field="ids") for id in ids}))
+        return await self._unit.execute(query, ids=wanted, **parameters) if ids else 0
+
+    async def unprocessed_sessions(self, *, limit: int = 100) -> builtins.list[str]:
+        rows = await self._unit.rows(self._queries.unprocessed_sessions, now=self._now(), limit=require_limit(limit))
+        return [row[0] for row in rows]
+
+    async def delete_before(self, instant: datetime, *, limit: int = 1_000) -> int:
+        require_limit(limit)
+        before = self._dialect.instant(parse_instant(instant, field="instant"))
+
+        async def work(executor: Executor) -> int:
+            rows = await executor.rows(self._queries.said_before, before=before, now=self._now(), limit=limit)
+            ids = self._dialect.array([self._dialect.to_id(row[0]) for row in rows])
+            current = await executor.rows(self._queries.current, ids=ids, now=self._now()) if rows else []
+            if current:
+                await executor.batch(self._deletion([self._rows.stored(row) for row in current], "delete", None, None))
+            return len(current)
+
+        return await self._unit.write(work)
+
+    async def _current(
+        self, executor: Executor, id: UUID, expected_version: int | None, *, expired: bool = False
+    ) -> Stored | None:
+        """Return a memory about to be changed; `expired` finds one that readers no longer see."""
+        now = self._dialect.instant(EARLIEST) if expired else self._now()
+        rows = await executor.rows(self._queries.current, ids=self._dialect.array([id]), now=now)
+        stored = self._rows.stored(rows[0]) if rows else None
+        if stored is not None and expected_version is not None and stored.record.version != expected_version:
+            raise VersionConflict(id=id, expected=expected_version, current=stored.record.version)
+        return stored
+
+    async def _dimension(self, executor: Executor, space_id: str | None) -> int:
+        if space_id is None:
+            return 0
+        if space_id not in self._dimensions:
+            row = await executor.row(self._vectors.space, space_id=space_id)
+            if row is None:
+                raise NotFound("The embedding space is not registered.", space_id=space_id)
+            self._dimensions[space_id] = int(row[1])
+        return self._dimensions[space_id]
+
+    def _check_embeddings(self, windows: Iterable[bytes], dimension: int) -> None:
+        for window in windows:
+            checks.require_packed(window, field="embedding", dimension=dimension)
+
+    def _embedding_statements(
+        self, vectors: Sequence[tuple[UUID, tuple[bytes, ...]]], space_id: str | None, dimension: int
+    ) -> builtins.list[Statement]:
+        if not vectors or space_id is None:
+            return []
+        rows = [
+            {
+                "id": self._dialect.id(self._runtime.ids.new()),
+                "owner_id": self._dialect.id(owner),
+                "part_no": part,
+                "space_id": space_id,
+                "scope": "memories",
+                "embedding": self._dialect.vector(window),
+                "metadata": self._dialect.json({}),
+                "now": self._now(),
+            }
+            for owner, windows in vectors
+            for part, window in enumerate(windows)
+        ]
+        before = self._runtime.nearest.inserted(space_id=space_id, dimension=dimension)
+        return [*before, (self._vectors.of("insert", dimension), rows)]
+
+    def _unembedding_statements(self, ids: Sequence[UUID]) -> builtins.list[Statement]:
+        """Drop the embeddings of memories in every space: an old generation must not outlive the text it was made from."""
+        owners = {"ids": self._dialect.array(list(ids))}
+        deletions: list[Statement] = [
+            (self._vectors.of("delete_owners", dimension), owners) for dimension in DIMENSIONS
+        ]
+        return [*deletions, *self._runtime.nearest.deleted(space_id=None)]
+
+    def _compiled(self, filters: Mapping[str, Any] | None) -> Compiled:
+        return compile_filter(parse(filters, FILTER_FIELDS), COLUMNS, self._dialect, self._runtime.filters)
+
+    def _text(self, record: MemoryRecord) -> str:
+        return memory_text(record.content, record.role or "", record.at)
+
+    def _now(self) -> Any:
+        return self._dialect.instant(self._runtime.clock.now())

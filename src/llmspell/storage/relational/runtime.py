@@ -1,0 +1,63 @@
+"""What a shared storage needs besides its unit of work, bound once when a store is opened."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from llmspell.clock import Clock
+from llmspell.ids import IdSource
+from llmspell.storage.contracts.capabilities import BackendType
+from llmspell.storage.contracts.filters import Node
+from llmspell.storage.contracts.memories import Scored
+from llmspell.storage.relational.catalog import Catalog
+from llmspell.storage.relational.database import Dialect, Executor, Statement
+from llmspell.storage.relational.filters import FilterDialect
+from llmspell.storage.text.analyser import Analyser
+
+
+class NearestNeighbours(Protocol):
+    """How a database finds the nearest vectors of one space: by its own index, or by ours in process.
+
+    Both return scores = 1 - cosine distance rounded to 1e-6, best first, ties by id; always min(limit, matching) of them.
+    """
+
+    async def free(
+        self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None
+    ) -> list[Scored]:
+        """Search free vectors of the query's dimension."""
+        ...
+
+    async def memories(
+        self, executor: Executor, *, space_id: str, query: bytes, limit: int, where: Node | None, now: object
+    ) -> list[Scored]:
+        """Search the embeddings of live memories; a memory with several windows counts by its best one.
+
+        `now`: the instant, as the dialect's parameter, that decides which memories have expired.
+        """
+        ...
+
+    def inserted(self, *, space_id: str, dimension: int) -> list[Statement]:
+        """Return what must run before vectors are inserted into a space, in the same unit of work.
+
+        A cache outside the database needs to know what it has missed; where there is none, nothing needs to run.
+        """
+        ...
+
+    def deleted(self, *, space_id: str | None) -> list[Statement]:
+        """Return what must run when vectors of a space (None: of any space of the tenant) were deleted."""
+        ...
+
+
+class Runtime(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts every shared storage is built on."""
+
+    backend: BackendType
+    catalog: Catalog
+    dialect: Dialect
+    filters: FilterDialect
+    nearest: NearestNeighbours
+    clock: Clock
+    ids: IdSource
+    analyser: Analyser

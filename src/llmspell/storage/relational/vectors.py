@@ -1,0 +1,199 @@
+"""Vectors on a database: one table per dimension.
+
+Rule: every write tells `nearest` about itself in its own transaction, so that a cache of vectors knows what it has missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from llmspell.codec import (
+    DIMENSIONS,
+    VectorLike,
+    pack_vector,
+    require_key,
+    require_limit,
+    require_metadata,
+    unpack_vector,
+)
+from llmspell.errors import AlreadyExists
+from llmspell.ids import parse_id
+from llmspell.storage.contracts.checks import require_score
+from llmspell.storage.contracts.filters import parse
+from llmspell.storage.contracts.vectors import (
+    FILTER_FIELDS,
+    FREE_SPACE,
+    INSERT_MAX,
+    VectorEntry,
+    VectorHit,
+    VectorRecord,
+    VectorStats,
+)
+from llmspell.storage.relational.database import Executor, Row, Statement, Unit
+from llmspell.storage.relational.filters import Columns
+from llmspell.storage.relational.runtime import Runtime
+
+COLUMNS = Columns({"scope": "v.scope", "created_at": "v.created_at", "updated_at": "v.updated_at"}, "v.metadata")
+"""Where filters on free vectors look; the queries call the vector table `v`."""
+FLOAT32_BYTES = 4
+
+
+def free_space(dimension: int) -> str:
+    """Return the id of the space that holds a tenant's free vectors of one dimension."""
+    return f"{FREE_SPACE}-{dimension}"
+
+
+class RelationalVectors:
+    """`Vectors` by the queries of `vectors.sql`."""
+
+    def __init__(self, unit: Unit, runtime: Runtime) -> None:
+        self._unit = unit
+        self._runtime = runtime
+        self._queries = runtime.catalog.vectors
+
+    async def insert(self, entries: Sequence[VectorEntry]) -> list[UUID]:
+        require_limit(len(entries), field="entries", maximum=INSERT_MAX, minimum=0)
+        checked = [self._checked(entry, position) for position, entry in enumerate(entries)]
+        ids: list[UUID] = [item["owner"] for _, item in checked]
+        if len(set(ids)) < len(ids):
+            raise AlreadyExists("Two entries have the same id.")
+        if not checked:
+            return []
+        by_dimension: dict[int, list[dict[str, Any]]] = {}
+        for dimension, item in checked:
+            by_dimension.setdefault(dimension, []).append(item)
+
+        async def work(executor: Executor) -> None:
+            taken = await executor.value(self._queries.taken, ids=self._runtime.dialect.array(ids))
+            if taken is not None:
+                raise AlreadyExists("A vector has this id already.", id=self._runtime.dialect.to_id(taken))
+            statements = [self._statements(dimension, by_dimension[dimension]) for dimension in sorted(by_dimension)]
+            await executor.batch([statement for group in statements for statement in group])
+
+        await self._unit.write(work)
+        return ids
+
+    def _statements(self, dimension: int, items: list[dict[str, Any]]) -> list[Statement]:
+        dialect, now = self._runtime.dialect, self._runtime.clock.now()
+        rows = [
+            {
+                "id": dialect.id(item["owner"]),
+                "owner_id": dialect.id(item["owner"]),
+                "part_no": 0,
+                "space_id": free_space(dimension),
+                "scope": item["scope"],
+                "embedding": dialect.vector(item["embedding"]),
+                "metadata": dialect.json(item["metadata"]),
+                "now": dialect.instant(now),
+            }
+            for item in items
+        ]
+        before = self._runtime.nearest.inserted(space_id=free_space(dimension), dimension=dimension)
+        return [*before, (self._queries.of("insert", dimension), rows)]
+
+    def _checked(self, entry: VectorEntry, position: int) -> tuple[int, dict[str, Any]]:
+        where = f"entries[{position}]"
+        embedding = pack_vector(entry.embedding, field=f"{where}.embedding")
+        item = {
+            "owner": self._runtime.ids.new() if entry.id is None else parse_id(entry.id, field=f"{where}.id"),
+            "embedding": embedding,
+            "scope": require_key(entry.scope, field=f"{where}.scope"),
+            "metadata": require_metadata(entry.metadata, field=f"{where}.metadata"),
+        }
+        return len(embedding) // FLOAT32_BYTES, item
+
+    async def get(self, id: UUID) -> VectorRecord | None:
+        row = await self._unit.row(self._queries.get, id=self._runtime.dialect.id(parse_id(id)))
+        return None if row is None else self._record(row)
+
+    async def search(
+        self,
+        embedding: VectorLike,
+        *,
+        limit: int = 10,
+        scope: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        min_score: float | None = None,
+        include_embedding: bool = False,
+    ) -> list[VectorHit]:
+        packed = pack_vector(embedding)
+        dimension = len(packed) // FLOAT32_BYTES
+        require_limit(limit)
+        least = require_score(min_score)
+        if scope is not None:
+            require_key(scope, field="scope")
+        where = parse(filters, FILTER_FIELDS)
+
+        async def work(executor: Executor) -> list[VectorHit]:
+            scored = await self._runtime.nearest.free(executor, query=packed, limit=limit, scope=scope, where=where)
+            kept = [item for item in scored if least is None or item.score >= least]
+            ids = self._runtime.dialect.array([item.id for item in kept])
+            rows = await executor.rows(self._queries.of("hydrate", dimension), ids=ids) if kept else []
+            records = {record.id: record for record in map(self._record, rows)}
+            return [
+                VectorHit(
+                    id=item.id,
+                    score=item.score,
+                    scope=records[item.id].scope,
+                    metadata=records[item.id].metadata,
+                    embedding=records[item.id].embedding if include_embedding else None,
+                )
+                for item in kept
+            ]
+
+        return await self._unit.read(work, heavy=True)
+
+    async def update_metadata(self, id: UUID, metadata: Mapping[str, Any]) -> bool:
+        changes = {
+            "id": self._runtime.dialect.id(parse_id(id)),
+            "metadata": self._runtime.dialect.json(require_metadata(metadata)),
+            "now": self._runtime.dialect.instant(self._runtime.clock.now()),
+        }
+        changed = await self._unit.batch([(self._queries.of("update_metadata", dim), changes) for dim in DIMENSIONS])
+        return any(changed)
+
+    async def delete(self, ids: Sequence[UUID]) -> int:
+        require_limit(len(ids), field="ids", maximum=INSERT_MAX, minimum=0)
+        wanted = sorted({parse_id(id, field="ids") for id in ids})
+        return await self._delete("delete", {"ids": self._runtime.dialect.array(wanted)}) if wanted else 0
+
+    async def delete_scope(self, scope: str) -> int:
+        return await self._delete("delete_scope", {"scope": require_key(scope, field="scope")})
+
+    async def _delete(self, query: str, parameters: dict[str, Any]) -> int:
+        async def work(executor: Executor) -> int:
+            counts = await executor.batch([(self._queries.of(query, dim), parameters) for dim in DIMENSIONS])
+            gone = [dim for dim, count in zip(DIMENSIONS, counts, strict=True) if count]
+            notes = [self._runtime.nearest.deleted(space_id=free_space(dim)) for dim in gone]
+            await executor.batch([statement for group in notes for statement in group])
+            return sum(counts)
+
+        return await self._unit.write(work)
+
+    async def stats(self, *, scope: str | None = None) -> VectorStats:
+        if scope is not None:
+            require_key(scope, field="scope")
+        rows = await self._unit.rows(self._queries.stats, scope=scope)
+        by_dimension: dict[int, int] = {}
+        for dimension, _, count in rows:
+            by_dimension[dimension] = by_dimension.get(dimension, 0) + count
+        return VectorStats(
+            total_vectors=sum(by_dimension.values()),
+            by_dimension=by_dimension,
+            scopes=len({name for _, name, _ in rows}),
+            storage_bytes=sum(dimension * count * FLOAT32_BYTES for dimension, count in by_dimension.items()),
+        )
+
+    def _record(self, row: Row) -> VectorRecord:
+        dialect = self._runtime.dialect
+        id, scope, embedding, metadata, created_at, updated_at = row
+        return VectorRecord(
+            id=dialect.to_id(id),
+            scope=scope,
+            embedding=unpack_vector(dialect.to_vector(embedding)),
+            metadata=dialect.to_json(metadata),
+            created_at=dialect.to_instant(created_at),
+            updated_at=dialect.to_instant(updated_at),
+        )

@@ -1,0 +1,1 @@
+"""The embedded backend: one file, one writer with group commit, a few readers."""

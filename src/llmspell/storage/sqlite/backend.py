@@ -1,0 +1,179 @@
+"""The embedded backend, put together: one file behind the contracts.
+
+Not here: which URL means this backend (`storage.open`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from llmspell.clock import Clock, SystemClock
+from llmspell.errors import CorruptStore, InvalidSetting, InvalidUrl, Unavailable, Unsupported
+from llmspell.ids import IdSource
+from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
+from llmspell.storage.contracts.capabilities import CAPABILITIES, BackendType, Capability
+from llmspell.storage.relational import catalog
+from llmspell.storage.relational.backend import storages
+from llmspell.storage.relational.runtime import Runtime
+from llmspell.storage.relational.tenants import RelationalTenants
+from llmspell.storage.sqlite import migrator, pragmas
+from llmspell.storage.sqlite.database import Database, FileUnit, transaction
+from llmspell.storage.sqlite.dialect import SqliteDialect, SqliteFilters
+from llmspell.storage.sqlite.nearest import InProcessNeighbours
+from llmspell.storage.text.analyser import Analyser
+from llmspell.tenant import DEFAULT_TENANT, TenantId
+
+READERS: Final = 4
+BUSY_TIMEOUT_S: Final = 30.0
+CURSOR_KEY_BYTES: Final = 32
+
+
+@lru_cache(maxsize=1)
+def queries() -> catalog.Catalog:
+    """Return this dialect's queries, read once per process."""
+    return catalog.load(migrator.PACKAGE)
+
+
+class SqliteBackend:
+    """`Backend` on one file."""
+
+    type: BackendType = "sqlite"
+    capabilities: frozenset[Capability] = CAPABILITIES["sqlite"]
+    auto_create_tenants: bool = True
+
+    def __init__(self, database: Database, runtime: Runtime, *, busy_timeout_s: float) -> None:
+        self._database = database
+        self._runtime = runtime
+        self._busy_timeout_s = busy_timeout_s
+        self.tenants = RelationalTenants(self.unit, runtime)
+
+    def unit(self, tenant: TenantId) -> FileUnit:
+        """Return the unit of work of a tenant."""
+        return FileUnit(self._database, tenant)
+
+    def storages(self, tenant: TenantId) -> Storages:
+        return storages(self.unit(tenant), self._runtime)
+
+    def transaction(
+        self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
+    ) -> AbstractAsyncContextManager[Storages]:
+        return self._transaction(tenant, timeout_s)
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[Storages]:
+        async with transaction(self._database, tenant, timeout_s) as unit:
+            yield storages(unit, self._runtime)
+
+    async def migration_status(self) -> MigrationStatus:
+        return await asyncio.to_thread(migrator.status, self._database.path, busy_timeout_s=self._busy_timeout_s)
+
+    async def migrate(self) -> MigrationStatus:
+        return await asyncio.to_thread(
+            migrator.migrate, self._database.path, busy_timeout_s=self._busy_timeout_s, clock=self._runtime.clock
+        )
+
+    async def check(self) -> None:
+        await self.cursor_key()
+
+    async def cursor_key(self) -> bytes:
+        key = await self.unit(DEFAULT_TENANT).value(self._runtime.catalog.store.meta, name="cursor_key")
+        if not isinstance(key, bytes) or len(key) != CURSOR_KEY_BYTES:
+            raise CorruptStore("The store has lost the key of its cursors.", path=self._database.path)
+        return key
+
+    def pool_status(self) -> PoolStatus:
+        return self._database.pool_status()
+
+    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int) -> int:
+        raise Unsupported(
+            "This backend searches every space exactly; there is no index to move vectors into.",
+            capability=Capability.ANN_PROMOTION.value,
+        )
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._database.close)
+
+
+async def open_sqlite(
+    path: str | Path,
+    *,
+    synchronous: pragmas.Synchronous = "FULL",
+    readers: int = READERS,
+    busy_timeout_s: float = BUSY_TIMEOUT_S,
+    clock: Clock | None = None,
+    ids: IdSource | None = None,
+    language: str = "english",
+    auto_migrate: bool = True,
+    create_folder: bool = False,
+) -> SqliteBackend:
+    """Open a file, creating it when it is missing; `create_folder` also creates the folders above it.
+
+    Args:
+        synchronous: FULL keeps every acknowledged write through a power cut; NORMAL may lose the latest.
+        readers: connections that read beside the one that writes, and threads for long reads.
+        busy_timeout_s: how long a write waits for another process.
+        auto_migrate: apply pending migrations; otherwise a file that needs some is refused on use.
+
+    Raises:
+        InvalidUrl: `path` names no file.
+        NotADatabase: the file is something else; nothing was changed.
+        SchemaTooNew, MigrationModified, MigrationFailed: its schema does not fit this release.
+        Unavailable, StorageError: it cannot be opened or written.
+    """
+    if readers < 1:
+        raise InvalidSetting("storage.sqlite.readers must be at least 1.", given=readers)
+    clock = clock or SystemClock()
+    dialect, filters = SqliteDialect(), SqliteFilters()
+    runtime = Runtime(
+        backend="sqlite",
+        catalog=queries(),
+        dialect=dialect,
+        filters=filters,
+        nearest=InProcessNeighbours(queries(), dialect, filters, clock),
+        clock=clock,
+        ids=ids or IdSource(clock),
+        analyser=Analyser(language),
+    )
+
+    def open_file() -> Database:
+        file = _file(path)
+        if create_folder:
+            _create_folder(file)
+        database = Database(
+            str(file), synchronous=synchronous, readers=readers, busy_timeout_s=busy_timeout_s, clock=runtime.clock
+        )
+        try:
+            if auto_migrate:
+                migrator.migrate(database.path, busy_timeout_s=busy_timeout_s, clock=runtime.clock)
+            else:
+                migrator.status(database.path, busy_timeout_s=busy_timeout_s)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    database = await asyncio.to_thread(open_file)
+    return SqliteBackend(database, runtime, busy_timeout_s=busy_timeout_s)
+
+
+def _file(path: str | Path) -> Path:
+    text = str(path)
+    if not text or text == "." or text.startswith(":") or "\0" in text:
+        raise InvalidUrl("The path names no file.", path=text)
+    # Absolute from here on: readers opened later must find the same file after a change of directory.
+    return Path(text).expanduser().absolute()
+
+
+def _create_folder(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise Unavailable(
+            "The folder of the file cannot be created.", folder=str(file.parent), reason=exc.strerror
+        ) from exc

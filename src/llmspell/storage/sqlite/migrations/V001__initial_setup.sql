@@ -1,0 +1,12 @@
+-- V001: nothing to create. A file needs no schema, no extension and no roles.
+--
+-- House rules of this folder
+--   * every primary and unique key starts with tenant_id, and every query names its tenant: there is no row-level
+--     security here, so the shared queries are the wall;
+--   * tables are STRICT; ids are BLOBs of 16 bytes; booleans are 0 and 1; JSON is canonical TEXT;
+--   * an instant is INTEGER microseconds since 1970-01-01 UTC, and 9223372036854775807 stands for infinity;
+--   * an embedding is a BLOB of little-endian float32;
+--   * text compares by bytes (BINARY), so a prefix is a range;
+--   * WITHOUT ROWID where rows are small and the key is natural; a rowid table where rows are large;
+--   * times have no default: the application's clock is the only clock;
+--   * limits checked before a value gets here: tenant ids 128 bytes, keys 1,024, names and scopes 500.

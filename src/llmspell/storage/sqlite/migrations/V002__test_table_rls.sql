@@ -1,0 +1,1 @@
+-- V002: nothing to do. The table exists to probe row-level security, which a file does not have.

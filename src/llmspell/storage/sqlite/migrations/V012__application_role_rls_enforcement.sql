@@ -1,0 +1,1 @@
+-- V012: nothing to do. A file has no roles and no row-level security; who may open it is up to its permissions.

@@ -1,0 +1,42 @@
+-- name: state -> row
+-- What a cache of a space must know: the last change, and the last deletion.
+-- only: caches outside the database catch up by change numbers
+SELECT change_seq, deleted_seq FROM embedding_spaces
+WHERE tenant_id = :tenant_id AND space_id = :space_id;
+
+-- name: load_{dim} -> rows
+-- A page of a space's vectors beyond a position, in the order of their changes.
+-- only: the other database searches by itself
+SELECT seq, rowid, owner_id, part_no, embedding FROM vector_embeddings_{dim}
+WHERE tenant_id = :tenant_id AND space_id = :space_id AND (seq, rowid) > (:seq, :row)
+ORDER BY seq, rowid LIMIT :limit;
+
+-- name: present_{dim} -> rows
+-- Which parts of which owners a space holds, read from the unique index alone.
+-- only: caches outside the database drop what was deleted
+SELECT owner_id, part_no FROM vector_embeddings_{dim}
+WHERE tenant_id = :tenant_id AND space_id = :space_id;
+
+-- name: free_{dim} -> rows
+-- Free vectors that match.
+-- only: the other database filters while it searches
+SELECT v.owner_id FROM vector_embeddings_{dim} v
+WHERE v.tenant_id = :tenant_id AND v.space_id = :space_id AND {filters};
+
+-- name: free_in_scope_{dim} -> rows
+-- Free vectors of a scope that match.
+-- only: the other database filters while it searches
+SELECT v.owner_id FROM vector_embeddings_{dim} v
+WHERE v.tenant_id = :tenant_id AND v.space_id = :space_id AND v.scope = :scope AND {filters};
+
+-- name: memories -> rows
+-- Live memories that match.
+-- only: the other database filters while it searches
+SELECT m.memory_id FROM memories m
+WHERE m.tenant_id = :tenant_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters};
+
+-- name: expired -> rows
+-- Memories that have expired and are not deleted yet.
+-- only: the other database filters while it searches
+SELECT m.memory_id FROM memories m
+WHERE m.tenant_id = :tenant_id AND m.expires_at IS NOT NULL AND m.expires_at <= :now;

@@ -1,0 +1,28 @@
+"""Tenants: what a tenant id may be.
+
+Not here: the handle that users hold (`spell`), the registry (`storage/contracts/tenants`), quotas (`tenancy`).
+"""
+
+from __future__ import annotations
+
+from typing import NewType
+
+from llmspell.codec import require_text
+from llmspell.errors import InvalidTenant
+
+TenantId = NewType("TenantId", str)
+
+DEFAULT_TENANT = TenantId("default")
+TENANT_MAX_BYTES = 128
+
+
+def tenant_id(value: str) -> TenantId:
+    """Check a tenant id: 1 to 128 bytes of UTF-8, no control characters, no space at either end.
+
+    Raises:
+        InvalidTenant: anything else.
+    """
+    require_text(value, field="tenant", max_bytes=TENANT_MAX_BYTES, error=InvalidTenant, empty=False)
+    if value != value.strip() or any(ord(character) < 32 or ord(character) == 127 for character in value):
+        raise InvalidTenant("tenant", "must have no control characters and no space at either end", given=value)
+    return TenantId(value)

@@ -1,0 +1,292 @@
+"""What a transaction promises."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+
+from llmspell.clock import ManualClock
+from llmspell.errors import AlreadyExists, Conflict, InvalidKey, InvalidLimit, TransactionClosed, TransactionTimeout
+from llmspell.storage.contracts.backend import Backend, Storages
+from llmspell.storage.contracts.graph import NewFact
+from llmspell.storage.contracts.memories import MemoryChange, MemoryQuery
+from llmspell.storage.contracts.vectors import VectorEntry
+from llmspell.testing.contract import SPACE, memory, new_tenant, packed, random_vector
+
+SHORT_S = 0.05
+LONGER_S = 10.0
+
+
+class Deliberate(Exception):
+    """Raised by tests to leave a block."""
+
+
+async def write_everywhere(storages: Storages, clock: ManualClock) -> None:
+    """Write one thing in each storage."""
+    await storages.kv.set("k", b"v")
+    await storages.vectors.insert([VectorEntry(embedding=random_vector(1))])
+    await storages.memories.ensure_space(SPACE)
+    new = memory(clock, "a lighthouse in the fog", embeddings=(packed(random_vector(1)),))
+    await storages.memories.add([new], space_id=SPACE.space_id)
+    await storages.graph.assert_fact(NewFact(subject="Ada", predicate="knows", object="Bob"), cardinality="many")
+
+
+async def seen(storages: Storages) -> tuple[int, int, int, int, int]:
+    """Return how much of `write_everywhere` can be seen: keys, vectors, memories, memories found, facts."""
+    found = await storages.memories.search(MemoryQuery(text="lighthouse"))
+    return (
+        len(await storages.kv.list_keys()),
+        (await storages.vectors.stats()).total_vectors,
+        await storages.memories.count(),
+        len(found.text),
+        len(await storages.graph.facts(subject="Ada")),
+    )
+
+
+ALL = (1, 1, 1, 1, 1)
+NOTHING = (0, 0, 0, 0, 0)
+
+
+class TransactionsContract:
+    """Subclass it in a test module; see the package."""
+
+    async def test_writes_to_all_storages_commit_together(self, backend: Backend, clock: ManualClock) -> None:
+        tenant = await new_tenant(backend)
+
+        async with backend.transaction(tenant) as tx:
+            await write_everywhere(tx, clock)
+
+        assert await seen(backend.storages(tenant)) == ALL
+
+    async def test_an_exception_rolls_everything_back(self, backend: Backend, clock: ManualClock) -> None:
+        tenant = await new_tenant(backend)
+
+        with pytest.raises(Deliberate):
+            async with backend.transaction(tenant) as tx:
+                await write_everywhere(tx, clock)
+                raise Deliberate
+
+        assert await seen(backend.storages(tenant)) == NOTHING
+        assert await backend.storages(tenant).graph.predicates() == {}
+        assert await backend.storages(tenant).vectors.search(random_vector(1)) == []
+
+    async def test_what_was_rolled_back_can_be_written_again(self, backend: Backend, clock: ManualClock) -> None:
+        tenant = await new_tenant(backend)
+        new = memory(clock, "a lighthouse")
+
+        with pytest.raises(Deliberate):
+            async with backend.transaction(tenant) as tx:
+                await tx.memories.add([new])
+                raise Deliberate
+        await backend.storages(tenant).memories.add([new])
+
+        assert await backend.storages(tenant).memories.count() == 1
+
+    async def test_a_roll_back_restores_what_was_there(self, backend: Backend, clock: ManualClock) -> None:
+        tenant = await new_tenant(backend)
+        storages = backend.storages(tenant)
+        await write_everywhere(storages, clock)
+        (before,) = await storages.memories.list()
+        facts = await storages.graph.facts(subject="Ada")
+
+        with pytest.raises(Deliberate):
+            async with backend.transaction(tenant) as tx:
+                await tx.kv.clear()
+                await tx.vectors.delete_scope("default")
+                await tx.memories.update(before.id, MemoryChange(content="something else"))
+                await tx.memories.forget(before.id)
+                await tx.graph.retract("Ada", "knows")
+                await tx.graph.delete_entity("Bob")
+                raise Deliberate
+
+        assert await seen(storages) == ALL
+        assert await storages.memories.list() == [before]
+        assert len(await storages.memories.history(before.id)) == 1
+        assert await storages.graph.facts(subject="Ada") == facts
+        assert await storages.graph.get_entity("Bob") is not None
+
+    async def test_a_transaction_sees_its_own_writes(self, backend: Backend, clock: ManualClock) -> None:
+        tenant = await new_tenant(backend)
+
+        async with backend.transaction(tenant) as tx:
+            await write_everywhere(tx, clock)
+
+            assert await seen(tx) == ALL
+            hits = await tx.vectors.search(random_vector(1))
+            assert [hit.score for hit in hits] == [1.0]
+
+    async def test_readers_outside_see_only_what_is_committed(self, backend: Backend, clock: ManualClock) -> None:
+        tenant = await new_tenant(backend)
+        await backend.storages(tenant).kv.set("old", b"1")
+
+        async with backend.transaction(tenant) as tx:
+            await write_everywhere(tx, clock)
+            await tx.kv.set("old", b"2")
+
+            assert await backend.storages(tenant).kv.list_keys() == ["old"]
+            assert await backend.storages(tenant).kv.get("old") == b"1"
+            assert (await seen(backend.storages(tenant)))[1:] == NOTHING[1:]
+
+        assert await backend.storages(tenant).kv.get("old") == b"2"
+
+    async def test_other_tenants_see_nothing_of_a_transaction(self, backend: Backend, clock: ManualClock) -> None:
+        tenant, other = await new_tenant(backend), await new_tenant(backend)
+
+        async with backend.transaction(tenant) as tx:
+            await write_everywhere(tx, clock)
+            assert await seen(backend.storages(other)) == NOTHING
+
+        assert await seen(backend.storages(other)) == NOTHING
+
+    async def test_a_refused_call_leaves_the_rest_of_the_transaction(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        tenant = await new_tenant(backend)
+        taken = uuid4()
+
+        async with backend.transaction(tenant) as tx:
+            await tx.kv.set("before", b"")
+            await tx.vectors.insert([VectorEntry(id=taken, embedding=random_vector(1))])
+            with pytest.raises(AlreadyExists):
+                await tx.vectors.insert(
+                    [VectorEntry(embedding=random_vector(2)), VectorEntry(id=taken, embedding=random_vector(3, 768))]
+                )
+            with pytest.raises(InvalidKey):
+                await tx.kv.set_batch({"half": b"", "\0": b""})
+            await tx.kv.set("after", b"")
+
+        storages = backend.storages(tenant)
+        assert await storages.kv.list_keys() == ["after", "before"]
+        assert (await storages.vectors.stats()).total_vectors == 1
+
+    async def test_a_call_that_failed_half_way_is_undone_as_a_whole(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        tenant = await new_tenant(backend)
+        first, second = memory(clock, "one lighthouse"), memory(clock, "two lighthouses")
+
+        async with backend.transaction(tenant) as tx:
+            await tx.memories.add([first])
+            with pytest.raises(Conflict):
+                await tx.memories.add([second, first])
+            assert await tx.memories.get(second.id) is None
+
+        storages = backend.storages(tenant)
+        assert await storages.memories.get(second.id) is None
+        assert len((await storages.memories.search(MemoryQuery(text="lighthouses"))).text) == 1
+
+    async def test_storages_are_closed_when_the_block_ends(self, backend: Backend) -> None:
+        tenant = await new_tenant(backend)
+
+        async with backend.transaction(tenant) as committed:
+            await committed.kv.set("k", b"v")
+        with pytest.raises(Deliberate):
+            async with backend.transaction(tenant) as rolled_back:
+                raise Deliberate
+
+        for storages in (committed, rolled_back):
+            with pytest.raises(TransactionClosed):
+                await storages.kv.set("k", b"late")
+            with pytest.raises(TransactionClosed):
+                await storages.kv.get("k")
+            with pytest.raises(TransactionClosed):
+                await storages.memories.count()
+        assert await backend.storages(tenant).kv.get("k") == b"v"
+
+    async def test_a_cancelled_transaction_is_rolled_back(self, backend: Backend, clock: ManualClock) -> None:
+        tenant = await new_tenant(backend)
+        written = asyncio.Event()
+
+        async def work() -> None:
+            async with backend.transaction(tenant) as tx:
+                await write_everywhere(tx, clock)
+                written.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await written.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert await seen(backend.storages(tenant)) == NOTHING
+
+    async def test_the_next_transaction_runs_after_a_cancelled_one(self, backend: Backend) -> None:
+        tenant = await new_tenant(backend)
+        started = asyncio.Event()
+
+        async def hold() -> None:
+            async with backend.transaction(tenant) as tx:
+                await tx.kv.set("held", b"")
+                started.set()
+                await asyncio.Event().wait()
+
+        async def follow(key: str) -> None:
+            async with backend.transaction(tenant) as tx:
+                await tx.kv.set(key, b"")
+
+        holder = asyncio.create_task(hold())
+        await started.wait()
+        given_up, follower = asyncio.create_task(follow("given up")), asyncio.create_task(follow("follower"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        holder.cancel()
+        await asyncio.gather(holder, given_up, return_exceptions=True)
+        await asyncio.wait_for(follower, LONGER_S)
+
+        assert "follower" in await backend.storages(tenant).kv.list_keys()
+        assert "held" not in await backend.storages(tenant).kv.list_keys()
+
+    async def test_a_transaction_that_outlives_its_limit_is_rolled_back(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        tenant = await new_tenant(backend)
+
+        with pytest.raises(TransactionTimeout):
+            async with backend.transaction(tenant, timeout_s=SHORT_S) as tx:
+                await tx.kv.set("k", b"v")
+                clock.advance(seconds=LONGER_S)
+                # Nobody will set it: the wait ends because the limit does, and is bounded for a backend that has none.
+                await asyncio.wait_for(asyncio.Event().wait(), LONGER_S)
+
+        assert await backend.storages(tenant).kv.get("k") is None
+        await backend.storages(tenant).kv.set("k", b"next")
+        assert await backend.storages(tenant).kv.get("k") == b"next"
+
+    @pytest.mark.parametrize("timeout_s", [0, -1, True, "10", float("nan")])
+    async def test_a_limit_that_is_no_number_of_seconds_is_refused(self, backend: Backend, timeout_s: float) -> None:
+        tenant = await new_tenant(backend)
+
+        with pytest.raises(InvalidLimit) as caught:
+            async with backend.transaction(tenant, timeout_s=timeout_s):
+                pass
+
+        assert caught.value.field == "timeout_s"
+
+    async def test_a_transaction_that_only_reads_changes_nothing(self, backend: Backend, clock: ManualClock) -> None:
+        tenant = await new_tenant(backend)
+        await write_everywhere(backend.storages(tenant), clock)
+
+        async with backend.transaction(tenant) as tx:
+            inside = await seen(tx)
+
+        assert inside == await seen(backend.storages(tenant)) == ALL
+
+    async def test_transactions_of_different_tenants_do_not_mix(self, backend: Backend) -> None:
+        tenants = [await new_tenant(backend) for _ in range(6)]
+
+        async def work(number: int) -> None:
+            async with backend.transaction(tenants[number]) as tx:
+                for step in range(5):
+                    await tx.kv.set(f"{number}-{step}", b"")
+                    await asyncio.sleep(0)
+                if number % 2:
+                    raise Deliberate
+
+        await asyncio.gather(*(work(number) for number in range(6)), return_exceptions=True)
+
+        for number, tenant in enumerate(tenants):
+            expected = [] if number % 2 else [f"{number}-{step}" for step in range(5)]
+            assert await backend.storages(tenant).kv.list_keys() == expected

@@ -1,0 +1,111 @@
+"""Databases with rows in them, migrated further: nothing is lost, and every row fits the new shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+import psycopg
+from tests.fixtures.postgres import PostgresDatabase
+from tests.migrations.samples import ID, bind, insert_sample
+from tests.migrations.schemas import migrate_postgres, migrate_sqlite
+
+TENANTS = ("tenant-a", "tenant-b")
+DIMENSIONS = (384, 768, 1536, 3072)
+
+
+def test_vectors_of_all_tenants_become_their_own_owners(postgres_empty_database: PostgresDatabase) -> None:
+    migrate_postgres(postgres_empty_database.admin_url, last=16)
+    with psycopg.connect(postgres_empty_database.operator_url) as operator:
+        for tenant in TENANTS:
+            for dimension in DIMENSIONS:
+                insert_sample(operator, f"vector_embeddings_{dimension}", tenant, id=ID)
+
+    migrate_postgres(postgres_empty_database.admin_url, first=17)
+
+    with psycopg.connect(postgres_empty_database.operator_url) as operator:
+        for dimension in DIMENSIONS:
+            rows = operator.execute(
+                "SELECT tenant_id, space_id, owner_id, part_no, ann"
+                f" FROM llmspell.vector_embeddings_{dimension} ORDER BY 1".encode()
+            ).fetchall()
+            assert rows == [(tenant, f"free-{dimension}", ID, 0, False) for tenant in TENANTS]
+
+
+def test_row_level_security_is_forced_again_after_the_backfill(postgres_empty_database: PostgresDatabase) -> None:
+    migrate_postgres(postgres_empty_database.admin_url)
+
+    with psycopg.connect(postgres_empty_database.admin_url) as owner:
+        unforced = owner.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'llmspell'::regnamespace"
+            " AND relrowsecurity AND NOT relforcerowsecurity"
+        ).fetchall()
+    assert unforced == []
+
+
+def test_the_graph_keeps_its_rows_when_its_keys_change(postgres_empty_database: PostgresDatabase) -> None:
+    migrate_postgres(postgres_empty_database.admin_url, last=14)
+    with psycopg.connect(postgres_empty_database.app_url) as app:
+        bind(app, TENANTS[0])
+        insert_sample(app, "entities", TENANTS[0], entity_id=ID)
+        insert_sample(app, "relationships", TENANTS[0])
+
+    migrate_postgres(postgres_empty_database.admin_url, first=15)
+
+    with psycopg.connect(postgres_empty_database.operator_url) as operator:
+        assert operator.execute("SELECT tenant_id, from_entity, to_entity FROM llmspell.relationships").fetchall() == [
+            (TENANTS[0], ID, ID)
+        ]
+        assert operator.execute("SELECT entity_id FROM llmspell.entities").fetchall() == [(ID,)]
+
+
+def test_events_of_a_role_less_database_are_isolated_once_the_roles_exist(
+    postgres_empty_database: PostgresDatabase,
+) -> None:
+    migrate_postgres(postgres_empty_database.admin_url, last=11)
+    with psycopg.connect(postgres_empty_database.admin_url) as owner:
+        bind(owner, TENANTS[0])
+        insert_sample(owner, "event_log", TENANTS[0])
+
+    migrate_postgres(postgres_empty_database.admin_url, first=12)
+
+    with psycopg.connect(postgres_empty_database.app_url) as app:
+        bind(app, TENANTS[1])
+        assert app.execute("SELECT count(*) FROM llmspell.event_log").fetchall() == [(0,)]
+        bind(app, TENANTS[0])
+        assert app.execute("SELECT count(*) FROM llmspell.event_log").fetchall() == [(1,)]
+
+
+def test_a_file_keeps_its_vectors_and_they_become_their_own_owners(tmp_path: Path) -> None:
+    file = apsw.Connection(str(tmp_path / "store.db"))
+    migrate_sqlite(file, last=16)
+    for tenant in TENANTS:
+        for dimension in DIMENSIONS:
+            file.execute(
+                f"INSERT INTO vector_embeddings_{dimension} VALUES (?, ?, 's', zeroblob(?), '{{}}', 1, 2)",
+                (ID.bytes, tenant, dimension * 4),
+            )
+
+    migrate_sqlite(file, first=17)
+
+    for dimension in DIMENSIONS:
+        rows = file.execute(
+            "SELECT tenant_id, space_id, owner_id, part_no, ann, created_at, updated_at"
+            f" FROM vector_embeddings_{dimension} ORDER BY 1"
+        ).fetchall()
+        assert rows == [(tenant, f"free-{dimension}", ID.bytes, 0, 0, 1, 2) for tenant in TENANTS]
+    file.close()
+
+
+def test_a_file_keeps_its_graph_when_its_keys_change(tmp_path: Path) -> None:
+    file = apsw.Connection(str(tmp_path / "store.db"))
+    migrate_sqlite(file, last=14)
+    file.execute("INSERT INTO entities VALUES (?, 'a', 't', 'n', '{}', 1, 9, 2, 8, 3)", (ID.bytes,))
+    file.execute("INSERT INTO relationships VALUES (?, 'a', ?, ?, 'r', '{}', 1, 9, 2, 8, 3)", (ID.bytes,) * 3)
+
+    migrate_sqlite(file, first=15)
+
+    times = "valid_time_start, valid_time_end, transaction_time_start, transaction_time_end, created_at"
+    assert file.execute(f"SELECT name, {times} FROM entities").fetchall() == [("n", 1, 9, 2, 8, 3)]
+    assert file.execute(f"SELECT from_entity, {times} FROM relationships").fetchall() == [(ID.bytes, 1, 9, 2, 8, 3)]
+    file.close()
