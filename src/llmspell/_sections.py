@@ -137,7 +137,7 @@ class EmbeddingCacheSettings(Section, frozen=True, kw_only=True):
         str | None,
         about("Directory that keeps the cache across restarts. Unset: below the user's cache directory.", row="RAG-11"),
     ] = None
-    per_tenant: Annotated[bool, about("Never share entries between tenants.", row="AMB-084")] = False
+    per_tenant: Annotated[bool, about("Never share entries between tenants.", row="AMB-084")] = True
 
 
 class EmbeddingSettings(Section, frozen=True, kw_only=True):

@@ -166,11 +166,11 @@ class Spell:
         allowed = self._backend.auto_create_tenants if automatic is None else automatic
         return Gate(self._backend.tenants, tenant, auto_create=allowed, clock=self._clock)
 
-    def _memory(self, storages: Storages, tenant: TenantId, *, in_transaction: bool) -> Memory:
+    def _memory(self, storages: Storages, tenant: TenantId, embedding: Embedding, *, in_transaction: bool) -> Memory:
         return Memory(
             storages.memories,
             tenant=tenant,
-            embedding=self._embedding,
+            embedding=embedding,
             clock=self._clock,
             ids=self._ids,
             cursor_key=self._key_of_cursors,
@@ -190,8 +190,9 @@ class Tenant:
         self.kv: KV = storages.kv
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
-        self.memory = spell._memory(storages, id, in_transaction=False)
-        self._context = ContextAssembler(self.memory, storages.memories, storages.graph, spell._embedding)
+        self._embedding = spell._embedding.for_tenant(id)
+        self.memory = spell._memory(storages, id, self._embedding, in_transaction=False)
+        self._context = ContextAssembler(self.memory, storages.memories, storages.graph, self._embedding)
 
     async def context(
         self,
@@ -236,7 +237,7 @@ class Tenant:
     async def _transaction(self, timeout_s: float) -> AsyncIterator[Transaction]:
         await self._gate.enter(writes=True)
         async with self._backend.transaction(self.id, timeout_s=timeout_s) as storages:
-            memory = self._spell._memory(storages, self.id, in_transaction=True)
+            memory = self._spell._memory(storages, self.id, self._embedding, in_transaction=True)
             yield Transaction(storages, memory)
 
 

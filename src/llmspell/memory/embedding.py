@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from llmspell.providers.cache import CachedEmbedder
 from llmspell.providers.embedder import Embedder
 from llmspell.storage.contracts.memories import EmbeddingSpace
+from llmspell.tenant import TenantId
 
 WINDOWS_MAX = 64
 """A memory of 32,768 characters has about 40 windows of 256 tokens."""
@@ -24,6 +26,17 @@ class Embedding:
     def __init__(self, open_embedder: Callable[[], Embedder]) -> None:
         self._open = open_embedder
         self._embedder: Embedder | None = None
+
+    def for_tenant(self, tenant: TenantId) -> Embedding:
+        """Return this embedding as a tenant uses it: a cache that keeps tenants apart shows it only its own entries.
+
+        The view opens what it is a view of, and is not closed.
+        """
+        return Embedding(lambda: self._seen_by(tenant))
+
+    def _seen_by(self, tenant: TenantId) -> Embedder:
+        embedder = self.embedder
+        return embedder.for_tenant(tenant) if isinstance(embedder, CachedEmbedder) else embedder
 
     @property
     def embedder(self) -> Embedder:

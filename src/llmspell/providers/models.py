@@ -26,10 +26,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 from llmspell.errors import InvalidSetting, ModelMissing, ProviderUnavailable
 from llmspell.settings import directories
+
+if TYPE_CHECKING:
+    import httpx2
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 WEIGHTS = "model.safetensors"
@@ -49,6 +52,7 @@ MODEL_FILES = (
 REQUIRED_FILES = ("config.json", "tokenizer.json")
 FILE_MAX_BYTES = 2_000_000_000
 INSTALL_TIMEOUT_S = 900
+HUB_TIMEOUT_S = 60.0  # without a byte arriving
 HUB_URL = "https://huggingface.co"
 CHUNK_BYTES = 1 << 20
 RECORD_NAME = ".verified.json"
@@ -406,10 +410,10 @@ def _member_name(member: zipfile.ZipInfo, inner: str) -> str | None:
     return name
 
 
-def _copy_bounded(source: object, sink: BinaryIO, size_bytes: int) -> None:
+def _copy_bounded(source: IO[bytes], sink: BinaryIO, size_bytes: int) -> None:
     """Copy exactly what the archive's directory promised: a member that unpacks to more is a bomb."""
     copied = 0
-    while chunk := source.read(CHUNK_BYTES):  # type: ignore[attr-defined]
+    while chunk := source.read(CHUNK_BYTES):
         copied += len(chunk)
         if copied > size_bytes:
             raise InvalidSetting("The archive has a member that is larger than its directory says.")
@@ -422,24 +426,29 @@ def _fetch_from_hub(known: KnownModel, target: Path, *, tell: Progress, hub_url:
     except ImportError as exc:
         raise ProviderUnavailable("Asking the model hub needs the extra `openai` (an HTTP client).") from exc
     shutil.rmtree(target, ignore_errors=True)
-    names = [name for name in MODEL_FILES if name not in (ONNX, "LICENSE")]
+    needed = {*REQUIRED_FILES, *known.sha256}
     try:
-        with httpx2.Client(follow_redirects=True, timeout=60.0) as client:
-            for name in names:
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                url = f"{hub_url}/{known.repository}/resolve/main/{name}"
-                with client.stream("GET", url) as response, (target / name).open("wb") as sink:
+        with httpx2.Client(follow_redirects=True, timeout=HUB_TIMEOUT_S) as client:
+            for name in (name for name in MODEL_FILES if name != ONNX):
+                with client.stream("GET", f"{hub_url}/{known.repository}/resolve/main/{name}") as response:
+                    if response.status_code == 404 and name not in needed:
+                        continue
                     if response.status_code != 200:
                         raise ProviderUnavailable(f"The model hub answered HTTP {response.status_code} for {name}.")
-                    total = int(response.headers.get("Content-Length") or 0)
-                    done = 0
-                    for chunk in response.iter_bytes(CHUNK_BYTES):
-                        done += len(chunk)
-                        if done > FILE_MAX_BYTES:
-                            raise ProviderUnavailable(
-                                f"The model hub sent more than {FILE_MAX_BYTES:,} bytes for {name}."
-                            )
-                        sink.write(chunk)
-                        tell(f"downloading {name}", done, total)
+                    _save_answer(response, target / name, tell=tell)
     except httpx2.HTTPError as exc:
         raise ProviderUnavailable(f"The model hub at {hub_url} cannot be reached ({type(exc).__name__}).") from exc
+
+
+def _save_answer(response: httpx2.Response, file: Path, *, tell: Progress) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    announced = response.headers.get("Content-Length", "")
+    total = int(announced) if announced.isdecimal() else 0
+    done = 0
+    with file.open("wb") as sink:
+        for chunk in response.iter_bytes(CHUNK_BYTES):
+            done += len(chunk)
+            if done > FILE_MAX_BYTES:
+                raise ProviderUnavailable(f"The model hub sent more than {FILE_MAX_BYTES:,} bytes for {file.name}.")
+            sink.write(chunk)
+            tell(f"downloading {file.name}", done, total)

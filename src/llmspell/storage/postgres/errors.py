@@ -38,7 +38,14 @@ _RETRYABLE = {
 _TIMEOUTS = frozenset({"25P03", "25P04"})
 _CONSTRAINTS = frozenset({"23000", "23001", "23502", "23503", "23514", "23P01"})
 _UNAVAILABLE_CLASSES = ("08", "57P", "53")
-_REFUSED_CLASSES = ("28", "3D")
+# A failed connection carries no SQLSTATE, only the server's words; these are in English unless its administrator chose otherwise.
+_REFUSALS = (
+    "authentication failed",
+    "does not exist",
+    "no pg_hba.conf entry",
+    "no password supplied",
+    "is not permitted",
+)
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -129,19 +136,12 @@ def translate(failure: Failure, *, query: str) -> LlmspellError:
 
 def connection_failed(exc: Exception, *, target: str) -> StorageError:
     """Return the error for a connection that could not be made to `target` (host and database, no secrets)."""
-    message = _brief(str(exc))
-    if any(
-        sign in message
-        for sign in ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied")
-    ):
-        return StorageError(
-            "The server refused the connection.",
-            hint="Check role, password and database name.",
-            target=target,
-            message=message,
-        )
+    message = _brief(str(exc).rpartition("FATAL: ")[2])
+    if any(sign in message for sign in _REFUSALS):
+        hint = "Check role, password and database name."
+        return StorageError(f"The server refused the connection: {message}.", hint=hint, target=target)
     return Unavailable(
-        "The server cannot be reached.", hint="Is it running, and is the address right?", target=target, message=message
+        f"The server cannot be reached: {message}.", hint="Is it running, and is the address right?", target=target
     )
 
 

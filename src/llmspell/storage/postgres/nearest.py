@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from llmspell.codec import DIMENSIONS, require_limit
 from llmspell.errors import InvalidLimit, NotFound
 from llmspell.storage.contracts.memories import Scored
@@ -24,7 +26,7 @@ from llmspell.storage.relational.vectors import FLOAT32_BYTES, free_space
 if TYPE_CHECKING:
     from llmspell.clock import Clock
     from llmspell.storage.contracts.filters import Node
-    from llmspell.storage.relational.catalog import Catalog, Query, StemQueries
+    from llmspell.storage.relational.catalog import Catalog
     from llmspell.storage.relational.database import Dialect, Executor, Statement, Unit
 
 EF_SEARCH_MIN = 100
@@ -35,6 +37,19 @@ HALF_PRECISION_DIMENSION = 3072
 PROMOTE_BATCH = 500
 """Vectors per transaction of a promotion: at 18 ms each in the index, a batch holds its locks for some seconds."""
 PROMOTE_BATCHES_MAX = 1_000_000
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    """The names of the queries that find one kind of vectors."""
+
+    union: str
+    half: str
+    exact: str
+    one_vector_each: bool
+
+
+_FREE = _Kind("free", "free_half", "free_exact", one_vector_each=True)
+_MEMORIES = _Kind("memories", "memories_half", "memories_exact", one_vector_each=False)
 
 
 class PgvectorNeighbours:
@@ -51,14 +66,14 @@ class PgvectorNeighbours:
         compiled = compile_filter(where, vectors.COLUMNS, self._dialect, self._filters)
         dimension = len(query) // FLOAT32_BYTES
         parameters = {"space_id": free_space(dimension), "scope": scope, **compiled.parameters}
-        return await self._search(executor, "free", query, limit, fragment=compiled.fragment, parameters=parameters)
+        return await self._search(executor, _FREE, query, limit, fragment=compiled.fragment, parameters=parameters)
 
     async def memories(
         self, executor: Executor, *, space_id: str, query: bytes, limit: int, where: Node | None, now: object
     ) -> list[Scored]:
         compiled = compile_filter(where, memories.COLUMNS, self._dialect, self._filters)
         parameters = {"space_id": space_id, "now": now, **compiled.parameters}
-        return await self._search(executor, "memories", query, limit, fragment=compiled.fragment, parameters=parameters)
+        return await self._search(executor, _MEMORIES, query, limit, fragment=compiled.fragment, parameters=parameters)
 
     def inserted(self, *, space_id: str, dimension: int) -> list[Statement]:
         return []
@@ -67,13 +82,14 @@ class PgvectorNeighbours:
         return []
 
     async def _search(
-        self, executor: Executor, kind: str, query: bytes, limit: int, *, fragment: str, parameters: dict[str, Any]
+        self, executor: Executor, kind: _Kind, query: bytes, limit: int, *, fragment: str, parameters: dict[str, Any]
     ) -> list[Scored]:
         dimension = len(query) // FLOAT32_BYTES
-        candidates = limit if kind == "free" and dimension != HALF_PRECISION_DIMENSION else limit * OVERSAMPLE
+        half = dimension == HALF_PRECISION_DIMENSION
+        candidates = limit if kind.one_vector_each and not half else limit * OVERSAMPLE
         parameters = {**parameters, "query": self._dialect.vector(query), "limit": limit}
         rows = await executor.rows(
-            _union(self._queries, kind, dimension).filtered(fragment),
+            (getattr(self._queries, kind.half) if half else self._queries.of(kind.union, dimension)).filtered(fragment),
             candidates=candidates,
             ef_search=str(min(EF_SEARCH_MAX, max(EF_SEARCH_MIN, candidates))),
             **parameters,
@@ -81,12 +97,8 @@ class PgvectorNeighbours:
         promoted = any(id is None and score for id, score in rows)
         found = [row for row in rows if row[0] is not None]
         if promoted and len(found) < limit:
-            found = await executor.rows(self._queries.of(f"{kind}_exact", dimension).filtered(fragment), **parameters)
+            found = await executor.rows(self._queries.of(kind.exact, dimension).filtered(fragment), **parameters)
         return [Scored(id, score) for id, score in sorted(found, key=lambda row: (-row[1], row[0]))]
-
-
-def _union(queries: StemQueries, kind: str, dimension: int) -> Query:
-    return getattr(queries, f"{kind}_half") if dimension == HALF_PRECISION_DIMENSION else queries.of(kind, dimension)
 
 
 async def promote(unit: Unit, catalog: Catalog, *, space_id: str, dimension: int, clock: Clock) -> int:

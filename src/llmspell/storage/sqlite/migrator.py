@@ -103,7 +103,8 @@ def _run(connection: apsw.Connection, migration: Migration, clock: Clock) -> Non
 
 def _plan(connection: apsw.Connection) -> Plan:
     try:
-        started = connection.table_exists("main", "schema_migrations")
+        # Asked of the file: what the connection remembers of the schema may be older than its transaction.
+        started = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'schema_migrations'").get
         rows = connection.execute("SELECT version, name, sha256 FROM schema_migrations").fetchall() if started else []
     except apsw.Error as exc:
         raise translate(exc, connection) from exc

@@ -32,11 +32,14 @@ def require_ours(connection: apsw.Connection, path: str) -> None:
     Raises:
         NotADatabase: tables without our mark, or another program's mark.
     """
-    found = connection.pragma("application_id")
-    if found == APPLICATION_ID:
-        return
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
-    if found or tables:
+    # Both questions in one snapshot: another process may be making the file ours at this very moment.
+    connection.execute("BEGIN")
+    try:
+        found = connection.pragma("application_id")
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+    finally:
+        connection.execute("ROLLBACK")
+    if found != APPLICATION_ID and (found or tables):
         raise NotADatabase(
             "The file is a database of another program.",
             path=path,

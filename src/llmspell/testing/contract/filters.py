@@ -107,7 +107,10 @@ TABLE: list[tuple[dict[str, Any], set[str]]] = [
     ({"metadata.v": {"$not": {"$eq": None}}}, PRESENT - {"null"}),
     ({"$not": {"metadata.v": 1}}, PRESENT - ONES),
     ({"$not": {"metadata.v": 1, "metadata.absent": 1}}, set()),
-    ({"$not": {"$or": [{"metadata.v": 1}, {"metadata.v": {"$gt": 1}}]}}, PRESENT - ONES - {"two and a half", "ten", "beyond doubles"}),
+    (
+        {"$not": {"$or": [{"metadata.v": 1}, {"metadata.v": {"$gt": 1}}]}},
+        PRESENT - ONES - {"two and a half", "ten", "beyond doubles"},
+    ),
     ({"$not": {"$not": {"metadata.v": {"$in": ["b", None]}}}}, {"lower", "null"}),
     ({"$not": {"metadata.v.w.x": 3}}, {"nested text"}),
     # Rule 5: an operator holds for a list as a whole; `$contains` asks for a member.
@@ -164,7 +167,8 @@ class FiltersContract:
     async def test_vectors_are_selected_as_the_table_says(self, backend: Backend) -> None:
         storages = await open_tenant(backend)
         entries = [
-            VectorEntry(embedding=random_vector(number), metadata=metadata) for number, metadata in enumerate(ROWS.values())
+            VectorEntry(embedding=random_vector(number), metadata=metadata)
+            for number, metadata in enumerate(ROWS.values())
         ]
         names = dict(zip(await storages.vectors.insert(entries), ROWS, strict=True))
 

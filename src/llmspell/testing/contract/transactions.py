@@ -161,9 +161,7 @@ class TransactionsContract:
         assert await storages.kv.list_keys() == ["after", "before"]
         assert (await storages.vectors.stats()).total_vectors == 1
 
-    async def test_a_call_that_failed_half_way_is_undone_as_a_whole(
-        self, backend: Backend, clock: ManualClock
-    ) -> None:
+    async def test_a_call_that_failed_half_way_is_undone_as_a_whole(self, backend: Backend, clock: ManualClock) -> None:
         tenant = await new_tenant(backend)
         first, second = memory(clock, "one lighthouse"), memory(clock, "two lighthouses")
 

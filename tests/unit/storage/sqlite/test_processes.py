@@ -17,8 +17,8 @@ from llmspell.tenant import TenantId
 
 TENANT = TenantId("t1")
 ROUNDS = 20
-PROCESSES = 6
-WRITES = 60
+PROCESSES = 8
+WRITES = 40
 
 # Each acknowledged write is a line on stdout, written in one system call after the answer came.
 WRITER = textwrap.dedent("""

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from llmspell.clock import ManualClock
-from llmspell.errors import AlreadyExists, TransactionClosed, TransactionTimeout
+from llmspell.errors import AlreadyExists, TransactionClosed, TransactionTimeout, Unavailable
+from llmspell.storage.contracts.backend import Storages
 from llmspell.storage.relational.database import Executor
 from llmspell.storage.sqlite.backend import SqliteBackend
 from llmspell.storage.sqlite.database import transaction
@@ -27,10 +28,13 @@ async def test_a_transaction_sees_its_own_writes_and_nobody_else_does_before_the
 
 
 async def test_an_exception_rolls_everything_back(backend: SqliteBackend) -> None:
-    with pytest.raises(ValueError, match="no"):
+    async def block() -> None:
         async with backend.transaction(TENANT) as inside:
             await inside.kv.set("k", b"v")
             raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await block()
 
     assert await backend.storages(TENANT).kv.get("k") is None
 
@@ -61,44 +65,60 @@ async def test_its_storages_are_closed_after_the_end(backend: SqliteBackend) -> 
 
 
 async def test_its_storages_are_closed_after_a_rollback(backend: SqliteBackend) -> None:
-    with pytest.raises(ValueError, match="no"):
+    kept: list[Storages] = []
+
+    async def block() -> None:
         async with backend.transaction(TENANT) as inside:
+            kept.append(inside)
             raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await block()
     await backend.storages(TENANT).kv.set("k", b"v")
 
     with pytest.raises(TransactionClosed):
-        await inside.kv.set("l", b"v")
+        await kept[0].kv.set("l", b"v")
 
 
 async def test_a_statement_after_the_limit_is_refused_and_everything_rolled_back(
     backend: SqliteBackend, clock: ManualClock
 ) -> None:
-    with pytest.raises(TransactionTimeout):
+    async def block() -> None:
         async with backend.transaction(TENANT, timeout_s=5) as inside:
             await inside.kv.set("k", b"v")
             clock.advance(seconds=6)
             await inside.kv.set("l", b"v")
 
+    with pytest.raises(TransactionTimeout):
+        await block()
+
     assert await backend.storages(TENANT).kv.list_keys() == []
 
 
 async def test_a_commit_after_the_limit_is_refused(backend: SqliteBackend, clock: ManualClock) -> None:
-    with pytest.raises(TransactionTimeout):
+    async def block() -> None:
         async with backend.transaction(TENANT, timeout_s=5) as inside:
             await inside.kv.set("k", b"v")
             clock.advance(seconds=6)
+
+    with pytest.raises(TransactionTimeout):
+        await block()
 
     assert await backend.storages(TENANT).kv.list_keys() == []
 
 
 async def test_a_silent_transaction_gives_way_at_its_limit(backend: SqliteBackend, clock: ManualClock) -> None:
     kv = backend.storages(TENANT).kv
-    with pytest.raises(TransactionTimeout):
+
+    async def block() -> None:
         async with backend.transaction(TENANT, timeout_s=5) as inside:
             await inside.kv.set("k", b"v")
             clock.advance(seconds=6)
             await kv.set("other", b"v")  # would wait for ever, if the silent one could hold the writer
             await inside.kv.set("l", b"v")
+
+    with pytest.raises(TransactionTimeout):
+        await block()
 
     assert await kv.list_keys() == ["other"]
 
@@ -178,10 +198,11 @@ async def test_a_read_inside_sees_the_transaction(backend: SqliteBackend) -> Non
 
 
 async def test_closing_the_store_ends_a_silent_transaction(backend: SqliteBackend) -> None:
-    closing: asyncio.Task[None] | None = None
-    with pytest.raises(Exception, match="closed"):
+    async def block() -> None:
         async with backend.transaction(TENANT) as inside:
             await inside.kv.set("k", b"v")
-            closing = asyncio.create_task(backend.close())
-            await closing
+            await backend.close()
             await inside.kv.get("k")
+
+    with pytest.raises(Unavailable, match="closed"):
+        await block()

@@ -38,17 +38,18 @@ GROUP BY term;
 
 -- name: rank_memories -> rows
 -- BM25 over live memories that match: those with a generating term, scored on all terms, rounded as the contract says.
-WITH q AS (SELECT value ->> 'term' AS term, value ->> 'idf' AS idf, value ->> 'generates' AS generates FROM json_each(:terms)),
+-- CROSS JOIN keeps the order: without statistics the planner would scan all postings of the tenant.
+WITH q AS MATERIALIZED (SELECT value ->> 'term' AS term, value ->> 'idf' AS idf, value ->> 'generates' AS generates FROM json_each(:terms)),
 hits AS (
   SELECT p.owner_id, q.idf * p.tf * 2.5 / (p.tf + 1.5 * (0.25 + 0.75 * p.length / :average)) AS weight, q.generates AS generates
-  FROM q JOIN text_postings p
+  FROM q CROSS JOIN text_postings p
     ON p.tenant_id = :tenant_id AND p.collection = :collection AND p.term = q.term
 ),
-found AS (
+found AS MATERIALIZED (
   SELECT owner_id, floor(sum(weight) * 1000000 + 0.5) / 1000000 AS score
   FROM hits GROUP BY owner_id HAVING max(generates)
 )
 SELECT f.owner_id, f.score
-FROM found f JOIN memories m ON m.tenant_id = :tenant_id AND m.memory_id = f.owner_id
+FROM found f CROSS JOIN memories m ON m.tenant_id = :tenant_id AND m.memory_id = f.owner_id
 WHERE (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
 ORDER BY f.score DESC, f.owner_id LIMIT :limit;

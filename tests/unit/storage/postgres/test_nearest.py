@@ -1,0 +1,158 @@
+"""Nearest neighbours by pgvector, as `llmspell_app`, compared with an exact answer computed here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+
+from llmspell.codec import pack_vector, unpack_vector
+from llmspell.errors import InvalidLimit, NotFound
+from llmspell.observe import counting_queries
+from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryQuery, NewMemory
+from llmspell.storage.contracts.vectors import VectorEntry
+from llmspell.storage.postgres.backend import PostgresBackend, open_postgres
+from llmspell.storage.relational.vectors import free_space
+from llmspell.tenant import TenantId
+
+pytest.importorskip("psycopg")
+
+if TYPE_CHECKING:
+    from tests.fixtures.postgres import PostgresDatabase
+
+AT = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def backend(postgres_shared_database: PostgresDatabase) -> AsyncIterator[PostgresBackend]:
+    found = await open_postgres(postgres_shared_database.app_url, pool_size=3)
+    yield found
+    await found.close()
+
+
+async def fresh_tenant(backend: PostgresBackend) -> TenantId:
+    tenant = TenantId(f"t-{uuid4()}")
+    await backend.tenants.create(tenant)
+    return tenant
+
+
+def some_vectors(count: int, dimension: int, *, seed: int = 1) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(seed).standard_normal((count, dimension)).astype(np.float32)
+
+
+def exact(vectors: Any, query: Any, ids: list[UUID], limit: int) -> list[UUID]:
+    unit = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    scores = np.round(unit @ (query.astype(np.float64) / np.linalg.norm(query.astype(np.float64))), 6)
+    return [id for _, id in sorted(zip((-scores).tolist(), ids, strict=True))[:limit]]
+
+
+@pytest.mark.parametrize("dimension", [384, 768, 1536, 3072])
+async def test_a_vector_comes_back_bit_for_bit(backend: PostgresBackend, dimension: int) -> None:
+    storage = backend.storages(await fresh_tenant(backend)).vectors
+    packed = pack_vector(some_vectors(1, dimension)[0])
+    (id,) = await storage.insert([VectorEntry(embedding=unpack_vector(packed))])
+    record = await storage.get(id)
+    assert record is not None
+    assert record.embedding.tobytes() == packed
+
+
+@pytest.mark.parametrize("dimension", [384, 3072])
+@pytest.mark.parametrize("promoted", [False, True])
+async def test_free_vectors_are_found_as_by_hand(backend: PostgresBackend, dimension: int, promoted: bool) -> None:
+    tenant = await fresh_tenant(backend)
+    storage = backend.storages(tenant).vectors
+    data = some_vectors(120, dimension)
+    ids = await storage.insert([VectorEntry(embedding=row) for row in data[:90]])
+    if promoted:
+        assert await backend.promote(tenant, free_space(dimension), dimension=dimension) == 90
+    ids += await storage.insert([VectorEntry(embedding=row) for row in data[90:]])
+    query = some_vectors(1, dimension, seed=2)[0]
+    hits = await storage.search(query, limit=15)
+    assert [hit.id for hit in hits] == exact(data, query, ids, 15)
+
+
+async def test_ties_at_the_cut_go_by_id(backend: PostgresBackend) -> None:
+    storage = backend.storages(await fresh_tenant(backend)).vectors
+    same = some_vectors(1, 384)[0]
+    ids = await storage.insert([VectorEntry(embedding=same, id=uuid4()) for _ in range(40)])
+    assert [hit.id for hit in await storage.search(same, limit=7)] == sorted(ids)[:7]
+
+
+async def test_a_promoted_space_among_larger_tenants_still_gives_all_matching_rows(backend: PostgresBackend) -> None:
+    big, small = await fresh_tenant(backend), await fresh_tenant(backend)
+    center = some_vectors(1, 384)[0]
+    near = center + some_vectors(1_500, 384, seed=3) * 0.01
+    await backend.storages(big).vectors.insert([VectorEntry(embedding=row) for row in near])
+    far = -center + some_vectors(12, 384, seed=4)
+    ids = await backend.storages(small).vectors.insert([VectorEntry(embedding=row) for row in far])
+    for tenant in (big, small):
+        await backend.promote(tenant, free_space(384), dimension=384)
+    hits = await backend.storages(small).vectors.search(center, limit=10)
+    assert [hit.id for hit in hits] == exact(far, center, ids, 10)
+
+
+async def test_scope_and_filters_hold_also_in_the_index(backend: PostgresBackend) -> None:
+    tenant = await fresh_tenant(backend)
+    storage = backend.storages(tenant).vectors
+    data = some_vectors(60, 384)
+    entries = [
+        VectorEntry(embedding=row, scope="a" if n % 2 else "b", metadata={"n": n, "tag": ["x"] if n % 3 else []})
+        for n, row in enumerate(data)
+    ]
+    ids = await storage.insert(entries)
+    await backend.promote(tenant, free_space(384), dimension=384)
+    filters = {"metadata.n": {"$gte": 20}, "metadata.tag": {"$contains": "x"}}
+    hits = await storage.search(data[0], limit=50, scope="a", filters=filters)
+    assert {hit.id for hit in hits} == {ids[n] for n in range(60) if n % 2 and n % 3 and n >= 20}
+
+
+@pytest.mark.parametrize("promoted", [False, True])
+async def test_a_memory_counts_by_its_best_window(backend: PostgresBackend, promoted: bool) -> None:
+    tenant = await fresh_tenant(backend)
+    storage = backend.storages(tenant).memories
+    await storage.ensure_space(EmbeddingSpace(space_id="s", model="m", dimension=384))
+    data = some_vectors(60, 384)
+    items = [
+        NewMemory(
+            id=uuid4(), content=f"text {n}", at=AT, embeddings=(pack_vector(data[2 * n]), pack_vector(data[2 * n + 1]))
+        )
+        for n in range(30)
+    ]
+    await storage.add(items, space_id="s")
+    if promoted:
+        assert await backend.promote(tenant, "s", dimension=384) == 60
+    query = some_vectors(1, 384, seed=9)[0]
+    rankings = await storage.search(MemoryQuery(embedding=pack_vector(query), space_id="s", candidates=10))
+    owners = [items[n // 2].id for n in range(60)]
+    best = list(dict.fromkeys(exact(data, query, owners, 60)))[:10]
+    assert [scored.id for scored in rankings.dense] == best
+
+
+async def test_promoting_again_moves_only_what_is_new(backend: PostgresBackend) -> None:
+    tenant = await fresh_tenant(backend)
+    storage = backend.storages(tenant).vectors
+    data = some_vectors(8, 384)
+    await storage.insert([VectorEntry(embedding=row) for row in data[:5]])
+    assert await backend.promote(tenant, free_space(384), dimension=384) == 5
+    await storage.insert([VectorEntry(embedding=row) for row in data[5:]])
+    assert await backend.promote(tenant, free_space(384), dimension=384) == 3
+
+
+async def test_an_unknown_space_or_a_wrong_dimension_is_not_promoted(backend: PostgresBackend) -> None:
+    tenant = await fresh_tenant(backend)
+    with pytest.raises(NotFound):
+        await backend.promote(tenant, "nothing", dimension=384)
+    with pytest.raises(InvalidLimit):
+        await backend.promote(tenant, free_space(384), dimension=100)
+
+
+async def test_a_search_takes_four_round_trips(backend: PostgresBackend) -> None:
+    storage = backend.storages(await fresh_tenant(backend)).vectors
+    await storage.insert([VectorEntry(embedding=row) for row in some_vectors(20, 384)])
+    with counting_queries() as counts:
+        await storage.search(some_vectors(1, 384)[0], limit=5)
+    assert dict(counts.round_trips) == {"nearest.free_384": 1, "vectors.hydrate_384": 1, "driver.commit": 1}

@@ -1,0 +1,201 @@
+"""Nearest neighbours of stored vectors: exact, filtered, and current in every connection and process."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from llmspell.clock import ManualClock
+from llmspell.codec import pack_vector
+from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryQuery, NewMemory
+from llmspell.storage.contracts.vectors import VectorEntry
+from llmspell.storage.index.cache import SpaceCache
+from llmspell.storage.sqlite.backend import SqliteBackend, open_sqlite
+from llmspell.tenant import TenantId
+
+TENANT = TenantId("t1")
+DIMENSION = 384
+
+
+def vector(seed: int) -> list[float]:
+    source = random.Random(seed)
+    return [source.uniform(-1, 1) for _ in range(DIMENSION)]
+
+
+def number(n: int) -> UUID:
+    return UUID(int=n)
+
+
+def entry(n: int, *, seed: int | None = None, scope: str = "default") -> VectorEntry:
+    return VectorEntry(id=number(n), embedding=vector(n if seed is None else seed), scope=scope, metadata={"n": n})
+
+
+async def found(backend: SqliteBackend, seed: int, **options: object) -> list[int]:
+    hits = await backend.storages(TENANT).vectors.search(vector(seed), **options)  # type: ignore[arg-type]
+    return [hit.id.int for hit in hits]
+
+
+async def test_the_vector_itself_comes_first(backend: SqliteBackend) -> None:
+    await backend.storages(TENANT).vectors.insert([entry(n) for n in range(1, 30)])
+
+    hits = await backend.storages(TENANT).vectors.search(vector(7), limit=3)
+
+    assert (hits[0].id, hits[0].score, len(hits)) == (number(7), 1.0, 3)
+
+
+async def test_ties_go_by_id(backend: SqliteBackend) -> None:
+    await backend.storages(TENANT).vectors.insert([entry(n, seed=1) for n in (5, 3, 9, 1, 7)])
+
+    assert await found(backend, 1, limit=3) == [1, 3, 5]
+
+
+async def test_scopes_and_filters_restrict_before_the_cut(backend: SqliteBackend) -> None:
+    entries = [entry(n, seed=1, scope="a" if n % 2 else "b") for n in range(1, 41)]
+    await backend.storages(TENANT).vectors.insert(entries)
+
+    assert await found(backend, 1, limit=3, scope="b") == [2, 4, 6]
+    assert await found(backend, 1, limit=2, filters={"metadata.n": {"$gte": 30}}) == [30, 31]
+    assert await found(backend, 1, limit=5, scope="a", filters={"metadata.n": {"$in": [4, 5]}}) == [5]
+    assert await found(backend, 1, filters={"metadata.n": 99}) == []
+
+
+async def test_changes_are_seen_by_the_next_search(backend: SqliteBackend) -> None:
+    vectors = backend.storages(TENANT).vectors
+    await vectors.insert([entry(n, seed=1) for n in range(1, 5)])
+    assert await found(backend, 1) == [1, 2, 3, 4]
+
+    await vectors.insert([entry(9, seed=1)])
+    assert await found(backend, 1) == [1, 2, 3, 4, 9]
+    await vectors.delete([number(2)])
+    assert await found(backend, 1) == [1, 3, 4, 9]
+    await vectors.delete([number(3)])
+    await vectors.insert([entry(3, seed=500), entry(2, seed=1)])
+    assert await found(backend, 1) == [1, 2, 4, 9, 3]
+
+
+async def test_changes_of_another_connection_are_seen(backend: SqliteBackend, path: Path) -> None:
+    other = await open_sqlite(path)
+    await backend.storages(TENANT).vectors.insert([entry(1, seed=1)])
+    assert await found(other, 1) == [1]
+
+    await backend.storages(TENANT).vectors.insert([entry(2, seed=1)])
+    assert await found(other, 1) == [1, 2]
+    await backend.storages(TENANT).vectors.delete([number(1)])
+    assert await found(other, 1) == [2]
+    await other.close()
+
+
+async def test_changes_of_another_process_are_seen(backend: SqliteBackend, path: Path) -> None:
+    await backend.storages(TENANT).vectors.insert([entry(1, seed=1)])
+    assert await found(backend, 1) == [1]
+    script = (
+        "import asyncio, sys\n"
+        "from uuid import UUID\n"
+        "from llmspell.storage.contracts.vectors import VectorEntry\n"
+        "from llmspell.storage.sqlite.backend import open_sqlite\n"
+        "async def main():\n"
+        "    backend = await open_sqlite(sys.argv[1])\n"
+        "    vectors = backend.storages('t1').vectors\n"
+        "    await vectors.insert([VectorEntry(id=UUID(int=2), embedding=[1.0] * 384)])\n"
+        "    await vectors.delete([UUID(int=1)])\n"
+        "    await backend.close()\n"
+        "asyncio.run(main())\n"
+    )
+
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=60)
+
+    assert await found(backend, 1) == [2]
+
+
+async def test_a_transaction_finds_what_it_wrote_and_leaves_no_trace_when_rolled_back(backend: SqliteBackend) -> None:
+    vectors = backend.storages(TENANT).vectors
+    await vectors.insert([entry(1, seed=1), entry(2, seed=1)])
+    assert await found(backend, 1) == [1, 2]
+
+    async def block() -> None:
+        async with backend.transaction(TENANT) as inside:
+            await inside.vectors.delete([number(1)])
+            await inside.vectors.insert([entry(3, seed=1)])
+            hits = await inside.vectors.search(vector(1))
+            assert [hit.id.int for hit in hits] == [2, 3]
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await block()
+
+    assert await found(backend, 1) == [1, 2]
+    await vectors.insert([entry(4, seed=1)])
+    assert await found(backend, 1) == [1, 2, 4]
+
+
+async def test_another_tenants_vectors_are_never_found(backend: SqliteBackend) -> None:
+    await backend.storages(TenantId("other")).vectors.insert([entry(1, seed=1)])
+    await backend.storages(TENANT).vectors.insert([entry(2, seed=1)])
+
+    assert await found(backend, 1) == [2]
+
+
+async def test_a_space_larger_than_the_cache_is_searched_all_the_same(backend: SqliteBackend) -> None:
+    backend._runtime.nearest._cache = SpaceCache(max_bytes=1)  # type: ignore[attr-defined]
+    await backend.storages(TENANT).vectors.insert([entry(n, seed=n % 3) for n in range(1, 20)])
+
+    assert await found(backend, 1, limit=4) == [1, 4, 7, 10]
+
+
+async def test_random_histories_agree_with_a_fresh_search(backend: SqliteBackend, path: Path) -> None:
+    choose = random.Random(11)
+    vectors = backend.storages(TENANT).vectors
+    living: set[int] = set()
+    for step in range(60):
+        absent = [n for n in range(1, 40) if n not in living]
+        if living and choose.random() < 0.4:
+            gone = choose.sample(sorted(living), k=min(2, len(living)))
+            await vectors.delete([number(n) for n in gone])
+            living.difference_update(gone)
+        elif absent:
+            added = choose.sample(absent, k=min(3, len(absent)))
+            await vectors.insert([entry(n, seed=n % 5) for n in added])
+            living.update(added)
+        if step % 3 == 0:
+            assert set(await found(backend, 1, limit=100)) == living
+    other = await open_sqlite(path)
+    assert await found(other, 1, limit=7) == await found(backend, 1, limit=7)
+    await other.close()
+
+
+async def test_memories_count_by_their_best_window_and_only_while_they_live(
+    backend: SqliteBackend, clock: ManualClock
+) -> None:
+    memories = backend.storages(TENANT).memories
+    await memories.ensure_space(EmbeddingSpace(space_id="s", model="m", dimension=DIMENSION))
+
+    def memory(n: int, *seeds: int, ttl_s: float | None = None) -> NewMemory:
+        return NewMemory(
+            id=number(n),
+            content=f"text {n}",
+            session="even" if n % 2 == 0 else "odd",
+            at=clock.now(),
+            expires_at=None if ttl_s is None else clock.now() + timedelta(seconds=ttl_s),
+            embeddings=tuple(pack_vector(vector(seed)) for seed in seeds),
+        )
+
+    await memories.add([memory(1, 10, 1), memory(2, 1), memory(3, 1, 1, ttl_s=60), memory(4, 20)], space_id="s")
+    question = MemoryQuery(embedding=pack_vector(vector(1)), space_id="s", candidates=3)
+
+    async def dense(asked: MemoryQuery) -> list[int]:
+        return [scored.id.int for scored in (await memories.search(asked)).dense]
+
+    assert await dense(question) == [1, 2, 3]
+    odd = MemoryQuery(embedding=question.embedding, space_id="s", candidates=9, filters={"session": "odd"})
+    assert await dense(odd) == [1, 3]
+    clock.advance(seconds=61)
+    assert await dense(question) == [1, 2, 4]
+    assert await dense(odd) == [1]
+    await memories.delete(number(1))
+    assert await dense(question) == [2, 4]
