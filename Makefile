@@ -26,8 +26,11 @@ check: .venv/.stamp ## Lint, check the formatting, the types and the layers
 	$(PYTHON_BIN) -m mypy
 	.venv/bin/lint-imports
 
-bench: .venv/.stamp ## Run every benchmark on a small size
-	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PYTHON_BIN) "$$script" --small; done
+bench: .venv/.stamp ## Run the benchmarks on small sizes; FILE=dialogues.json adds recall on your conversations
+	$(PYTHON_BIN) benchmarks/embed.py --rounds 10
+ifneq ($(FILE),)
+	for backend in memory sqlite postgres; do $(PYTHON_BIN) benchmarks/recall.py "$(FILE)" --backend $$backend || exit 1; done
+endif
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile

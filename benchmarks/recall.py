@@ -51,7 +51,7 @@ async def opened(backend: str) -> AsyncIterator[Spell]:
         from llmspell.storage.postgres.migrate import migrate
 
         with EmbeddedCluster.temporary() as cluster:
-            await migrate(cluster.url(role=OWNER_ROLE, database=DEV_DATABASE))
+            migrate(cluster.url(role=OWNER_ROLE, database=DEV_DATABASE))
             url = cluster.url(role=APP_ROLE, database=DEV_DATABASE)
             async with llmspell.connect(url, settings=settings, embedder="local") as spell:
                 yield spell

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import date, datetime
@@ -38,6 +39,8 @@ from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
 
 GATE_TTL_S = 1.0
 """How old the knowledge that a tenant is active may be: a suspension takes effect within it."""
+HANDLES_MAX = 4_096
+"""Handles of tenants that are kept, least recently used first out: each remembers that its tenant is active."""
 TRANSACTION_TIMEOUT_MAX_S = 3_600.0
 _READS = frozenset({
     "get", "exists", "list_keys", "get_batch", "search", "stats", "list", "list_paginated", "count", "history", "adjacent",
@@ -129,6 +132,7 @@ class Spell:
         self._clock = clock
         self._ids = ids
         self._cursor_key: bytes | None = None
+        self._handles: OrderedDict[TenantId, Tenant] = OrderedDict()
         self.settings = settings
         self.tenants = TenantRegistry(backend.tenants)
         self.admin = Admin(backend)
@@ -149,7 +153,12 @@ class Spell:
         Raises:
             InvalidTenant: the id is empty, longer than 128 bytes, or has control characters.
         """
-        return Tenant(self, self._backend, tenant_id(id))
+        checked = tenant_id(id)
+        handle = self._handles.pop(checked, None) or Tenant(self, self._backend, checked)
+        self._handles[checked] = handle
+        while len(self._handles) > HANDLES_MAX:
+            self._handles.popitem(last=False)
+        return handle
 
     async def close(self) -> None:
         """Finish pending work and release everything. Closing twice is allowed."""

@@ -251,8 +251,9 @@ def test_every_query_is_used(catalogs: dict[str, Catalog]) -> None:
 
 
 def is_named_in(code: str, name: str) -> bool:
-    """Whether the code names a query: as an attribute, as a text, or by the fixed beginning of a computed name."""
+    """Whether the code names a query: as an attribute, as a text, or by the fixed part of a computed name."""
     if re.search(rf"""\.{name}\b|["']{name}["']""", code):
         return True
     beginnings = (name[:end] for end in range(len(name) - 1, 3, -1) if name[end - 1] == "_")
-    return any(f'f"{beginning}{{' in code for beginning in beginnings)
+    endings = (name[start:] for start, letter in enumerate(name) if start and letter == "_")
+    return any(f'f"{one}{{' in code for one in beginnings) or any(f'}}{one}"' in code for one in endings)

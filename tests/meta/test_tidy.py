@@ -233,10 +233,12 @@ def test_nothing_that_is_read_can_run() -> None:
     found = []
     for path in python_files("src"):
         for node in ast.walk(tree(path)):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            found += [f"{shown(path)}:{node.lineno} imports {n}" for n in names if n.split(".")[0] in EXECUTING_MODULES]
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = (
+                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                )
+                bad = [name for name in names if name.partition(".")[0] in EXECUTING_MODULES]
+                found += [f"{shown(path)}:{node.lineno} imports {name}" for name in bad]
         found += [
             f"{shown(path)}:{node.lineno} {name}()" for node, name in calls(path) if name in ("eval", "exec", "compile")
         ]

@@ -71,6 +71,10 @@ class View:
         same = (self.rows.owners[found] == owners[which]).all(axis=1)
         return np.sort(found[same])
 
+    def positions_but(self, owners: Words) -> Positions:
+        """Return where all other rows are, ascending."""
+        return np.delete(np.arange(len(self.rows), dtype=np.intp), self.positions(owners))
+
 
 _FACTORS: Final = np.random.default_rng().integers(1, 2**63, size=2, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 

@@ -82,6 +82,11 @@ def owner_words(ids: Sequence[bytes]) -> Words:
     return np.frombuffer(b"".join(ids), dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
 
+def part_numbers(parts: Sequence[int]) -> NDArray[np.int32]:
+    """Return numbers of parts as int32 of shape (n,)."""
+    return np.asarray(parts, dtype=np.int32)
+
+
 def make_rows(
     embeddings: Sequence[bytes], *, dimension: int, owners: Sequence[bytes], parts: Sequence[int], seqs: Sequence[int]
 ) -> Rows:
@@ -93,9 +98,7 @@ def make_rows(
         # A power of two changes no direction and no bit of a mantissa, and keeps float32 from overflowing in a product.
         values = np.ldexp(values, -exponents[:, None])
         lengths = _lengths(values)
-    return Rows(
-        values, lengths, owner_words(owners), np.asarray(parts, dtype=np.int32), np.asarray(seqs, dtype=np.int64)
-    )
+    return Rows(values, lengths, owner_words(owners), part_numbers(parts), np.asarray(seqs, dtype=np.int64))
 
 
 def _lengths(values: Floats) -> Doubles:

@@ -286,14 +286,7 @@ class InMemoryGraph:
                 raise NotFound("The fact is not believed now.", fact_id=wanted)
             now = state.recorded_instant(self._clock)
             before = max(believed, key=lambda one: one.valid_from)
-            unchanged = {"valid_from": min(one.valid_from for one in believed)}
-            new = replace(
-                before,
-                **{**unchanged, **changes},
-                recorded_from=now,
-                source=correction.source or before.source,
-                actor=correction.actor,
-            )
+            new = replace(before, **changes, recorded_from=now, source=correction.source, actor=correction.actor)
             require_period(new.valid_from, new.valid_to, fields=("valid_from", "valid_to"))
             new = replace(new, object_id=self._ensure_entity(state, new.object, None, correction, now))
             _withdraw(state, state.facts, lambda one: one.id == wanted, None, None, now)

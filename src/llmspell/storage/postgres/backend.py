@@ -8,13 +8,14 @@ Rule: the driver is imported when a store is opened, not before; without it the 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llmspell.clock import Clock, SystemClock
-from llmspell.errors import CorruptStore
+from llmspell.errors import CorruptStore, InvalidLimit
 from llmspell.ids import IdSource
 from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
 from llmspell.storage.contracts.capabilities import CAPABILITIES, BackendType, Capability
@@ -27,7 +28,7 @@ from llmspell.storage.relational.migrations import Applied, load, plan
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.tenants import RelationalTenants
 from llmspell.storage.text.analyser import Analyser
-from llmspell.tenant import DEFAULT_TENANT, TenantId
+from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
 
 if TYPE_CHECKING:
     from llmspell.storage.postgres.database import Database, DirectUnit
@@ -66,7 +67,7 @@ class PostgresBackend:
 
     def unit(self, tenant: TenantId) -> DirectUnit:
         """Return the unit of work of a tenant."""
-        return self._database.unit(tenant)
+        return self._database.unit(tenant_id(tenant))
 
     def storages(self, tenant: TenantId) -> Storages:
         return storages(self.unit(tenant), self._runtime)
@@ -74,7 +75,9 @@ class PostgresBackend:
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
     ) -> AbstractAsyncContextManager[Storages]:
-        return self._transaction(tenant, timeout_s)
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
+            raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
+        return self._transaction(tenant_id(tenant), float(timeout_s))
 
     @asynccontextmanager
     async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[Storages]:

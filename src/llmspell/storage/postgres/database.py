@@ -9,12 +9,14 @@ Forms, by what they cost on the wire:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
 
+from llmspell.errors import TransactionTimeout
 from llmspell.storage.postgres.dialect import adapt
 from llmspell.storage.postgres.errors import connection_failed
 from llmspell.storage.postgres.executor import Inside, InTransaction, OneShot, Transaction
@@ -79,8 +81,13 @@ class Database:
         """Open a transaction (REPEATABLE READ) that commits when the block ends normally."""
         opened = Transaction(self.pool, tenant, BEGIN_SERIAL, clock=self._clock, timeout_s=timeout_s)
         try:
-            yield InTransaction(opened)
+            async with asyncio.timeout(timeout_s) as limit:
+                yield InTransaction(opened)
             await opened.commit()
+        except TimeoutError:
+            if limit.expired():
+                raise TransactionTimeout(timeout_s=timeout_s) from None
+            raise
         finally:
             await opened.leave()
 

@@ -66,6 +66,13 @@ def adapt(connection: psycopg.AsyncConnection[Any], *, vector_oid: int | None) -
         connection.adapters.register_loader(vector_oid, VectorLoader)
 
 
+def _sorted(value: Any) -> Any:
+    """Put keys into the order of canonical JSON; `jsonb` keeps them by length first."""
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
 class PostgresDialect:
     """`Dialect`: most values travel as they are, and are encoded by `statements`."""
 
@@ -94,7 +101,7 @@ class PostgresDialect:
         return encode_json(value)
 
     def to_json(self, raw: Any) -> Any:
-        return raw
+        return _sorted(raw)
 
     def array(self, values: Sequence[Any]) -> list[Any]:
         return list(values)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -328,18 +329,26 @@ class InTransaction(Inside):
     async def write(self, work: Callable[[Executor], Awaitable[T]]) -> T:
         """Run `work` in a savepoint."""
         async with self._unit:
-            savepoint = self._transaction.savepoint()
-            try:
-                result = await work(self._inside)
-            except BaseException:
-                self._transaction.undo(savepoint)
-                raise
-            self._transaction.release(savepoint)
-            return result
+            with self._savepoint():
+                return await work(self._inside)
 
     async def _run(self, statements: Iterable[Bound], name: str, *, writes: bool, decode: bool) -> Answer:
         async with self._unit:
-            return await super()._run(statements, name, writes=writes, decode=decode)
+            if not writes:
+                return await super()._run(statements, name, writes=writes, decode=decode)
+            # A call that fails is undone alone, as on every backend: whoever catches its error can go on.
+            with self._savepoint():
+                return await super()._run(statements, name, writes=writes, decode=decode)
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        savepoint = self._transaction.savepoint()
+        try:
+            yield
+        except BaseException:
+            self._transaction.undo(savepoint)
+            raise
+        self._transaction.release(savepoint)
 
 
 def _milliseconds(seconds: float) -> bytes:

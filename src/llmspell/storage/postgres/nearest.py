@@ -1,7 +1,7 @@
 """Nearest neighbours by pgvector.
 
-New vectors are searched exactly through a partial btree; a promoted space has the bulk of its vectors in the partial HNSW index as
-well, and a search is the union of both, in one statement.
+New vectors are searched exactly through a partial btree; the vectors of a promoted space are in the partial HNSW index, but for new
+ones, and a search is the union of both, in one statement.
 
 Rule 1: the settings of the index scan are local to the transaction that searches.
 Rule 2: an approximate scan may stop early among the vectors of other tenants. When it gave fewer hits than asked for, the space is
@@ -11,6 +11,7 @@ Rule 3: no cache exists outside the database, so writers have nothing to note.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,13 +28,16 @@ if TYPE_CHECKING:
     from llmspell.clock import Clock
     from llmspell.storage.contracts.filters import Node
     from llmspell.storage.relational.catalog import Catalog
-    from llmspell.storage.relational.database import Dialect, Executor, Statement, Unit
+    from llmspell.storage.relational.database import Dialect, Executor, Row, Statement, Unit
+    from llmspell.tenant import TenantId
 
 EF_SEARCH_MIN = 100
 EF_SEARCH_MAX = 1_000  # pgvector's own limit
 OVERSAMPLE = 4
 """Candidates per hit: several windows may belong to one memory, and half precision may swap neighbours."""
 HALF_PRECISION_DIMENSION = 3072
+PROMOTED_MAX = 10_000
+"""Promoted spaces that are remembered."""
 PROMOTE_BATCH = 500
 """Vectors per transaction of a promotion: at 18 ms each in the index, a batch holds its locks for some seconds."""
 PROMOTE_BATCHES_MAX = 1_000_000
@@ -42,14 +46,15 @@ PROMOTE_BATCHES_MAX = 1_000_000
 class _Kind(msgspec.Struct, frozen=True):
     """The names of the queries that find one kind of vectors."""
 
+    tail: str
     union: str
     half: str
     exact: str
     one_vector_each: bool
 
 
-_FREE = _Kind("free", "free_half", "free_exact", one_vector_each=True)
-_MEMORIES = _Kind("memories", "memories_half", "memories_exact", one_vector_each=False)
+_FREE = _Kind("free", "free_union", "free_half", "free_exact", one_vector_each=True)
+_MEMORIES = _Kind("memories", "memories_union", "memories_half", "memories_exact", one_vector_each=False)
 
 
 class PgvectorNeighbours:
@@ -59,6 +64,8 @@ class PgvectorNeighbours:
         self._queries = catalog.nearest
         self._dialect = dialect
         self._filters = filters
+        # A hint: a space in it is searched through the index as well. A missing entry costs one more round trip, once.
+        self._promoted: OrderedDict[tuple[TenantId, str], None] = OrderedDict()
 
     async def free(
         self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None
@@ -85,20 +92,37 @@ class PgvectorNeighbours:
         self, executor: Executor, kind: _Kind, query: bytes, limit: int, *, fragment: str, parameters: dict[str, Any]
     ) -> list[Scored]:
         dimension = len(query) // FLOAT32_BYTES
+        parameters = {**parameters, "query": self._dialect.vector(query), "limit": limit}
+        space = (executor.tenant, parameters["space_id"])
+        if space not in self._promoted:
+            tail = self._queries.of(kind.tail, dimension).filtered(fragment)
+            promoted, found = _read(await executor.rows(tail, **parameters))
+            if not promoted:
+                return _ranked(found)
+            self._remember(space)
         half = dimension == HALF_PRECISION_DIMENSION
         candidates = limit if kind.one_vector_each and not half else limit * OVERSAMPLE
-        parameters = {**parameters, "query": self._dialect.vector(query), "limit": limit}
-        rows = await executor.rows(
-            (getattr(self._queries, kind.half) if half else self._queries.of(kind.union, dimension)).filtered(fragment),
-            candidates=candidates,
-            ef_search=str(min(EF_SEARCH_MAX, max(EF_SEARCH_MIN, candidates))),
-            **parameters,
-        )
-        promoted = any(id is None and score for id, score in rows)
-        found = [row for row in rows if row[0] is not None]
+        union = getattr(self._queries, kind.half) if half else self._queries.of(kind.union, dimension)
+        ef_search = str(min(EF_SEARCH_MAX, max(EF_SEARCH_MIN, candidates)))
+        rows = await executor.rows(union.filtered(fragment), candidates=candidates, ef_search=ef_search, **parameters)
+        promoted, found = _read(rows)
         if promoted and len(found) < limit:
             found = await executor.rows(self._queries.of(kind.exact, dimension).filtered(fragment), **parameters)
-        return [Scored(id, score) for id, score in sorted(found, key=lambda row: (-row[1], row[0]))]
+        return _ranked(found)
+
+    def _remember(self, space: tuple[TenantId, str]) -> None:
+        self._promoted[space] = None
+        if len(self._promoted) > PROMOTED_MAX:
+            self._promoted.popitem(last=False)
+
+
+def _read(rows: list[Row]) -> tuple[bool, list[Row]]:
+    """Take apart what a search gave: whether the space is promoted, and the hits."""
+    return any(id is None and score for id, score in rows), [row for row in rows if row[0] is not None]
+
+
+def _ranked(rows: list[Row]) -> list[Scored]:
+    return [Scored(id, score) for id, score in sorted(rows, key=lambda row: (-row[1], row[0]))]
 
 
 async def promote(unit: Unit, catalog: Catalog, *, space_id: str, dimension: int, clock: Clock) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from llmspell.clock import Clock, SystemClock
-from llmspell.errors import CorruptStore, InvalidSetting, InvalidUrl, Unavailable, Unsupported
+from llmspell.errors import CorruptStore, InvalidLimit, InvalidSetting, InvalidUrl, Unavailable, Unsupported
 from llmspell.ids import IdSource
 from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
 from llmspell.storage.contracts.capabilities import CAPABILITIES, BackendType, Capability
@@ -63,7 +64,9 @@ class SqliteBackend:
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
     ) -> AbstractAsyncContextManager[Storages]:
-        return self._transaction(tenant, timeout_s)
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
+            raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
+        return self._transaction(tenant, float(timeout_s))
 
     @contextlib.asynccontextmanager
     async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[Storages]:

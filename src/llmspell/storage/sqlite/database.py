@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar, cast
 import apsw
 
 from llmspell.clock import Clock
-from llmspell.errors import LlmspellError, TransactionClosed, Unavailable
+from llmspell.errors import LlmspellError, TransactionClosed, TransactionTimeout, Unavailable
 from llmspell.observe import notify_round_trip, observed
 from llmspell.storage.contracts.backend import PoolStatus
 from llmspell.storage.relational.catalog import Query
@@ -357,7 +357,16 @@ async def transaction(database: Database, tenant: TenantId, timeout_s: float) ->
     opened = database.writer.submit(session)
     with _rolled_back_on_failure(session):
         await opened
-        yield TransactionUnit(session, tenant)
+        try:
+            # The writer rolls back at its own deadline; this one ends a block that waits for something else.
+            async with asyncio.timeout(timeout_s) as limit:
+                yield TransactionUnit(session, tenant)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise TransactionTimeout(timeout_s=timeout_s) from exc
+        if limit.expired():  # the block held on to its cancellation
+            raise TransactionTimeout(timeout_s=timeout_s)
         # A cancelled commit may land or not, but never by half; the writer needs no answer from here.
         await session.submit(ending("COMMIT"))
 

@@ -154,8 +154,9 @@ def _json_holds(*pair: Any) -> bool | None:
     values, member = pair
     if values is None or member is None:
         return None
-    wanted = decode_json(member)
-    return any(same(value, wanted) for value in decode_json(values))
+    wanted, held = decode_json(member), decode_json(values)
+    # The planner may ask before it has looked at the type beside this condition.
+    return isinstance(held, list) and any(same(value, wanted) for value in held)
 
 
 def same(left: Any, right: Any) -> bool:

@@ -133,16 +133,13 @@ class InProcessNeighbours:
 
 
 def _search_view(view: View, unit: Any, limit: int, only: list[bytes] | None, without: list[bytes]) -> Any:
-    import numpy as np
-
     from llmspell.storage.index import exact
 
     chosen = None
     if only is not None:
         chosen = view.positions(exact.owner_words(only))
     elif without:
-        dropped = view.positions(exact.owner_words(without))
-        chosen = np.delete(np.arange(len(view.rows), dtype=np.intp), dropped)
+        chosen = view.positions_but(exact.owner_words(without))
     return exact.nearest(view.rows, unit, limit=limit, windows=view.windows, chosen=chosen)
 
 
@@ -184,9 +181,7 @@ class _Space:
 
     def present(self) -> tuple[Any, Any]:
         """Return owners and parts of all rows."""
-        import numpy as np
-
-        from llmspell.storage.index.exact import owner_words
+        from llmspell.storage.index.exact import owner_words, part_numbers
 
         rows = drive(self.executor.rows(self._queries.of("present", self.dimension), space_id=self.id))
-        return owner_words([row[0] for row in rows]), np.array([row[1] for row in rows], dtype=np.int32)
+        return owner_words([row[0] for row in rows]), part_numbers([row[1] for row in rows])

@@ -70,7 +70,7 @@ class KvContract:
     async def test_keys_are_listed_in_byte_order(self, backend: Backend) -> None:
         kv = (await open_tenant(backend)).kv
 
-        await kv.set_batch({key: b"" for key in reversed(BYTE_ORDER)})
+        await kv.set_batch(dict.fromkeys(reversed(BYTE_ORDER), b""))
 
         assert await kv.list_keys() == sorted(BYTE_ORDER, key=str.encode)
 
@@ -99,7 +99,7 @@ class KvContract:
 
     async def test_pages_of_keys_walk_over_all_of_them_once(self, backend: Backend) -> None:
         kv = (await open_tenant(backend)).kv
-        await kv.set_batch({key: b"" for key in BYTE_ORDER})
+        await kv.set_batch(dict.fromkeys(BYTE_ORDER, b""))
 
         walked: list[str] = []
         while page := await kv.list_keys(after=walked[-1] if walked else None, limit=5):

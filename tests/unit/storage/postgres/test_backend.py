@@ -90,7 +90,7 @@ def test_an_old_server_is_refused() -> None:
 def test_a_missing_or_old_extension_is_named_with_the_command_that_mends_it(
     version: str | None, oid: int | None
 ) -> None:
-    with pytest.raises(MissingExtension, match="As an administrator, run in this database: .* EXTENSION vector"):
+    with pytest.raises(MissingExtension, match=r"As an administrator, run in this database: .* EXTENSION vector"):
         require_suitable(Facts("r", False, False, 180_000, version, oid, False), enforce_tenant_isolation=True)
 
 

@@ -150,7 +150,7 @@ async def test_an_unknown_space_or_a_wrong_dimension_is_not_promoted(backend: Po
         await backend.promote(tenant, free_space(384), dimension=100)
 
 
-async def test_a_search_takes_four_round_trips(backend: PostgresBackend) -> None:
+async def test_a_search_takes_three_round_trips(backend: PostgresBackend) -> None:
     storage = backend.storages(await fresh_tenant(backend)).vectors
     await storage.insert([VectorEntry(embedding=row) for row in some_vectors(20, 384)])
     with counting_queries() as counts:

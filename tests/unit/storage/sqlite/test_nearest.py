@@ -134,6 +134,25 @@ async def test_a_transaction_finds_what_it_wrote_and_leaves_no_trace_when_rolled
     assert await found(backend, 1) == [1, 2, 4]
 
 
+async def test_what_a_rolled_back_transaction_saw_is_not_taken_for_what_was_committed_next(
+    backend: SqliteBackend,
+) -> None:
+    vectors = backend.storages(TENANT).vectors
+    await vectors.insert([entry(1, seed=1)])
+
+    async def block() -> None:
+        async with backend.transaction(TENANT) as inside:
+            await inside.vectors.insert([entry(3, seed=1)])
+            assert [hit.id.int for hit in await inside.vectors.search(vector(1))] == [1, 3]
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await block()
+    await vectors.insert([entry(4, seed=1)])  # takes the very change number that was rolled back
+
+    assert await found(backend, 1) == [1, 4]
+
+
 async def test_another_tenants_vectors_are_never_found(backend: SqliteBackend) -> None:
     await backend.storages(TenantId("other")).vectors.insert([entry(1, seed=1)])
     await backend.storages(TENANT).vectors.insert([entry(2, seed=1)])

@@ -208,6 +208,25 @@ async def test_a_lock_held_too_long_by_another_process_is_unavailable(backend: S
     other.close()
 
 
+async def test_who_waits_behind_a_lock_is_told_with_the_first(backend: SqliteBackend, path: Path) -> None:
+    await backend.close()
+    impatient = await open_sqlite(path, busy_timeout_s=0.2)
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE")
+
+    async def block() -> None:
+        async with impatient.transaction(TENANT):
+            pytest.fail("it must not begin")
+
+    kv = impatient.storages(TENANT).kv
+    waiting = asyncio.gather(kv.set("k", b"v"), block(), kv.set("l", b"v"), return_exceptions=True)
+    results = await asyncio.wait_for(waiting, timeout=10)
+
+    assert [type(result) for result in results] == [Unavailable] * 3
+    other.close()
+    await impatient.close()
+
+
 async def test_promotion_is_not_offered(backend: SqliteBackend) -> None:
     with pytest.raises(Unsupported):
         await backend.promote(TENANT, "space", dimension=384)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from llmspell.clock import ManualClock
-from llmspell.errors import AlreadyExists, TransactionClosed, TransactionTimeout, Unavailable
+from llmspell.errors import AlreadyExists, InvalidLimit, TransactionClosed, TransactionTimeout, Unavailable
 from llmspell.storage.contracts.backend import Storages
 from llmspell.storage.relational.database import Executor
 from llmspell.storage.sqlite.backend import SqliteBackend
@@ -206,3 +206,30 @@ async def test_closing_the_store_ends_a_silent_transaction(backend: SqliteBacken
 
     with pytest.raises(Unavailable, match="closed"):
         await block()
+
+
+async def test_a_block_that_waits_for_something_else_is_ended_by_the_limit(backend: SqliteBackend) -> None:
+    async def block() -> None:
+        async with backend.transaction(TENANT, timeout_s=0.05) as inside:
+            await inside.kv.set("k", b"v")
+            await asyncio.Event().wait()
+
+    with pytest.raises(TransactionTimeout):
+        await asyncio.wait_for(block(), timeout=10)
+
+    assert await backend.storages(TENANT).kv.list_keys() == []
+
+
+async def test_a_timeout_of_the_callers_own_stays_what_it_is(backend: SqliteBackend) -> None:
+    async def block() -> None:
+        async with backend.transaction(TENANT), asyncio.timeout(0):
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        await block()
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, True, float("nan"), float("inf")])
+async def test_a_limit_must_be_a_positive_number_of_seconds(backend: SqliteBackend, timeout_s: float) -> None:
+    with pytest.raises(InvalidLimit):
+        backend.transaction(TENANT, timeout_s=timeout_s)

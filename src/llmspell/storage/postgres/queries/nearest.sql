@@ -1,5 +1,22 @@
 -- name: free_{dim} -> rows
--- Nearest free vectors: the exact tail, and the approximate index when the space is in it; the last row says whether it is.
+-- Nearest free vectors outside the approximate index, all compared; the last row says whether the space has some inside as well.
+-- only: this database searches by itself
+WITH promoted AS MATERIALIZED (
+  SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s
+  WHERE s.tenant_id = :tenant_id AND s.space_id = :space_id
+),
+tail AS (
+  SELECT v.owner_id, floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000 AS score
+  FROM llmspell.vector_embeddings_{dim} v
+  WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id
+    AND (:scope::text IS NULL OR v.scope = :scope::text) AND {filters}
+  ORDER BY score DESC, v.owner_id LIMIT :limit
+)
+SELECT owner_id, score FROM tail
+UNION ALL SELECT NULL::uuid, CASE WHEN p.yes THEN 1.0::float8 ELSE 0.0::float8 END FROM promoted p;
+
+-- name: free_union_{dim} -> rows
+-- Nearest free vectors: the exact tail and the approximate index; the last row says whether the space is in it.
 -- only: this database searches by itself
 WITH promoted AS MATERIALIZED (
   SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s
@@ -70,7 +87,24 @@ SELECT owner_id, score FROM (
 ) AS f;
 
 -- name: memories_{dim} -> rows
--- Nearest live memories by their best window: the exact tail, and the approximate index when the space is in it; the last row says whether it is.
+-- Nearest live memories by their best window outside the approximate index, all compared; the last row says whether the space has some inside as well.
+-- only: this database searches by itself
+WITH promoted AS MATERIALIZED (
+  SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s
+  WHERE s.tenant_id = :tenant_id AND s.space_id = :space_id
+),
+tail AS (
+  SELECT v.owner_id, max(floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000) AS score
+  FROM llmspell.vector_embeddings_{dim} v
+  JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = v.owner_id
+  WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+  GROUP BY v.owner_id ORDER BY score DESC, v.owner_id LIMIT :limit
+)
+SELECT owner_id, score FROM tail
+UNION ALL SELECT NULL::uuid, CASE WHEN p.yes THEN 1.0::float8 ELSE 0.0::float8 END FROM promoted p;
+
+-- name: memories_union_{dim} -> rows
+-- Nearest live memories by their best window: the exact tail and the approximate index; the last row says whether the space is in it.
 -- only: this database searches by itself
 WITH promoted AS MATERIALIZED (
   SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s

@@ -1,0 +1,111 @@
+"""`llmspell database isolation` and `llmspell database pool-size`: look, and change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from llmspell.cli.output import async_command, command, current_output, printable
+from llmspell.cli.problems import ExitCode
+from llmspell.cli.session import current_settings
+
+if TYPE_CHECKING:
+    from llmspell.ops.isolation import IsolationReport
+    from llmspell.ops.pool_sizing import PoolPlan
+
+
+@command("isolation")
+@async_command
+async def isolation() -> ExitCode:
+    """Check that the database keeps tenants apart, and name every hole.
+
+    Shows the role in use and its attributes, the tenant that the database sees inside a unit of work, row-level security of
+    every table and partition, and the audit of policies, grants, functions and keys. Exit code 1 when there is a hole.
+    """
+    from llmspell.ops.isolation import examine
+    from llmspell.tenant import tenant_id
+
+    settings = current_settings()
+    report = await examine(settings.storage.url, tenant=tenant_id(settings.tenant_id))
+    current_output().emit(report, lines=lambda: _isolation_lines(report))
+    return ExitCode.OK if report.isolated else ExitCode.FAILED
+
+
+def _isolation_lines(report: IsolationReport) -> Iterable[str]:
+    observed = report.observed
+    role, tables = observed.role, observed.tables
+    attributes = [
+        name
+        for name, has in (
+            ("superuser", role.superuser),
+            ("BYPASSRLS", role.bypasses_rls),
+            ("CREATEROLE", role.may_create_roles),
+            ("CREATEDB", role.may_create_databases),
+            ("REPLICATION", role.may_replicate),
+        )
+        if has
+    ]
+    yield f"role      {printable(role.name)}: {', '.join(attributes) or 'no attribute beyond LOGIN'}"
+    yield f"          owns {role.tables_owned} tables; member of {printable(', '.join(role.member_of)) or 'no role'}"
+    yield f"tenant    asked for {printable(observed.tenant_asked)}, the database sees {printable(observed.tenant_seen or 'none')}"
+    yield f"          left on the connection afterwards: {printable(observed.tenant_left) or 'nothing'}"
+    yield f"          rows visible without a tenant: {observed.rows_without_tenant:,}"
+    for table in tables:
+        kind = "partition" if table.partition else "table"
+        flags = f"enabled={_word(table.enabled)} forced={_word(table.forced)} policies={table.policies}"
+        yield f"{kind:9} {printable(table.name)}: {flags if table.tenant else 'shared, without rows of tenants'}"
+    for hole in report.holes:
+        yield f"HOLE      {printable(hole.subject)}: {printable(hole.problem)}"
+    yield f"result    {'isolated' if report.isolated else f'{len(report.holes)} holes'}"
+
+
+def _word(flag: bool) -> str:
+    return "yes" if flag else "no"
+
+
+@command("pool-size")
+@click.option("--cores", type=click.IntRange(1, 4_096), required=True, help="CPU cores of the database server.")
+@click.option(
+    "--spindles", type=click.IntRange(0, 1_024), default=1, show_default=True, help="Disks of the server; 1 for an SSD."
+)
+@click.option(
+    "--instances",
+    type=click.IntRange(1, 10_000),
+    default=3,
+    show_default=True,
+    help="Processes that have a pool of their own.",
+)
+@click.option("--max-connections", type=click.IntRange(1, 262_143), help="The server's setting, to check against.")
+@click.option("--size", type=click.IntRange(1, 262_143), help="Check this pool size instead of the computed one.")
+def pool_size(cores: int, spindles: int, instances: int, max_connections: int | None, size: int | None) -> ExitCode:
+    """Compute a pool size, and what the server must allow for it.
+
+    Pool size = cores x 2 + spindles, rounded up to a multiple of 5. All instances need pool size x instances + 10 for
+    administrators + 30 as a margin. Exit code 1 when --max-connections is less than that.
+    """
+    from llmspell.ops.pool_sizing import plan
+
+    planned = plan(cores=cores, spindles=spindles, instances=instances, max_connections=max_connections, size=size)
+    current_output().emit(planned, lines=lambda: _pool_lines(planned, given=size is not None))
+    return ExitCode.FAILED if planned.fits is False else ExitCode.OK
+
+
+def _pool_lines(plan: PoolPlan, *, given: bool) -> Iterable[str]:
+    computed = f"{plan.cores} cores x 2 + {plan.spindles} = {plan.computed}"
+    yield f"pool_size        {plan.pool_size}  ({'as given' if given else f'{computed}, rounded up to a multiple of 5'})"
+    yield (
+        f"max_connections  {plan.connections}  ({plan.pool_size} x {plan.instances} instances"
+        f" + {plan.admin_reserve} for administrators + {plan.margin} margin)"
+    )
+    if plan.fits:
+        yield f"fits             yes: the server allows {plan.max_connections}"
+    elif plan.fits is False:
+        yield f"fits             no: the server allows {plan.max_connections}"
+        yield (
+            f"                 raise max_connections to {plan.connections}, use a pool_size of {plan.pool_size_that_fits},"
+            " or put a transaction pooler in front"
+            if plan.pool_size_that_fits
+            else f"                 raise max_connections to {plan.connections}, or put a transaction pooler in front"
+        )

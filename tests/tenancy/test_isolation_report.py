@@ -1,0 +1,136 @@
+"""The diagnosis of tenant isolation finds what is wrong, on a real server."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from llmspell.cli.commands.database_diagnostics import isolation, pool_size
+from llmspell.cli.problems import ExitCode
+from llmspell.errors import Unsupported
+from llmspell.ops.isolation import IsolationReport, examine
+from llmspell.tenant import TenantId
+
+psycopg = pytest.importorskip("psycopg")
+
+if TYPE_CHECKING:
+    from tests.fixtures.postgres import PostgresDatabase
+
+ACME = TenantId("acme")
+
+
+def run(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def problems(report: IsolationReport) -> str:
+    return "\n".join(f"{hole.subject}: {hole.problem}" for hole in report.holes)
+
+
+async def test_the_serving_role_of_a_fresh_store_has_no_hole(postgres_shared_database: PostgresDatabase) -> None:
+    report = await examine(postgres_shared_database.app_url, tenant=ACME)
+
+    assert report.isolated, problems(report)
+    assert report.observed.tenant_seen == "acme"
+    assert report.observed.tenant_left == ""
+    assert any(table.partition for table in report.observed.tables)
+
+
+@pytest.mark.parametrize(
+    ("role", "expected"),
+    [
+        ("superuser_url", "is a superuser"),
+        ("admin_url", "owns"),
+        ("operator_url", "policies of its own"),
+    ],
+)
+async def test_a_role_that_sees_past_the_policies_is_a_hole(
+    postgres_shared_database: PostgresDatabase, role: str, expected: str
+) -> None:
+    report = await examine(getattr(postgres_shared_database, role), tenant=ACME)
+
+    assert not report.isolated
+    assert expected in problems(report)
+
+
+@pytest.mark.parametrize(
+    ("statement", "table"),
+    [
+        ("ALTER TABLE llmspell.kv_store DISABLE ROW LEVEL SECURITY", "llmspell.kv_store"),
+        ("ALTER TABLE llmspell.memories NO FORCE ROW LEVEL SECURITY", "llmspell.memories"),
+        ("DROP POLICY tenant_isolation_select ON llmspell.sessions", "llmspell.sessions"),
+        ("CREATE TABLE llmspell.notes (tenant_id text NOT NULL, note text)", "llmspell.notes"),
+        ("GRANT TRUNCATE ON llmspell.kv_store TO llmspell_app", "llmspell.kv_store"),
+    ],
+)
+async def test_a_hole_in_a_table_is_named(postgres_database: PostgresDatabase, statement: str, table: str) -> None:
+    run(postgres_database.admin_url, statement)
+
+    report = await examine(postgres_database.app_url, tenant=ACME)
+
+    assert table in {hole.subject for hole in report.holes}
+
+
+async def test_rows_that_show_without_a_tenant_are_a_hole(postgres_database: PostgresDatabase) -> None:
+    run(
+        postgres_database.superuser_url,
+        "INSERT INTO llmspell.tenants (tenant_id, name, created_at, updated_at) VALUES ('a', 'a', now(), now())",
+        "INSERT INTO llmspell.kv_store (tenant_id, key, kv_id, value, created_at, updated_at)"
+        " VALUES ('a', 'k', gen_random_uuid(), '', now(), now())",
+        "ALTER TABLE llmspell.kv_store DISABLE ROW LEVEL SECURITY",
+    )
+
+    report = await examine(postgres_database.app_url, tenant=ACME)
+
+    assert "sees 1 rows" in problems(report)
+
+
+async def test_a_store_without_row_level_security_is_refused() -> None:
+    with pytest.raises(Unsupported):
+        await examine("sqlite:///agent.db", tenant=ACME)
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+def call(command: object, *arguments: str) -> object:
+    return command.main(list(arguments), standalone_mode=False)  # type: ignore[attr-defined]
+
+
+def test_the_command_ends_well_and_says_isolated(
+    postgres_shared_database: PostgresDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = call(isolation, "--store", postgres_shared_database.app_url, "--tenant", "acme", "--json")
+
+    document = json.loads(capsys.readouterr().out)
+    assert code == ExitCode.OK
+    assert document["isolated"] is True
+    assert document["observed"]["tenant_seen"] == "acme"
+
+
+def test_the_command_fails_when_there_is_a_hole(
+    postgres_shared_database: PostgresDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = call(isolation, "--store", postgres_shared_database.superuser_url)
+
+    assert code == ExitCode.FAILED
+    assert "HOLE" in capsys.readouterr().out
+
+
+def test_the_pool_command_fails_when_the_server_allows_too_little(capsys: pytest.CaptureFixture[str]) -> None:
+    code = call(pool_size, "--cores", "16", "--instances", "3", "--max-connections", "100", "--json")
+
+    document = json.loads(capsys.readouterr().out)
+    assert code == ExitCode.FAILED
+    assert (document["pool_size"], document["connections"], document["pool_size_that_fits"]) == (35, 145, 20)
+
+
+def test_the_pool_command_says_what_to_configure(capsys: pytest.CaptureFixture[str]) -> None:
+    code = call(pool_size, "--cores", "8")
+
+    assert code == ExitCode.OK
+    assert "pool_size        20" in capsys.readouterr().out
