@@ -85,7 +85,8 @@ class _Call:
     def __init__(self, start: Start[Any]) -> None:
         self._start = start
         self.outcome: Future[Any] = Future()
-        self.cancel: Callable[[], object] = lambda: None
+        self.task: asyncio.Task[None] | None = None
+        self.dropped = False
 
     async def work(self) -> None:
         """Do the work. Cancellation passes through; whatever else goes wrong belongs to the caller."""
@@ -119,12 +120,12 @@ class Portal:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closing: _Call | None = None
-        self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[None]] = set()
         # The factory: without one, a Runner makes its loop the current one of this thread, which is the caller's.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
+        self._stop: asyncio.Future[_Call] = self._loop.create_future()
         self._thread = threading.Thread(target=self._serve, name="llmspell-portal", daemon=True)
         self._thread.start()
         self.at_exit: Start[None] = _nothing
@@ -137,30 +138,52 @@ class Portal:
             Unsupported: this is the portal's own thread.
             Unavailable: the store is closed, or was opened before this process was forked.
         """
-        call = _Call(start)
-        self.submit(call, self._spawn)
+        return cast("T", self.ask(_Call(start), take=self._take, drop=self._drop))
+
+    def ask(self, call: _Call, *, take: Callable[[_Call], None], drop: Callable[[_Call], None]) -> Any:
+        """Hand a call to the portal, where `take` begins it, and wait for its outcome.
+
+        When a signal interrupts that, at whatever point, `drop` sees to it that the work stops and the call is answered.
+        """
+        self._require_usable()
         try:
-            return cast("T", self.wait(call))
+            self._hand_over(call, take)
+            call.outcome.exception()  # only waits: what is raised here comes from a signal, never from the call
+        except _Closed:
+            raise Unavailable("The store is closed.", hint="Open it again.") from None
+        except BaseException:
+            self._abandon(call, drop)
+            raise
+        try:
+            return call.outcome.result()
         finally:
             del call  # the error's traceback would keep it, and it keeps the error
 
-    def submit(self, call: _Call, begin: Callable[[_Call], None]) -> None:
-        """Hand a call to the portal, where `begin` takes it."""
-        self._require_usable()
+    def _hand_over(self, call: _Call, take: Callable[[_Call], None]) -> None:
         with self._lock:
             if self._closing is not None:
-                raise Unavailable("The store is closed.", hint="Open it again.")
-            self._loop.call_soon_threadsafe(begin, call)
+                raise _Closed
+            self._loop.call_soon_threadsafe(lambda: None if call.dropped else take(call))
 
-    def wait(self, call: _Call) -> Any:
-        """Wait for a call's outcome; an interrupt cancels it and waits until its work has stopped."""
+    def _abandon(self, call: _Call, drop: Callable[[_Call], None]) -> None:
+        def dropped() -> None:
+            call.dropped = True
+            drop(call)
+
         try:
-            call.outcome.exception()  # only waits: what is raised here comes from a signal, never from the call
-        except BaseException:
-            self._loop.call_soon_threadsafe(lambda: call.cancel())
-            concurrent.futures.wait([call.outcome], timeout=INTERRUPT_WAIT_S)
-            raise
-        return call.outcome.result()
+            self._loop.call_soon_threadsafe(dropped)
+        except RuntimeError:
+            return  # the loop is closed, so the work has ended
+        concurrent.futures.wait([call.outcome], timeout=INTERRUPT_WAIT_S)
+
+    def _take(self, call: _Call) -> None:
+        call.task = self.keep(_answered(call), call=True)
+
+    def _drop(self, call: _Call) -> None:
+        if call.task is None:
+            call.fail(OutcomeUnknown("The call was interrupted before it began."))
+        else:
+            call.task.cancel()
 
     def keep(self, work: Coroutine[Any, Any, None], *, call: bool) -> asyncio.Task[None]:
         """Start a task that the portal owns until it ends; `close` lets calls finish, and cancels the rest."""
@@ -169,9 +192,6 @@ class Portal:
         owned.add(task)
         task.add_done_callback(owned.discard)
         return task
-
-    def _spawn(self, call: _Call) -> None:
-        call.cancel = self.keep(_answered(call), call=True).cancel
 
     def close(self, last: Start[None]) -> None:
         """Refuse new calls, let those under way finish, roll open transactions back, run `last`, and end the thread.
@@ -184,7 +204,7 @@ class Portal:
         with self._lock:
             if self._closing is None:
                 self._closing = _Call(last)
-                self._loop.call_soon_threadsafe(self._stop.set)
+                self._loop.call_soon_threadsafe(self._stop.set_result, self._closing)
         self._thread.join()
         _OPEN.discard(self)
         self._closing.outcome.result()
@@ -203,8 +223,7 @@ class Portal:
             runner.run(self._live())
 
     async def _live(self) -> None:
-        await self._stop.wait()
-        assert self._closing is not None  # noqa: S101 - for the type checker: it is set before the event is
+        closing = await self._stop
         for task in self._tasks:
             task.cancel()
         under_way = self._tasks | self._calls
@@ -212,7 +231,11 @@ class Portal:
             _, left = await asyncio.wait(under_way, timeout=DRAIN_S)
             for task in left:
                 task.cancel()
-        await _answered(self._closing)
+        await _answered(closing)
+
+
+class _Closed(Exception):
+    """The portal takes no more calls."""
 
 
 class _Abandoned(Exception):
@@ -233,39 +256,36 @@ class _Unit:
 
     def enter(self) -> Any:
         """Begin, and return the async transaction."""
-        self._portal.submit(self._entering, self._begin)
-        return self._portal.wait(self._entering)
+        return self._portal.ask(self._entering, take=self._begin, drop=self._drop)
 
     def run(self, start: Start[T]) -> T:
         """Run one call inside the transaction; an interrupt rolls the transaction back."""
-        call = _Call(start)
-        self._portal.submit(call, self._next)
-        try:
-            return cast("T", self._portal.wait(call))
-        finally:
-            del call
+        return cast("T", self._portal.ask(_Call(start), take=self._take, drop=self._drop))
 
     def leave(self, *, failed: bool) -> None:
         """Commit, or roll back when the block `failed`; one that has already ended says why, unless the block failed."""
         self._failed = failed
         try:
-            self._portal.submit(self._leaving, self._next)
+            self._portal.ask(self._leaving, take=self._take, drop=self._drop)
         except Unavailable:
-            if not failed:
+            if not failed:  # closed inside of the block, which rolled it back
                 raise
-            return  # closed inside of the block, which rolled it back
-        self._portal.wait(self._leaving)
 
     def _begin(self, call: _Call) -> None:
         self._task = self._portal.keep(self._live(), call=False)
-        call.cancel = self._task.cancel
 
-    def _next(self, call: _Call) -> None:
-        if self._ended is not None:
-            self._answer(call, self._ended)
-            return
-        call.cancel = self._task.cancel if self._task is not None else call.cancel
-        self._calls.put_nowait(call)
+    def _take(self, call: _Call) -> None:
+        if self._task is None or self._ended is not None:
+            self._answer(call, self._ended or TransactionClosed("The transaction was interrupted before it began."))
+        else:
+            self._calls.put_nowait(call)
+
+    def _drop(self, call: _Call) -> None:
+        """Roll back; the call is answered when that is done."""
+        if self._task is not None:
+            self._task.cancel()
+        if call is not self._entering or self._task is None:
+            self._take(call)
 
     async def _live(self) -> None:
         call, ended = self._entering, cast("BaseException", TransactionClosed())
@@ -426,9 +446,8 @@ class BlockingTenant(_Twin, of=Tenant):
     @contextmanager
     def transaction(self, *, timeout_s: float | None = None) -> Iterator[BlockingTransaction]:
         unit = _Unit(self._portal, self._inner.transaction(timeout_s=timeout_s))
-        inner = unit.enter()
         try:
-            yield BlockingTransaction(inner, unit)
+            yield BlockingTransaction(unit.enter(), unit)
         except BaseException:
             unit.leave(failed=True)
             raise

@@ -194,7 +194,7 @@ def test_every_answer_is_a_replay_of_what_was_said_until_then(
             if told is not None:
                 log.append((clock.now(), told))
         instants = [None, *(instant for instant, _ in log)]
-        for known_at in data.draw(st.lists(st.sampled_from(instants), max_size=4, unique=True)) + [None]:
+        for known_at in [*data.draw(st.lists(st.sampled_from(instants), max_size=4, unique=True)), None]:
             oracle = Oracle()
             for instant, told in log:
                 if known_at is None or instant <= known_at:

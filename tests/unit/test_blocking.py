@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ TWINS = [
     (Transaction, BlockingTransaction),
 ]
 PROCESS_LIMIT_S = 60
+TYPING_LIMIT_S = 240
 WAIT_S = 30.0
 TRIES_MAX = 1_000_000
 
@@ -118,6 +120,22 @@ def test_the_stub_is_up_to_date() -> None:
     )
 
     assert done.returncode == 0, f"{done.stderr}Run python scripts/generate_blocking_stub.py."
+
+
+def test_the_module_behind_the_stub_is_typed_too(tmp_path: Path) -> None:
+    """A type checker that finds the stub never looks into the module, so it is shown a copy under another name."""
+    copied = tmp_path / "twin_under_test.py"
+    shutil.copy(blocking.__file__, copied)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", str(copied)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TYPING_LIMIT_S,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
 
 
 def test_every_concern_answers(acme: BlockingTenant) -> None:
@@ -212,10 +230,9 @@ def test_a_transaction_ends_at_its_limit_and_keeps_nothing(acme: BlockingTenant)
 
 def test_a_block_that_hides_the_time_limit_is_told_all_the_same(acme: BlockingTenant) -> None:
     def hide() -> None:
-        with acme.transaction(timeout_s=0.01) as tx:
-            with contextlib.suppress(TransactionTimeout):
-                for _ in range(TRIES_MAX):
-                    tx.kv.set("k", b"v")
+        with acme.transaction(timeout_s=0.01) as tx, contextlib.suppress(TransactionTimeout):
+            for _ in range(TRIES_MAX):
+                tx.kv.set("k", b"v")
 
     with pytest.raises(TransactionTimeout):
         hide()
@@ -263,6 +280,32 @@ def test_a_block_that_hides_an_interrupt_is_told_that_nothing_was_kept(acme: Blo
         hide()
 
     assert acme.kv.get("k") is None
+
+
+def write_until_interrupted(acme: BlockingTenant, rounds: list[int], interrupter: threading.Thread) -> None:
+    interrupter.start()
+    for number in range(TRIES_MAX):
+        with acme.transaction() as tx:
+            tx.kv.set("a", b"%d" % number)
+            tx.kv.set("b", b"%d" % number)
+        rounds.append(number)
+
+
+@pytest.mark.parametrize("after", range(0, 15, 3))
+def test_an_interrupt_at_any_moment_leaves_whole_transactions(acme: BlockingTenant, after: int) -> None:
+    rounds: list[int] = []
+
+    def interrupt() -> None:
+        while len(rounds) < after:
+            pass
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_until_interrupted(acme, rounds, thread)
+    thread.join()
+
+    assert acme.kv.get("a") == acme.kv.get("b")
 
 
 def test_an_embedder_that_exits_does_not_take_the_portal_along(url: str) -> None:

@@ -121,7 +121,8 @@ def _fresh_file(folder: Path, announce: Callable[[str], None]) -> StoryStore:
 
 @contextmanager
 def _temporary_server(announce: Callable[[str], None]) -> Iterator[StoryStore]:
-    from llmspell.ops.embedded_postgres import APP_ROLE, MAJOR_VERSION, OWNER_ROLE, EmbeddedCluster
+    from llmspell.ops.embedded_postgres import APP_ROLE, OWNER_ROLE, EmbeddedCluster
+    from llmspell.ops.postgres_installation import MAJOR_VERSION
 
     announce(f"Starting a temporary PostgreSQL {MAJOR_VERSION}; it ends with this command")
     with EmbeddedCluster.temporary() as cluster:

@@ -32,15 +32,13 @@ def matches(node: Node | None, fields: Mapping[str, Any], metadata: Mapping[str,
 
 def equal(left: Any, right: Any) -> bool:
     """Compare two JSON values (or instants) strictly: numbers by value, true is not 1, lists and objects member by member."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
     if _is_number(left) and _is_number(right):
         return bool(left == right)
     if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
         return len(left) == len(right) and all(map(equal, left, right))
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return left.keys() == right.keys() and all(equal(left[key], right[key]) for key in left)
-    return type(left) is type(right) and bool(left == right)
+    return type(left) is type(right) and bool(left == right)  # true and 1 end here: a bool is not a number
 
 
 def _holds(compare: Compare, fields: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from psycopg.adapt import Loader
 from psycopg.types.numeric import NumericBinaryLoader
 
 from llmspell.codec import encode_json
-from llmspell.storage.contracts.filters import Operator
+from llmspell.storage.contracts.filters import Compare
 from llmspell.storage.postgres.statements import PackedVector, decode_vector
 
 if TYPE_CHECKING:
@@ -130,9 +130,8 @@ class PostgresFilters:
     def member(self, column: str, parameter: str, kind: FieldKind) -> str:
         return f"({column} = ANY(:{parameter}::{_TYPES[kind]}[]))"
 
-    def metadata(
-        self, column: str, path: tuple[str, ...], operator: Operator, operand: Any, bind: Callable[[Any], str]
-    ) -> str:
+    def metadata(self, column: str, comparison: Compare, bind: Callable[[Any], str]) -> str:
+        path, operator, operand = comparison.path, comparison.operator, comparison.operand
         value = "(" + " -> ".join([column, *(f":{bind(key)}::text" for key in path)]) + ")"
         if operator == "$exists":
             return f"({value} IS NOT NULL)" if operand else f"({value} IS NULL)"

@@ -85,7 +85,10 @@ class PgvectorNeighbours:
     def inserted(self, *, space_id: str, dimension: int) -> list[Statement]:
         return []
 
-    def deleted(self, *, space_id: str | None) -> list[Statement]:
+    def deleted(self, *, space_id: str) -> list[Statement]:
+        return []
+
+    def owners_deleted(self, *, dimension: int) -> list[Statement]:
         return []
 
     async def _search(

@@ -31,13 +31,11 @@ class FilterDialect(Protocol):
         """A condition: the column's value is in the array parameter (never NULL inside)."""
         ...
 
-    def metadata(
-        self, column: str, path: tuple[str, ...], operator: Operator, operand: Any, bind: Callable[[Any], str]
-    ) -> str:
-        """A condition on the value at `path` inside a JSON column; `bind(value)` adds a parameter and returns its name.
+    def metadata(self, column: str, comparison: Compare, bind: Callable[[Any], str]) -> str:
+        """A condition on the value at the comparison's path inside a JSON column.
 
-        `$in` and `$nin` have a tuple as operand. The condition is TRUE exactly when the contract says so; otherwise FALSE
-        or NULL.
+        `bind(value)` adds a parameter and returns its name. `$in` and `$nin` have a tuple as operand. The condition is TRUE
+        exactly when the contract says so; otherwise FALSE or NULL.
         """
         ...
 
@@ -78,18 +76,18 @@ class _Compiler:
             return "(" + " OR ".join(self.node(part, negated=negated) for part in node.parts) + ")"
         if isinstance(node, Not):
             paths = dict.fromkeys(part.path for part in comparisons(node.part) if part.field is None)
-            present = [self._metadata(path, "$exists", True) for path in paths]
+            present = [self._metadata(Compare(path, None, "$exists", True)) for path in paths]
             return "(" + " AND ".join([*present, f"NOT {self.node(node.part, negated=True)}"]) + ")"
         condition = self._compare(node)
         return f"coalesce({condition}, FALSE)" if negated else condition
 
     def _compare(self, node: Compare) -> str:
         if node.field is None:
-            return self._metadata(node.path, node.operator, node.operand)
+            return self._metadata(node)
         return self._builtin(self._columns.fields[node.path[0]], node.field.kind, node.operator, node.operand)
 
-    def _metadata(self, path: tuple[str, ...], operator: Operator, operand: Any) -> str:
-        return self._filters.metadata(self._columns.metadata, path, operator, operand, self._bind)
+    def _metadata(self, node: Compare) -> str:
+        return self._filters.metadata(self._columns.metadata, node, self._bind)
 
     def _builtin(self, column: str, kind: FieldKind, operator: Operator, operand: Any) -> str:
         if operator == "$exists":

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from llmspell.clock import parse_instant, require_period
-from llmspell.codec import require_limit
+from llmspell.codec import encode_json, require_limit
 from llmspell.errors import Conflict, NotFound
 from llmspell.ids import parse_id
 from llmspell.storage.contracts import graph_checks as checks
@@ -139,7 +139,10 @@ class RelationalGraph(GraphReads):
                 actor=actor,
             )
             said = graph_plan.already(
-                believed, start, ends, lambda old: (old.type, old.properties) == (entity.type, entity.properties)
+                believed,
+                start,
+                ends,
+                lambda old: (old.type, encode_json(old.properties)) == (entity.type, encode_json(entity.properties)),
             )
             if said is not None:
                 return said
@@ -336,4 +339,4 @@ class RelationalGraph(GraphReads):
 
 def _content(fact: Fact) -> tuple[Any, ...]:
     """What must be equal for an assertion to say nothing new."""
-    return fact.object, fact.properties, fact.confidence, fact.source
+    return fact.object, encode_json(fact.properties), fact.confidence, fact.source

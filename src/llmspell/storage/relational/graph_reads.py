@@ -64,10 +64,11 @@ class GraphReads:
     async def get_entity(
         self, entity: str | UUID, *, as_of: datetime | None = None, known_at: datetime | None = None
     ) -> Entity | None:
+        at = self._at(as_of, known_at)
         id = await self._id_of(self._unit, checks.require_entity(entity))
         if id is None:
             return None
-        row = await self._unit.row(self._queries.entity_at, id=self._dialect.id(id), **self._at(as_of, known_at))
+        row = await self._unit.row(self._queries.entity_at, id=self._dialect.id(id), **at)
         return None if row is None else self._rows.entity(row)
 
     async def list_entities(
@@ -109,10 +110,10 @@ class GraphReads:
         require_limit(limit)
         checks.require_pattern(subject, predicate, object)
         names = [name for name in (subject, object) if name is not None]
+        at = self._at(as_of, known_at)
         ids = await self._ids_of(self._unit, names) if names else {}
         if any(name not in ids for name in names):
             return []
-        at = self._at(as_of, known_at)
         conditions, parameters = [], {"known": at["known"]}
         if subject is not None:
             conditions.append("r.from_entity = :subject")
@@ -143,10 +144,10 @@ class GraphReads:
         checks.require_direction(direction)
         if predicate is not None:
             checks.require_predicate(predicate)
+        at = self._at(as_of, known_at)
         id = await self._id_of(self._unit, checks.require_entity(entity))
         if id is None:
             return []
-        at = self._at(as_of, known_at)
         return await self._touching(self._unit, [id], at, predicate=predicate, direction=direction, limit=limit)
 
     async def _touching(

@@ -45,6 +45,8 @@ class RelationalKV:
 
     async def list_keys(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> list[str]:
         require_text(prefix, field="prefix")
+        if after is not None:
+            require_text(after, field="after")
         most = LIST_MAX if limit is None else require_limit(limit, maximum=LIST_MAX)
         rows = await self._unit.rows(
             self._queries.list_keys,

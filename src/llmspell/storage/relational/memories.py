@@ -115,7 +115,8 @@ class RelationalMemories:
         vectors = [(memory.id, memory.embeddings) for memory in memories if memory.embeddings]
         await self._unit.batch(
             [
-                (self._queries.insert, [self._rows.parameters(stored) for stored in records]),
+                # In the order of ids: two batches with the same ids then wait for each other's end, and not for each other.
+                (self._queries.insert, [self._rows.parameters(stored) for stored in sorted(records, key=_by_id)]),
                 (self._queries.insert_version, [self._rows.version(stored, "add", actor, None) for stored in records]),
                 *self._postings.added(texts),
                 *self._embedding_statements(vectors, space_id, dimension),
@@ -125,7 +126,8 @@ class RelationalMemories:
         return [stored.record for stored in records]
 
     async def get(self, id: UUID) -> MemoryRecord | None:
-        return (await self.get_batch([id])).get(parse_id(id))
+        wanted = parse_id(id)
+        return (await self._records(self._unit, [wanted])).get(wanted)
 
     async def get_batch(self, ids: Sequence[UUID]) -> dict[UUID, MemoryRecord]:
         require_limit(len(ids), field="ids", minimum=0)
@@ -461,10 +463,11 @@ class RelationalMemories:
     def _unembedding_statements(self, ids: Sequence[UUID]) -> builtins.list[Statement]:
         """Drop the embeddings of memories in every space: an old generation must not outlive the text it was made from."""
         owners = {"ids": self._dialect.array(list(ids))}
-        deletions: list[Statement] = [
-            (self._vectors.of("delete_owners", dimension), owners) for dimension in DIMENSIONS
-        ]
-        return [*deletions, *self._runtime.nearest.deleted(space_id=None)]
+        statements: list[Statement] = []
+        for dimension in DIMENSIONS:
+            statements.append((self._vectors.of("delete_owners", dimension), owners))
+            statements += self._runtime.nearest.owners_deleted(dimension=dimension)
+        return statements
 
     def _compiled(self, filters: Mapping[str, Any] | None) -> Compiled:
         return compile_filter(parse(filters, FILTER_FIELDS), COLUMNS, self._dialect, self._runtime.filters)
@@ -474,3 +477,7 @@ class RelationalMemories:
 
     def _now(self) -> Any:
         return self._dialect.instant(self._runtime.clock.now())
+
+
+def _by_id(stored: Stored) -> UUID:
+    return stored.record.id

@@ -45,8 +45,12 @@ class NearestNeighbours(Protocol):
         """
         ...
 
-    def deleted(self, *, space_id: str | None) -> list[Statement]:
-        """Return what must run when vectors of a space (None: of any space of the tenant) were deleted."""
+    def deleted(self, *, space_id: str) -> list[Statement]:
+        """Return what must run when vectors of a space were deleted."""
+        ...
+
+    def owners_deleted(self, *, dimension: int) -> list[Statement]:
+        """Return what must run right after a statement that may have deleted embeddings of memories in any space."""
         ...
 
 

@@ -88,7 +88,8 @@ class RelationalVectors:
                 "metadata": dialect.json(item["metadata"]),
                 "now": dialect.instant(now),
             }
-            for item in items
+            # In the order of ids: two batches with the same ids then wait for each other's end, and not for each other.
+            for item in sorted(items, key=itemgetter("owner"))
         ]
         before = self._runtime.nearest.inserted(space_id=free_space(dimension), dimension=dimension)
         return [*before, (self._queries.of("insert", dimension), rows)]

@@ -28,7 +28,7 @@ from llmspell.storage.sqlite.database import Database, FileUnit, transaction
 from llmspell.storage.sqlite.dialect import SqliteDialect, SqliteFilters
 from llmspell.storage.sqlite.nearest import InProcessNeighbours
 from llmspell.storage.text.analyser import Analyser
-from llmspell.tenant import DEFAULT_TENANT, TenantId
+from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
 
 READERS: Final = 4
 BUSY_TIMEOUT_S: Final = 30.0
@@ -56,7 +56,7 @@ class SqliteBackend:
 
     def unit(self, tenant: TenantId) -> FileUnit:
         """Return the unit of work of a tenant."""
-        return FileUnit(self._database, tenant)
+        return FileUnit(self._database, tenant_id(tenant))
 
     def storages(self, tenant: TenantId) -> Storages:
         return storages(self.unit(tenant), self._runtime)
@@ -66,7 +66,7 @@ class SqliteBackend:
     ) -> AbstractAsyncContextManager[Storages]:
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
             raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
-        return self._transaction(tenant, float(timeout_s))
+        return self._transaction(tenant_id(tenant), float(timeout_s))
 
     @contextlib.asynccontextmanager
     async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[Storages]:

@@ -14,7 +14,7 @@ import apsw
 
 from llmspell.clock import from_microseconds, to_microseconds
 from llmspell.codec import decode_json, encode_json
-from llmspell.storage.contracts.filters import Operator
+from llmspell.storage.contracts.filters import Compare
 from llmspell.storage.relational.filters import FieldKind
 
 INFINITY: Final = 2**63 - 1
@@ -79,9 +79,8 @@ class SqliteFilters:
     def member(self, column: str, parameter: str, kind: FieldKind) -> str:
         return f"({column} IN (SELECT value FROM json_each(:{parameter})))"
 
-    def metadata(
-        self, column: str, path: tuple[str, ...], operator: Operator, operand: Any, bind: Callable[[Any], str]
-    ) -> str:
+    def metadata(self, column: str, comparison: Compare, bind: Callable[[Any], str]) -> str:
+        path, operator, operand = comparison.path, comparison.operator, comparison.operand
         where = bind(json_path(path))
         kind = f"json_type({column}, :{where})"
         if operator == "$exists":

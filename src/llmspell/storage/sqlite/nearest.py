@@ -100,9 +100,13 @@ class InProcessNeighbours:
         parameters = {"space_id": space_id, "model": FREE_SPACE, "dimension": dimension, "now": now}
         return [(self._catalog.vectors.space_changed, parameters)]
 
-    def deleted(self, *, space_id: str | None) -> list[Statement]:
+    def deleted(self, *, space_id: str) -> list[Statement]:
         """Return the statement that notes a deletion: caches look again at which rows are left."""
         return [(self._catalog.vectors.space_deleted, {"space_id": space_id})]
+
+    def owners_deleted(self, *, dimension: int) -> list[Statement]:
+        """Return the statement that notes a deletion in the spaces of a dimension, if the one before it deleted anything."""
+        return [(self._catalog.vectors.owners_deleted, {"dimension": dimension})]
 
     def _search(
         self, space: _Space, query: bytes, limit: int, *, only: list[bytes] | None, without: list[bytes]

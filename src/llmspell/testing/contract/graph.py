@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -409,10 +410,7 @@ class GraphContract:
         await asyncio.gather(*(move(number) for number in range(8)))
 
         believed = await periods(graph)
-        assert all(
-            ends is not None and ends <= begins
-            for (_, _, ends), (_, begins, _) in zip(believed, believed[1:], strict=False)
-        )
+        assert all(ends is not None and ends <= begins for (_, _, ends), (_, begins, _) in itertools.pairwise(believed))
         recorded = [one.recorded_from for one in await graph.facts(predicate="lives_in", any_time=True)]
         assert (await graph.stats()).fact_versions >= len(recorded) >= 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -11,56 +10,9 @@ import pytest
 from llmspell.clock import ManualClock
 from llmspell.errors import InvalidInput, InvalidLimit, NotFound
 from llmspell.storage.contracts.backend import Backend
-from llmspell.storage.contracts.graph import Cardinality, Fact, FactCorrection, Graph, GraphStats, NewFact
-from llmspell.testing.contract import DAY, day, ids_of, open_tenant
-
-MICROSECOND = timedelta(microseconds=1)
-ONE: Cardinality = "one"
-
-
-async def open_graph(backend: Backend) -> Graph:
-    """Return the graph of a new tenant."""
-    return (await open_tenant(backend)).graph
-
-
-async def say(
-    graph: Graph,
-    subject: str,
-    predicate: str,
-    object: str,
-    start: datetime | None = None,
-    end: datetime | None = None,
-    *,
-    cardinality: Cardinality | None = None,
-    **fields: Any,
-) -> Fact:
-    """Assert a fact."""
-    new = NewFact(subject=subject, predicate=predicate, object=object, valid_from=start, valid_to=end, **fields)
-    return await graph.assert_fact(new, cardinality=cardinality)
-
-
-async def lives(
-    graph: Graph, place: str, start: datetime | None = None, end: datetime | None = None, **fields: Any
-) -> Fact:
-    """Assert where Ada lives, which is one place at a time."""
-    return await say(graph, "Ada", "lives_in", place, start, end, cardinality=ONE, **fields)
-
-
-async def periods(graph: Graph, known_at: datetime | None = None) -> list[tuple[str, datetime, datetime | None]]:
-    """Return where Ada is believed to live, and when."""
-    found = await graph.facts(subject="Ada", predicate="lives_in", any_time=True, known_at=known_at, limit=1_000)
-    return [(fact.object, fact.valid_from, fact.valid_to) for fact in found]
-
-
-async def home(graph: Graph, as_of: datetime | None = None, known_at: datetime | None = None) -> list[str]:
-    """Return where Ada lives at a moment."""
-    found = await graph.facts(subject="Ada", predicate="lives_in", as_of=as_of, known_at=known_at)
-    return [fact.object for fact in found]
-
-
-def objects(facts: list[Fact]) -> list[str]:
-    """Return the objects of facts, in order."""
-    return [fact.object for fact in facts]
+from llmspell.storage.contracts.graph import FactCorrection, GraphStats
+from llmspell.testing.contract import DAY, day, ids_of
+from llmspell.testing.contract.graph import MICROSECOND, home, lives, objects, open_graph, periods, say
 
 
 class GraphQuestionsContract:

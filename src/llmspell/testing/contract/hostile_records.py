@@ -23,102 +23,12 @@ from llmspell.errors import (
     InvalidTime,
     InvalidVector,
 )
-from llmspell.storage.contracts.backend import Backend, Storages
+from llmspell.storage.contracts.backend import Backend
 from llmspell.storage.contracts.graph import FactCorrection, NewFact
 from llmspell.storage.contracts.memories import MemoryChange, MemoryQuery
 from llmspell.storage.contracts.vectors import VectorEntry
 from llmspell.testing.contract import add_one, day, memory, open_tenant, packed, random_vector, refused
-
-NUL, SURROGATE = "a\0b", "a\ud800b"
-NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - that is the point
-BAD_LIMITS = [0, -1, 1_001, 2**70, True, 1.0, "10", None]
-BAD_VECTORS: list[tuple[str, Any, str]] = [
-    ("NaN", [1.0, math.nan, *[0.0] * 382], "[1]"),
-    ("infinite", [1.0, *[0.0] * 382, -math.inf], "[383]"),
-    ("overflowing float32", [1e39, *[1.0] * 383], "[0]"),
-    ("zero", [0.0] * 384, ""),
-    ("almost zero", [1e-30] * 384, ""),
-    ("empty", [], ""),
-    ("too short", [1.0] * 383, ""),
-    ("of another model", [1.0] * 1024, ""),
-    ("text", "0" * 384, ""),
-    ("texts", ["1"] * 384, ""),
-    ("nested", [[1.0] * 384], ""),
-    ("a number", 1.0, ""),
-    ("nothing", None, ""),
-]
-BAD_METADATA: list[tuple[str, Any, str]] = [
-    ("NaN", {"a": math.nan}, ".a"),
-    ("infinite", {"a": [1, math.inf]}, ".a[1]"),
-    ("negative zero", {"a": {"b": -0.0}}, ".a.b"),
-    ("beyond 64 bits", {"a": 2**63}, ".a"),
-    ("below 64 bits", {"a": -(2**63) - 1}, ".a"),
-    ("NUL", {"a": NUL}, ".a"),
-    ("surrogate", {"a": SURROGATE}, ".a"),
-    ("NUL in a key", {NUL: 1}, " key"),
-    ("surrogate in an inner key", {"a": {SURROGATE: 1}}, ".a key"),
-    ("an empty key", {"": 1}, " key"),
-    ("a key that is no text", {1: 1}, " key"),
-    ("a long key", {"k" * 65: 1}, " key"),
-    ("too many keys", {f"k{n}": n for n in range(51)}, ""),
-    ("too large", {"a": "x" * 16_384}, ""),
-    ("too deep", {"a": [[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]}, ".a" + "[0]" * 15),
-    ("bytes", {"a": b"x"}, ".a"),
-    ("a set", {"a": {1}}, ".a"),
-    ("an instant", {"a": NAIVE}, ".a"),
-    ("not an object", [1], ""),
-    ("text", "{}", ""),
-]
-KEPT: dict[str, Any] = {
-    "largest integer": 2**63 - 1,
-    "smallest integer": -(2**63),
-    "beyond doubles": 2**53 + 1,
-    "1e22": 1e22,
-    "1e308": 1e308,
-    "-1e308": -1e308,
-    "1e16": 1e16,
-    "1e15": 1e15,
-    "5e-324": 5e-324,
-    "1e-7": 1e-7,
-    "a third": 1 / 3,
-    "0.1": 0.1,
-    "1.0": 1.0,
-    "0.0": 0.0,
-    "one": 1,
-    "zero": 0,
-    "true": True,
-    "null": None,
-    "empty": ["", [], {}],
-    "deep": [[[[[[[[[[[[["x"]]]]]]]]]]]]],
-    "text": "é e\u0301 😀 \u2028 \x7f \x01 \" ' \\ \\u0000 %s :p ? $1",
-    "Z": {"b": 1, "a": 2, "é": 3, "B": 4},
-}
-
-
-def labelled(cases: list[tuple[str, Any, str]]) -> Any:
-    """Return the cases with their names as ids."""
-    return [pytest.param(value, where, id=name) for name, value, where in cases]
-
-
-def typed(value: Any) -> Any:
-    """Return a value with the types of all numbers, so that 1, 1.0 and true differ."""
-    if isinstance(value, dict):
-        return {key: typed(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [typed(inner) for inner in value]
-    return (type(value).__name__, value)
-
-
-async def nothing_written(storages: Storages) -> bool:
-    """Say whether a tenant's storages are as empty as they were."""
-    graph = await storages.graph.stats()
-    return (
-        await storages.kv.list_keys() == []
-        and (await storages.vectors.stats()).total_vectors == 0
-        and await storages.memories.count() == 0
-        and (graph.entity_versions, graph.fact_versions) == (0, 0)
-        and await storages.graph.predicates() == {}
-    )
+from llmspell.testing.contract.hostile_values import NAIVE, NUL, SURROGATE, nothing_written
 
 
 class HostileRecordsContract:
@@ -326,17 +236,18 @@ class HostileRecordsContract:
 
         for field in ("as_of", "known_at"):
             moment: dict[str, Any] = {field: NAIVE}
-            calls: list[Callable[[], Any]] = [
-                lambda moment=moment: graph.get_entity("a", **moment),
-                lambda moment=moment: graph.list_entities(**moment),
-                lambda moment=moment: graph.facts(subject="a", **moment),
-                lambda moment=moment: graph.neighbours("a", **moment),
-                lambda moment=moment: graph.traverse("a", **moment),
-                lambda moment=moment: graph.paths("a", "b", **moment),
-            ]
-            for call in calls:
-                async with refused(InvalidTime, field):
-                    await call()
+            async with refused(InvalidTime, field):
+                await graph.get_entity("a", **moment)
+            async with refused(InvalidTime, field):
+                await graph.list_entities(**moment)
+            async with refused(InvalidTime, field):
+                await graph.facts(subject="a", **moment)
+            async with refused(InvalidTime, field):
+                await graph.neighbours("a", **moment)
+            async with refused(InvalidTime, field):
+                await graph.traverse("a", **moment)
+            async with refused(InvalidTime, field):
+                await graph.paths("a", "b", **moment)
         async with refused(InvalidTime, "instant"):
             await graph.delete_before(NAIVE)
 

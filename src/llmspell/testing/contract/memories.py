@@ -31,9 +31,6 @@ from llmspell.testing.contract import (
     turned_vector,
 )
 
-LONG_QUESTION = "please tell me what you remember about the old zeppelin that somebody once described to you during some long evening"
-"""Twenty words, of which one is rare and tells."""
-
 
 async def search_text(storages: Storages, text: str) -> MemoryRankings:
     """Search by words."""

@@ -26,10 +26,13 @@ from llmspell.testing.contract import (
     random_vector,
     turned_vector,
 )
-
-LONG_QUESTION = "please tell me what you remember about the old zeppelin that somebody once described to you during some long evening"
-"""Twenty words, of which one is rare and tells."""
 from llmspell.testing.contract.memories import embedded, search_text, search_vector, with_space
+
+LONG_QUESTION = (
+    "please tell me what you remember about the old zeppelin "
+    "that somebody once described to you during some long evening"
+)
+"""Twenty words, of which one is rare and tells."""
 
 
 class MemoriesSearchContract:
@@ -116,6 +119,19 @@ class MemoriesSearchContract:
 
         assert (await search_text(ours, "lighthouse fog")).text == before.text
 
+    async def test_a_filter_does_not_change_what_a_word_weighs(self, backend: Backend, clock: ManualClock) -> None:
+        storages = await open_tenant(backend)
+        texts = ["lighthouse fog", "lighthouse sun", "fog and a longer text", "rain"]
+        added = await storages.memories.add(
+            [memory(clock, text, session="s1" if n == 0 else "s2") for n, text in enumerate(texts)]
+        )
+        unfiltered = {one.id: one.score for one in (await search_text(storages, "lighthouse fog")).text}
+
+        query = MemoryQuery(text="lighthouse fog", filters={"session": "s1"})
+        filtered = (await storages.memories.search(query)).text
+
+        assert [(one.id, one.score) for one in filtered] == [(added[0].id, unfiltered[added[0].id])]
+
     async def test_candidates_limit_each_ranking_to_its_best(self, backend: Backend, clock: ManualClock) -> None:
         storages = await with_space(backend)
         await storages.memories.add(
@@ -162,10 +178,8 @@ class MemoriesSearchContract:
 
         found = await search_vector(storages, 0)
 
-        assert [(one.id, one.score) for one in found.dense] == [
-            (long.id, pytest.approx(0.939693, abs=1e-6)),
-            (short.id, pytest.approx(0.866025, abs=1e-6)),
-        ]
+        assert ids_of(found.dense) == [long.id, short.id]
+        assert [one.score for one in found.dense] == pytest.approx([0.939693, 0.866025], abs=1e-6)
 
     async def test_windows_of_few_memories_do_not_crowd_out_the_rest(
         self, backend: Backend, clock: ManualClock

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
@@ -13,6 +15,7 @@ from llmspell.storage.contracts.backend import Backend, Storages
 from llmspell.storage.contracts.graph import NewFact
 from llmspell.storage.contracts.memories import MemoryChange, MemoryQuery
 from llmspell.storage.contracts.vectors import VectorEntry
+from llmspell.tenant import TenantId
 from llmspell.testing.contract import SPACE, memory, new_tenant, packed, random_vector
 
 SHORT_S = 0.05
@@ -21,6 +24,18 @@ LONGER_S = 10.0
 
 class Deliberate(Exception):
     """Raised by tests to leave a block."""
+
+
+@asynccontextmanager
+async def leaving(backend: Backend, tenant: TenantId) -> AsyncIterator[Storages]:
+    """Open a transaction that an exception leaves at the end of the block."""
+    try:
+        async with backend.transaction(tenant) as tx:
+            yield tx
+            raise Deliberate
+    except Deliberate:
+        return
+    raise AssertionError("the transaction swallowed the exception")
 
 
 async def write_everywhere(storages: Storages, clock: ManualClock) -> None:
@@ -63,10 +78,8 @@ class TransactionsContract:
     async def test_an_exception_rolls_everything_back(self, backend: Backend, clock: ManualClock) -> None:
         tenant = await new_tenant(backend)
 
-        with pytest.raises(Deliberate):
-            async with backend.transaction(tenant) as tx:
-                await write_everywhere(tx, clock)
-                raise Deliberate
+        async with leaving(backend, tenant) as tx:
+            await write_everywhere(tx, clock)
 
         assert await seen(backend.storages(tenant)) == NOTHING
         assert await backend.storages(tenant).graph.predicates() == {}
@@ -76,10 +89,9 @@ class TransactionsContract:
         tenant = await new_tenant(backend)
         new = memory(clock, "a lighthouse")
 
-        with pytest.raises(Deliberate):
-            async with backend.transaction(tenant) as tx:
-                await tx.memories.add([new])
-                raise Deliberate
+        async with leaving(backend, tenant) as tx:
+            await tx.memories.add([new])
+
         await backend.storages(tenant).memories.add([new])
 
         assert await backend.storages(tenant).memories.count() == 1
@@ -91,15 +103,13 @@ class TransactionsContract:
         (before,) = await storages.memories.list()
         facts = await storages.graph.facts(subject="Ada")
 
-        with pytest.raises(Deliberate):
-            async with backend.transaction(tenant) as tx:
-                await tx.kv.clear()
-                await tx.vectors.delete_scope("default")
-                await tx.memories.update(before.id, MemoryChange(content="something else"))
-                await tx.memories.forget(before.id)
-                await tx.graph.retract("Ada", "knows")
-                await tx.graph.delete_entity("Bob")
-                raise Deliberate
+        async with leaving(backend, tenant) as tx:
+            await tx.kv.clear()
+            await tx.vectors.delete_scope("default")
+            await tx.memories.update(before.id, MemoryChange(content="something else"))
+            await tx.memories.forget(before.id)
+            await tx.graph.retract("Ada", "knows")
+            await tx.graph.delete_entity("Bob")
 
         assert await seen(storages) == ALL
         assert await storages.memories.list() == [before]
@@ -242,12 +252,15 @@ class TransactionsContract:
     ) -> None:
         tenant = await new_tenant(backend)
 
-        with pytest.raises(TransactionTimeout):
+        async def overstay() -> None:
             async with backend.transaction(tenant, timeout_s=SHORT_S) as tx:
                 await tx.kv.set("k", b"v")
                 clock.advance(seconds=LONGER_S)
                 # Nobody will set it: the wait ends because the limit does, and is bounded for a backend that has none.
                 await asyncio.wait_for(asyncio.Event().wait(), LONGER_S)
+
+        with pytest.raises(TransactionTimeout):
+            await overstay()
 
         assert await backend.storages(tenant).kv.get("k") is None
         await backend.storages(tenant).kv.set("k", b"next")

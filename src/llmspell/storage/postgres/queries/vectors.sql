@@ -13,7 +13,7 @@ UNION ALL
 SELECT id FROM llmspell.vector_embeddings_1536 WHERE tenant_id = :tenant_id AND id = ANY(:ids::uuid[])
 UNION ALL
 SELECT id FROM llmspell.vector_embeddings_3072 WHERE tenant_id = :tenant_id AND id = ANY(:ids::uuid[])
-LIMIT 1;
+ORDER BY 1 LIMIT 1;
 
 -- name: get -> row
 -- A free vector, whatever its dimension.

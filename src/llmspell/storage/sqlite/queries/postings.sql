@@ -6,7 +6,7 @@ FROM json_each(:rows);
 
 -- name: remove -> count
 -- Drop the terms of owners.
-DELETE FROM text_postings
+DELETE FROM text_postings INDEXED BY idx_text_postings_owner
 WHERE tenant_id = :tenant_id AND collection = :collection AND owner_id IN (SELECT unhex(value) FROM json_each(:ids));
 
 -- name: add_stats -> count

@@ -14,7 +14,7 @@ UNION ALL
 SELECT id FROM vector_embeddings_1536 WHERE tenant_id = :tenant_id AND id IN (SELECT unhex(value) FROM json_each(:ids))
 UNION ALL
 SELECT id FROM vector_embeddings_3072 WHERE tenant_id = :tenant_id AND id IN (SELECT unhex(value) FROM json_each(:ids))
-LIMIT 1;
+ORDER BY 1 LIMIT 1;
 
 -- name: get -> row
 -- A free vector, whatever its dimension.
@@ -31,18 +31,19 @@ SELECT id, scope, embedding, metadata, created_at, updated_at FROM vector_embedd
 WHERE tenant_id = :tenant_id AND id = :id AND space_id = 'free-3072';
 
 -- name: hydrate_{dim} -> rows
--- The free vectors behind search results.
+-- The free vectors behind search results. The + keeps the planner at the primary key: without statistics it would read
+-- the whole space.
 SELECT id, scope, embedding, metadata, created_at, updated_at FROM vector_embeddings_{dim}
-WHERE tenant_id = :tenant_id AND id IN (SELECT unhex(value) FROM json_each(:ids)) AND space_id = 'free-{dim}';
+WHERE tenant_id = :tenant_id AND id IN (SELECT unhex(value) FROM json_each(:ids)) AND +space_id = 'free-{dim}';
 
 -- name: update_metadata_{dim} -> count
 -- Replace the metadata of a free vector.
 UPDATE vector_embeddings_{dim} SET metadata = :metadata, updated_at = :now
-WHERE tenant_id = :tenant_id AND id = :id AND space_id = 'free-{dim}';
+WHERE tenant_id = :tenant_id AND id = :id AND +space_id = 'free-{dim}';
 
 -- name: delete_{dim} -> count
 -- Delete free vectors by id.
-DELETE FROM vector_embeddings_{dim} WHERE tenant_id = :tenant_id AND id IN (SELECT unhex(value) FROM json_each(:ids)) AND space_id = 'free-{dim}';
+DELETE FROM vector_embeddings_{dim} WHERE tenant_id = :tenant_id AND id IN (SELECT unhex(value) FROM json_each(:ids)) AND +space_id = 'free-{dim}';
 
 -- name: delete_scope_{dim} -> count
 -- Delete the free vectors of a scope.
@@ -91,7 +92,13 @@ VALUES (:tenant_id, :space_id, :model, :dimension, 1, :now, :now)
 ON CONFLICT (tenant_id, space_id) DO UPDATE SET change_seq = change_seq + 1;
 
 -- name: space_deleted -> count
--- Note that vectors of a space, or of any space, were deleted.
+-- Note that vectors of a space were deleted.
 -- only: caches outside the database start again after a deletion
 UPDATE embedding_spaces SET change_seq = change_seq + 1, deleted_seq = change_seq + 1
-WHERE tenant_id = :tenant_id AND (:space_id IS NULL OR space_id = :space_id);
+WHERE tenant_id = :tenant_id AND space_id = :space_id;
+
+-- name: owners_deleted -> count
+-- Note that the statement just before deleted embeddings of memories, if it did: in which space is not known.
+-- only: caches outside the database start again after a deletion
+UPDATE embedding_spaces SET change_seq = change_seq + 1, deleted_seq = change_seq + 1
+WHERE changes() > 0 AND tenant_id = :tenant_id AND dimension = :dimension AND space_id NOT LIKE 'free-%';

@@ -1,0 +1,214 @@
+"""`llmspell database`: migrate the store, see its schema and its health, tune its index.
+
+Not here: what a migration does (`storage.relational.migrations`).
+
+Rule 1: a server is migrated as the role of storage.postgres.admin_url (DATABASE_ADMIN_URL); serving roles cannot.
+Rule 2: status and dry runs change nothing: no file is made, no migration runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmspell.cli.output import async_command, current_options, current_output, group
+from llmspell.cli.problems import ExitCode
+from llmspell.cli.session import current_settings, open_spell
+from llmspell.codec import DIMENSIONS
+from llmspell.errors import InvalidSetting, SchemaOutdated, Unsupported
+from llmspell.storage.contracts.capabilities import Capability
+
+if TYPE_CHECKING:
+    from llmspell.settings import Settings
+    from llmspell.storage.contracts.backend import MigrationStatus
+
+BACKENDS = ("memory", "sqlite", "postgres", "postgresql")
+
+
+@group()
+def database() -> None:
+    """Migrate, verify and tune the store."""
+
+
+@database.command()
+@click.option("--dry-run", is_flag=True, help="Say what would run, change nothing.")
+@async_command
+async def migrate(dry_run: bool) -> None:
+    """Apply pending migrations, each in a transaction of its own.
+
+    On PostgreSQL this needs DATABASE_ADMIN_URL (storage.postgres.admin_url), the role that owns the schema.
+    """
+    settings, output = current_settings(), current_output()
+    before = await _status(settings)
+    if dry_run:
+        document = {"version": before.version, "pending": before.pending, "dry_run": True}
+        output.emit(document, lines=lambda: before.pending)
+        output.note(
+            f"{len(before.pending)} would run; nothing was changed" if before.pending else "Nothing is pending."
+        )
+        return
+    after = await _migrated(settings, needed=bool(before.pending))
+    applied = after.applied[len(before.applied) :]
+    output.emit({"version": after.version, "applied": applied, "dry_run": False}, lines=lambda: applied)
+    output.note(f"The schema is at version {after.version}; {len(applied)} applied.")
+
+
+@database.command()
+@async_command
+async def status() -> ExitCode:
+    """Show the version of the schema and what is pending. Exit code 5 when something is."""
+    return _emit_status(await _status(current_settings()))
+
+
+@database.group()
+def migrations() -> None:
+    """The migrations of this release."""
+
+
+@migrations.command("list")
+@async_command
+async def list_migrations() -> ExitCode:
+    """List every migration: applied or pending. Exit code 5 when something is pending."""
+    return _emit_status(await _status(current_settings()))
+
+
+@database.command()
+@click.option("--backend", type=click.Choice(BACKENDS), help="The store to look at; default: the configured one.")
+@async_command
+async def health(backend: str | None) -> None:
+    """Open the store, ask it something, and show what it is and can do. Exit code 3 when it cannot be reached."""
+    settings = _settings_of(backend)
+    import llmspell
+    from llmspell.settings import masked
+
+    started = time.perf_counter()
+    async with llmspell.connect(settings.storage.url, settings=settings) as spell:
+        opened = time.perf_counter()
+        await spell.admin.check()
+        checked = time.perf_counter()
+        schema = await spell.admin.migration_status()
+        pool = spell.admin.pool_status()
+    document = {
+        "healthy": True,
+        "backend": spell.backend,
+        "url": masked(settings.storage.url),
+        "open_ms": round((opened - started) * 1e3, 2),
+        "check_ms": round((checked - opened) * 1e3, 2),
+        "schema_version": schema.version,
+        "pending_migrations": len(schema.pending),
+        "connections": pool,
+        "capabilities": {one.value: one in spell.capabilities for one in Capability},
+    }
+    current_output().emit(document, lines=lambda: _health_lines(document))
+
+
+@database.group()
+def ann() -> None:
+    """The approximate index of embeddings, where the store has one."""
+
+
+@ann.command()
+@click.option("--space", required=True, help="The embedding space: MODEL@DIMENSION.")
+@click.option(
+    "--dimension", type=click.Choice([str(size) for size in DIMENSIONS]), required=True, help="Its dimension."
+)
+@click.option("--dry-run", is_flag=True, help="Check that the store can do it, move nothing.")
+@async_command
+async def promote(space: str, dimension: str, dry_run: bool) -> None:
+    """Move an embedding space of the tenant into the approximate index: for spaces of 10,000 vectors and more."""
+    output = current_output()
+    async with open_spell() as spell:
+        if dry_run:
+            if Capability.ANN_PROMOTION not in spell.capabilities:
+                raise Unsupported("This backend searches every space exactly; there is no index to move vectors into.")
+            document = {"space": space, "dimension": int(dimension), "dry_run": True}
+            output.emit(document, lines=lambda: [f"{space} would be moved into the index; nothing was changed"])
+            return
+        moved = await spell.admin.promote(current_settings().tenant_id, space, dimension=int(dimension))
+    document = {"space": space, "dimension": int(dimension), "moved": moved, "dry_run": False}
+    output.emit(document, lines=lambda: [f"{moved:,} vectors moved"])
+
+
+def _settings_of(backend: str | None) -> Settings:
+    """Return the settings for one backend: with its configured URL, whatever the store in use is.
+
+    Raises:
+        InvalidSetting, UsageError: no store of that backend is configured, or --store names another.
+    """
+    from llmspell.settings import load_settings
+
+    settings = current_settings()
+    wanted = "postgresql" if backend == "postgres" else backend
+    if wanted in (None, settings.storage.backend):
+        return settings
+    if current_options().store is not None:
+        raise click.UsageError(f"--store names another backend than {backend}")
+    if wanted == "postgresql" and settings.storage.postgres.url is None:
+        raise InvalidSetting("No PostgreSQL is configured.", hint="Set storage.postgres.url or DATABASE_URL.")
+    from llmspell.settings import default_store_url
+
+    urls = {"memory": "memory://", "sqlite": default_store_url(), "postgresql": settings.storage.postgres.url}
+    return load_settings(current_options().config, overrides={"storage.url": urls[wanted or "sqlite"]})
+
+
+async def _status(settings: Settings) -> MigrationStatus:
+    """Look at the schema without changing it."""
+    import llmspell
+    from llmspell.ops.schema_status import is_file, status_of_file, status_of_outdated_server
+    from llmspell.settings import load_settings
+
+    url = settings.storage.url
+    if is_file(url):
+        return status_of_file(url)
+    quiet = load_settings(
+        current_options().config, overrides={"storage.url": url, "storage.postgres.auto_migrate": False}
+    )
+    try:
+        async with llmspell.connect(url, settings=quiet) as spell:
+            return await spell.admin.migration_status()
+    except SchemaOutdated as error:
+        return status_of_outdated_server(error)
+
+
+async def _migrated(settings: Settings, *, needed: bool) -> MigrationStatus:
+    import llmspell
+    from llmspell.settings import load_settings
+
+    url = settings.storage.url
+    if settings.storage.backend == "postgresql" and needed and settings.storage.postgres.admin_url is None:
+        raise InvalidSetting(
+            "Migrations run as the role that owns the schema, and no URL of it is configured.",
+            hint="Set DATABASE_ADMIN_URL, or storage.postgres.admin_url.",
+        )
+    willing = load_settings(
+        current_options().config, overrides={"storage.url": url, "storage.postgres.auto_migrate": True}
+    )
+    async with llmspell.connect(url, settings=willing) as spell:
+        return await spell.admin.run_migrations()
+
+
+def _emit_status(found: MigrationStatus) -> ExitCode:
+    output = current_output()
+    rows = [(name, "applied") for name in found.applied] + [(name, "pending") for name in found.pending]
+    output.emit(
+        {"version": found.version, "applied": found.applied, "pending": found.pending},
+        lines=lambda: (f"{state}\t{name}" for name, state in rows),
+    )
+    output.note(f"The schema is at version {found.version}; {len(found.pending)} pending.")
+    if found.pending:
+        output.note("Run: llmspell database migrate")
+    return ExitCode.CONFLICT if found.pending else ExitCode.OK
+
+
+def _health_lines(document: dict[str, Any]) -> Iterable[str]:
+    yield f"{document['backend']} at {document['url']} is healthy"
+    yield f"  opened in        {document['open_ms']:.1f} ms"
+    yield f"  answered in      {document['check_ms']:.1f} ms"
+    yield f"  schema           version {document['schema_version']}, {document['pending_migrations']} pending"
+    pool = document["connections"]
+    yield f"  connections      {pool.size}, {pool.available} idle, {pool.waiting} waiting"
+    can = [name for name, there in document["capabilities"].items() if there]
+    yield f"  can              {', '.join(can) or 'nothing beyond the contract'}"

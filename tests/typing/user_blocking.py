@@ -1,0 +1,121 @@
+"""What a user writes with the synchronous twin, and what a strict type checker must know of it. Checked, never run."""
+
+from __future__ import annotations
+
+from array import array
+from datetime import UTC, datetime
+from typing import assert_type
+from uuid import UUID
+
+import llmspell
+from llmspell import ManualClock, Settings
+from llmspell.blocking import BlockingSpell, BlockingTenant, BlockingTransaction
+from llmspell.memory.context import Context, ContextItem
+from llmspell.memory.memory import MemoryHit, MemoryInput
+from llmspell.retrieval.explanation import Explanation
+from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
+from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.graph import Cardinality, Entity, Fact, GraphStats, Path, Reached
+from llmspell.storage.contracts.memories import MemoryRecord, MemoryVersion
+from llmspell.storage.contracts.pages import Page
+from llmspell.storage.contracts.tenants import TenantRecord
+from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
+
+
+def open_and_close() -> None:
+    with llmspell.connect_blocking("memory://", settings=Settings(), embedder="hashing", clock=ManualClock()) as spell:
+        assert_type(spell, BlockingSpell)
+        assert_type(spell.backend, BackendType)
+        assert_type(spell.capabilities, frozenset[Capability])
+        assert_type(spell.tenant("acme"), BlockingTenant)
+        assert_type(spell.tenant(), BlockingTenant)
+        assert_type(spell.tenants.create("acme", exist_ok=True), TenantRecord)
+        assert_type(spell.tenants.get("acme"), TenantRecord | None)
+        assert_type(spell.admin.run_migrations(), MigrationStatus)
+        assert_type(spell.admin.migration_version(), int)
+        assert_type(spell.admin.pool_status(), PoolStatus)
+    later = llmspell.connect_blocking()
+    assert_type(later, BlockingSpell)
+    later.close()
+
+
+def memories(acme: BlockingTenant) -> None:
+    kept = acme.memory.add(
+        "Ada moved.", session="s1", role="user", kind="preference", at="2026-05-01", metadata={"topic": ["travel"]}
+    )
+    assert_type(kept, MemoryRecord)
+    assert_type(kept.at, datetime)
+    many = acme.memory.add_many([{"text": "one"}, MemoryInput(text="two")], skip_existing=True, progress=print)
+    assert_type(many, list[MemoryRecord])
+    hits = acme.memory.search("Ada", limit=5, filters={"metadata.topic": {"$contains": "travel"}}, explain=True)
+    assert_type(hits, list[MemoryHit])
+    assert_type(hits[0].explanation, Explanation | None)
+    assert_type(hits[0].similarity, float | None)
+    assert_type(hits[0].text, str)
+    acme.memory.search("Ada", k=5, embedding=array("f", [1.0] * 384), min_score=0.2)
+    acme.memory.search("Ada", top_k=5)
+    assert_type(acme.memory.get(kept.id), MemoryRecord | None)
+    page = acme.memory.list(session="s1", order="created_at", descending=False, limit=10)
+    assert_type(page, Page[MemoryRecord])
+    assert_type(page.items, list[MemoryRecord])
+    assert_type(page.next_cursor, str | None)
+    acme.memory.list(cursor=page.next_cursor)
+    assert_type(acme.memory.list_paginated(limit=5, offset=5), tuple[list[MemoryRecord], int])
+    assert_type(acme.memory.count(), int)
+    assert_type(acme.memory.update(str(kept.id), text="Ada left.", role=None, expected_version=1), MemoryRecord)
+    assert_type(acme.memory.delete(kept.id, actor="me", reason="asked"), bool)
+    assert_type(acme.memory.restore(kept.id), MemoryRecord)
+    assert_type(acme.memory.history(kept.id), list[MemoryVersion])
+    assert_type(acme.memory.forget(kept.id), bool)
+    assert_type(acme.memory.embed_pending(), int)
+
+
+def facts(acme: BlockingTenant) -> None:
+    fact = acme.graph.assert_fact(
+        "Ada",
+        "lives_in",
+        "Zurich",
+        valid_from="2026-05-01",
+        valid_to=datetime(2027, 1, 1, tzinfo=UTC),
+        cardinality="one",
+    )
+    assert_type(fact, Fact)
+    assert_type(fact.valid_to, datetime | None)
+    assert_type(acme.graph.correct(fact.id, object="Bern", valid_to=None), Fact)
+    assert_type(acme.graph.retract("Ada", "lives_in"), int)
+    acme.graph.declare("lives_in", "one")
+    assert_type(acme.graph.predicates(), dict[str, Cardinality])
+    assert_type(acme.graph.neighbours("Ada", as_of="2026-04-01", known_at="2026-04-01T09:00Z"), list[Fact])
+    assert_type(acme.graph.facts(predicate="lives_in", any_time=True), list[Fact])
+    assert_type(acme.graph.traverse("Ada", max_depth=3), list[Reached])
+    assert_type(acme.graph.paths("Ada", "Zurich"), list[Path])
+    assert_type(acme.graph.history(fact.id), list[Fact])
+    assert_type(acme.graph.upsert_entity("Ada", type="person"), Entity)
+    assert_type(acme.graph.get_entity(fact.subject_id), Entity | None)
+    assert_type(acme.graph.list_entities(type="person"), list[Entity])
+    assert_type(acme.graph.stats(), GraphStats)
+
+
+def vectors_and_keys(acme: BlockingTenant) -> None:
+    ids = acme.vectors.insert([VectorEntry(embedding=[1.0] * 384), {"embedding": [0.5] * 384, "scope": "s"}])
+    assert_type(ids, list[UUID])
+    assert_type(acme.vectors.search([1.0] * 384, limit=3, include_embedding=True), list[VectorHit])
+    assert_type(acme.vectors.get(ids[0]), VectorRecord | None)
+    assert_type(acme.vectors.update_metadata(ids[0], {"a": 1}), bool)
+    assert_type(acme.vectors.delete(ids), int)
+    assert_type(acme.vectors.stats(), VectorStats)
+    acme.kv.set("k", b"v", ttl_s=1.5)
+    assert_type(acme.kv.get("k"), bytes | None)
+    assert_type(acme.kv.get_batch(["k"]), dict[str, bytes])
+    assert_type(acme.kv.list_keys("k", limit=3), list[str])
+
+
+def whole(acme: BlockingTenant) -> None:
+    context = acme.context("Ada?", max_tokens=500, as_of="2026-04-01")
+    assert_type(context, Context)
+    assert_type(context.items, list[ContextItem])
+    assert_type(context.sections, dict[str, int])
+    with acme.transaction(timeout_s=5) as tx:
+        assert_type(tx, BlockingTransaction)
+        assert_type(tx.memory.add("Ada moved."), MemoryRecord)
+        assert_type(tx.kv.get("k"), bytes | None)
