@@ -3,8 +3,6 @@
 Importing this module loads nothing else: each public name is imported when it is first used (PEP 562).
 """
 
-from __future__ import annotations
-
 __version__ = "0.1.0"
 
 TYPE_CHECKING = False

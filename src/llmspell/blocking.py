@@ -10,7 +10,8 @@ Not here: what the verbs do. The methods of a twin are made from the async class
 `scripts/generate_blocking_stub.py` writes, tells type checkers what they are.
 
 Rule 1: the async objects are touched by the portal alone, so a twin may be shared between threads.
-Rule 2: a call ends after its work has: an interrupt cancels the work, waits for it to stop, and then goes on its way.
+Rule 2: a call ends after its work has: an interrupt cancels the work, waits for it to stop, and then goes on its way. What had
+reached the store by then may be kept, whole.
 Rule 3: a transaction is entered, used and left in one task, as time limits and cancellation of asyncio require.
 Rule 4: what would wait for itself is refused: a blocking call from the portal (an embedder, a `progress` callback).
 """
@@ -177,7 +178,8 @@ class Portal:
         concurrent.futures.wait([call.outcome], timeout=INTERRUPT_WAIT_S)
 
     def _take(self, call: _Call) -> None:
-        call.task = self.keep(_answered(call), call=True)
+        call.task = self.keep(call.work(), call=True)
+        call.task.add_done_callback(lambda _: call.fail(OutcomeUnknown("The call was cancelled before it answered.")))
 
     def _drop(self, call: _Call) -> None:
         if call.task is None:
@@ -231,7 +233,7 @@ class Portal:
             _, left = await asyncio.wait(under_way, timeout=DRAIN_S)
             for task in left:
                 task.cancel()
-        await _answered(closing)
+        await closing.work()
 
 
 class _Closed(Exception):
@@ -250,6 +252,7 @@ class _Unit:
         self._manager = manager
         self._calls: asyncio.Queue[_Call] = asyncio.Queue()
         self._entering, self._leaving = _Call(_nothing), _Call(_nothing)
+        self._current = self._entering
         self._failed = False
         self._ended: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
@@ -273,40 +276,49 @@ class _Unit:
 
     def _begin(self, call: _Call) -> None:
         self._task = self._portal.keep(self._live(), call=False)
+        # A callback, because a task that is cancelled before its first step runs none of its own lines.
+        self._task.add_done_callback(self._answer_all)
 
     def _take(self, call: _Call) -> None:
         if self._task is None or self._ended is not None:
             self._answer(call, self._ended or TransactionClosed("The transaction was interrupted before it began."))
         else:
+            call.task = self._task
             self._calls.put_nowait(call)
 
     def _drop(self, call: _Call) -> None:
-        """Roll back; the call is answered when that is done."""
+        """Roll back; the call is answered when that is done. An end that has begun is waited for: it is short."""
+        if call is self._leaving and call.task is not None:
+            return
         if self._task is not None:
             self._task.cancel()
         if call is not self._entering or self._task is None:
             self._take(call)
 
     async def _live(self) -> None:
-        call, ended = self._entering, cast("BaseException", TransactionClosed())
         try:
             async with self._manager as inner:
-                call.outcome.set_result(inner)
+                self._current.outcome.set_result(inner)
                 while (call := await self._calls.get()) is not self._leaving:
+                    self._current = call
                     await call.work()
+                self._current = call
                 if self._failed:
                     raise _Abandoned
-            call.outcome.set_result(None)
+            self._leaving.outcome.set_result(None)
+            self._ended = TransactionClosed()
         except _Abandoned:
-            call.outcome.set_result(None)  # rolled back as asked; the block's own exception goes on
+            self._ended = TransactionClosed()  # rolled back as asked; the block's own exception goes on
         except asyncio.CancelledError:
-            ended = TransactionClosed("The transaction was interrupted and rolled back.")
+            self._ended = TransactionClosed("The transaction was interrupted and rolled back.")
         except BaseException as error:  # noqa: BLE001 - why it ended belongs to the caller who uses it next
-            ended = error
-        self._ended = ended
-        self._answer(call, ended)
+            self._ended = error
+
+    def _answer_all(self, _: asyncio.Task[None]) -> None:
+        self._ended = self._ended or TransactionClosed("The transaction was interrupted before it began.")
+        self._answer(self._current, self._ended)
         while not self._calls.empty():
-            self._answer(self._calls.get_nowait(), ended)
+            self._answer(self._calls.get_nowait(), self._ended)
 
     def _answer(self, call: _Call, ended: BaseException) -> None:
         if call is self._leaving and self._failed and not call.outcome.done():
@@ -316,14 +328,6 @@ class _Unit:
 
 async def _nothing() -> None:
     """Do nothing."""
-
-
-async def _answered(call: _Call) -> None:
-    """Do a call's work, and answer also when it is cancelled."""
-    try:
-        await call.work()
-    except asyncio.CancelledError:
-        call.fail(OutcomeUnknown("The call was cancelled before it answered."))
 
 
 _OPEN: weakref.WeakSet[Portal] = weakref.WeakSet()

@@ -101,7 +101,7 @@ def require_json(value: object, *, field: str, depth: int = METADATA_MAX_DEPTH) 
     elif kind is float:
         if not math.isfinite(value):  # type: ignore[arg-type]
             raise InvalidMetadata(field, "must be finite", given=value)
-        if value == 0 and math.copysign(1, value) < 0:  # type: ignore[arg-type]
+        if value == 0 and math.copysign(1, value) < 0:
             raise InvalidMetadata(field, "must not be negative zero, which databases turn into 0.0", given=value)
     elif isinstance(value, Mapping):
         for key, inner in value.items():

@@ -266,7 +266,6 @@ class InvalidUrl(ConfigError):
     """The store URL cannot be read."""
 
     code = "LS-2003"
-    default_hint = "Use memory://, sqlite:///path/to/file.db or postgresql://user@host/database."
 
 
 class MissingExtra(ConfigError):

@@ -20,7 +20,7 @@ REFUSED_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc
 TEXT_KINDS = frozenset({".py", ".sql", ".md", ".toml", ".sh", ".txt", ".lua", ".json"})
 TOP_FILES = ("Makefile", ".ci/run", "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "pyproject.toml")
 REFUSED_WORDS = {
-    rf"\b(?:{'|'.join(('TO' + 'DO', 'FIX' + 'ME', 'XX' + 'X', 'HA' + 'CK'))})\b": "do it now, or leave it out and say so in the docs",
+    rf"\b(?:{'|'.join(('TO' + 'DO', 'FIX' + 'ME', 'XX' + 'X', 'HA' + 'CK'))})\b": "do it now, or leave it out and say so",
     rf"\b{'Pha' + 'se'} \d": "say what the thing is; when it was made is for the changelog",
     rf"(?<![\w.]){'/wo' + 'rk'}/": "no path of one machine",
     rf"(?i)\b{'iss' + 'ue'}s? #?\d": "say the reason itself, or write a page in docs/decisions/",

@@ -483,9 +483,7 @@ def test_no_color_beats_force_color() -> None:
     assert colour_preference({}) is None
 
 
-def test_every_key_that_a_requirement_names_is_accepted(machine: Machine) -> None:
-    machine.project.write_text(
-        """
+EVERY_KEY = """
         tenant_id = "acme"
         [storage]
         vector_backend = "hnsw"
@@ -557,7 +555,10 @@ def test_every_key_that_a_requirement_names_is_accepted(machine: Machine) -> Non
         keep_alive = 75
         request_timeout = 30
         """
-    )
+
+
+def test_every_key_that_a_requirement_names_is_accepted(machine: Machine) -> None:
+    machine.project.write_text(EVERY_KEY)
     machine.environ.update({"DATABASE_URL": SERVER, "REDIS_URL": "redis://h"})
 
     loaded = machine.load()

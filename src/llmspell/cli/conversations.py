@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import IO, Any, NamedTuple
 from uuid import UUID, uuid5
 
@@ -62,7 +62,7 @@ class Reader:
         self._started = clock.now()
         self._whole: list[tuple[str, str, object]] | None = None
         self._is_lines: bool | None = None
-        self._times: dict[str | None, datetime] = {}
+        self._times: dict[str | None, tuple[datetime, int]] = {}
         self._seen: Counter[bytes] = Counter()
         self._ids: dict[UUID, str] = {}
 
@@ -175,11 +175,10 @@ class Reader:
 
     def _apart(self, session: str | None, at: datetime) -> datetime:
         """Move an item behind the one before it in its session when both carry one instant."""
-        last = self._times.get(session)
-        if last is not None and at <= last < at + timedelta(seconds=1):
-            at = last + MICROSECOND
-        self._times[session] = at
-        return at
+        last, count = self._times.get(session, (None, 0))
+        count = count + 1 if last == at else 0
+        self._times[session] = (at, count)
+        return at + count * MICROSECOND
 
 
 def _checked_names(found: Mapping[str, Any], prefix: str) -> tuple[str | None, str | None, Any, dict[str, Any]]:

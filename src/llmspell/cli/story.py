@@ -65,12 +65,13 @@ def _stored(console: Console, document: Mapping[str, Any], number: int) -> None:
 def _questions(console: Console, document: Mapping[str, Any], number: int) -> None:
     count = {1: "One question", 2: "Two questions", 3: "Three questions"}[len(document["questions"])]
     _title(console, number, count)
-    for question in document["questions"]:
-        _indented(console, f"{printable(question['text'])}", style=STRONG)
+    for place, question in enumerate(document["questions"]):
+        if place:
+            console.print()
+        _indented(console, printable(question["text"]), style=STRONG)
         cost = f"embedder {question['embedding_ms']:.1f} ms, search {question['search_ms']:.1f} ms"
         _indented(console, f"{_found(question)} ({cost})", style=GOOD)
         draw_hits(console, question["hits"])
-        console.print()
 
 
 def _found(question: Mapping[str, Any]) -> str:

@@ -122,6 +122,9 @@ def read_story(path: Path | None) -> Story:
         budget = msgspec.convert(asked.get("max_tokens", DEFAULT_BUDGET), int)
     except msgspec.ValidationError as error:
         raise InvalidInput("file", f"has facts that cannot be read: {error}") from error
+    unknown = {fact.told for fact in facts} - _names(items).keys()
+    if unknown:
+        raise InvalidInput("facts", "must be told in a turn of the file", given=min(unknown))
     questions = _questions(extra) or made_questions(items)
     about = asked.get("question") or questions[0].text
     return Story(
@@ -150,25 +153,27 @@ def _extras(stream: Any) -> dict[str, Any]:
 
 def _questions(extra: Mapping[str, Any]) -> list[Asked]:
     """Return three questions spread over those of the file."""
-    found = extra.get("questions")
-    texts = [q if isinstance(q, str) else q.get("text") for q in found if isinstance(q, (str, dict))] if found else []
-    asked = [
-        Asked(text=q if isinstance(q, str) else q["text"], found=None if isinstance(q, str) else q.get("found"))
-        for q in (found or [])
-        if isinstance(q, str) or (isinstance(q, dict) and isinstance(q.get("text"), str))
-    ]
-    if len(asked) <= QUESTIONS_MAX or not texts:
-        return asked
-    return [asked[place * (len(asked) - 1) // (QUESTIONS_MAX - 1)] for place in range(QUESTIONS_MAX)]
+    given = extra.get("questions")
+    asked = []
+    for one in given if isinstance(given, list) else []:
+        if isinstance(one, str):
+            asked.append(Asked(text=one))
+        elif isinstance(one, dict) and isinstance(one.get("text"), str):
+            asked.append(Asked(text=one["text"], found=one.get("found")))
+    return asked if len(asked) <= QUESTIONS_MAX else [asked[place] for place in _spread(len(asked))]
+
+
+def _spread(count: int) -> list[int]:
+    """Return up to three places, from the first to the last of `count`."""
+    return sorted({place * (count - 1) // (QUESTIONS_MAX - 1) for place in range(QUESTIONS_MAX)})
 
 
 def made_questions(items: Sequence[MemoryInput]) -> list[Asked]:
     """Make questions from the content: the rarest long words of three items, spread over the file."""
     words = Counter(word.casefold() for item in items for word in set(_LONG_WORD.findall(item.text)))
     long = [item for item in items if len(set(_LONG_WORD.findall(item.text))) >= 2] or list(items)
-    places = {place * (len(long) - 1) // (QUESTIONS_MAX - 1) for place in range(QUESTIONS_MAX)}
     asked = []
-    for place in sorted(places):
+    for place in _spread(len(long)):
         text = long[place].text
         rare = sorted(set(_LONG_WORD.findall(text)), key=lambda word: (words[word.casefold()], text.find(word)))[:2]
         asked.append(Asked(text=f"What was said about {' and '.join(rare)}?" if rare else text[:80]))
@@ -247,7 +252,7 @@ class Teller:
 
     async def _tell_facts(self, chapter: Sequence[MemoryInput]) -> None:
         """Write what a chapter told into the graph, each at the instant of its turn."""
-        said = {str(item.metadata["id"]): _instant(item) for item in chapter if "id" in item.metadata}
+        said = {name: _instant(item) for name, item in _names(chapter).items()}
         for fact in sorted((f for f in self._story.facts if f.told in said), key=lambda f: said[f.told]):
             self._clock.set(said[fact.told])
             await self._write(fact)
@@ -308,7 +313,7 @@ class Teller:
                     subject=times.subject, predicate=times.predicate, as_of=as_of, known_at=known_at
                 )
                 answers.append({"as_of": as_of, "known_at": known_at, "answer": [fact.object for fact in facts]})
-        said = {str(item.metadata.get("id")): item for item in self._story.items}
+        said = _names(self._story.items)
         return {
             "question": times.question,
             "as_of": list(times.as_of),
@@ -317,7 +322,7 @@ class Teller:
             "told": [
                 {"at": said[fact.told].at, "text": said[fact.told].text, **_recorded(fact, self._story.facts)}
                 for fact in self._story.facts
-                if fact.told in said and _concerns(fact, times, self._story.facts)
+                if _concerns(fact, times, self._story.facts)
             ],
         }
 
@@ -382,6 +387,11 @@ def _chapters(items: Sequence[MemoryInput]) -> Iterator[list[MemoryInput]]:
     ordered = sorted(items, key=_instant)
     for _, chapter in groupby(ordered, key=lambda item: item.session):
         yield list(chapter)
+
+
+def _names(items: Sequence[MemoryInput]) -> dict[str, MemoryInput]:
+    """Return items by the ids that their file gave them."""
+    return {str(item.metadata.get("id", item.id)): item for item in items}
 
 
 def _instant(item: MemoryInput) -> datetime:

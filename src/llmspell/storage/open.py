@@ -17,6 +17,7 @@ from llmspell.storage.contracts.backend import Backend
 
 SQLITE, POSTGRESQL = "sqlite:///", ("postgresql://", "postgres://")
 MEMORY = ("memory://", "memory:")
+URL_HINT = "Use memory://, sqlite:///path/to/file.db or postgresql://user@host/database."
 
 
 async def open_backend(url: str, *, settings: Settings, clock: Clock, ids: IdSource) -> Backend:
@@ -64,7 +65,7 @@ async def open_backend(url: str, *, settings: Settings, clock: Clock, ids: IdSou
             auto_migrate=server.auto_migrate,
             enforce_tenant_isolation=server.enforce_tenant_isolation,
         )
-    raise InvalidUrl("The store URL has an unknown scheme.", url=masked(url))
+    raise InvalidUrl("The store URL has an unknown scheme.", url=masked(url), hint=URL_HINT)
 
 
 def _path(url: str) -> str:

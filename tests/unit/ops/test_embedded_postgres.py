@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.fixtures.services import require_service
 
-from llmspell.errors import InvalidSetting, MissingExtra, StorageError, Unavailable
-from llmspell.ops import embedded_postgres, postgres_installation
+from llmspell.errors import InvalidSetting, StorageError, Unavailable
+from llmspell.ops import postgres_installation
 from llmspell.ops.embedded_postgres import OPERATOR_ROLE, OWNER_ROLE, SUPERUSER, EmbeddedCluster
 from llmspell.ops.postgres_installation import ServerAccount, default_data_dir, server_account
 from llmspell.ops.postgres_processes import read_postmaster, server_processes
 
 WAIT_S = 20.0
 is_root = os.geteuid() == 0
+pytestmark = pytest.mark.usefixtures("embedded_package")
 root_only = pytest.mark.skipif(not is_root, reason="only root drops privileges")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _package() -> None:
-    try:
-        postgres_installation.program_folder(server_account())
-    except MissingExtra as exc:
-        require_service("the embedded PostgreSQL", str(exc))
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder that the server account can enter; pytest's own is closed to `nobody`."""
-    made = embedded_postgres._temporary_folder()
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
-def cluster(folder: Path) -> Iterator[EmbeddedCluster]:
-    made = EmbeddedCluster(folder / "data", durable=False)
-    yield made
-    made.stop(immediate=True)
 
 
 def pgdata_of(cluster: EmbeddedCluster) -> Path:
@@ -539,85 +514,6 @@ def test_an_ordinary_user_reaches_whatever_it_reaches(tmp_path: Path) -> None:
 
     assert account.first_unreachable(tmp_path) is None
     assert default_data_dir(tmp_path, account) == tmp_path / "postgres"
-
-
-def run_cli(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "llmspell", "dev", "postgres", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd="/", **options)  # type: ignore[call-overload, no-any-return]
-
-
-def cycle(data: Path, **options: object) -> list[tuple[str, int]]:
-    said = []
-    for step in ("status", "start", "start", "status", "url", "stop", "stop", "status"):
-        done = run_cli(step, "--data", str(data), "--json", **options)
-        said.append((step, done.returncode))
-    return said
-
-
-CYCLE = [
-    ("status", 1),
-    ("start", 0),
-    ("start", 0),
-    ("status", 0),
-    ("url", 0),
-    ("stop", 0),
-    ("stop", 0),
-    ("status", 1),
-]
-
-
-def test_the_commands_go_through_a_whole_cycle(folder: Path) -> None:
-    assert cycle(folder / "data") == CYCLE
-
-
-AS_SOMEBODY = """
-import importlib.readers, os, sys
-import llmspell.cli.commands.dev, llmspell.cli.main, llmspell.observe, llmspell.ops.embedded_postgres, llmspell.settings
-os.setgroups([])
-os.setgid(int(sys.argv[2]))
-os.setuid(int(sys.argv[2]))
-for step in sys.argv[3:]:
-    print(step, llmspell.cli.main.run(["dev", "postgres", step, "--data", sys.argv[1], "--quiet"]), file=sys.stderr)
-"""
-
-
-@root_only
-def test_the_commands_go_through_a_whole_cycle_as_an_ordinary_user(folder: Path) -> None:
-    somebody = server_account().uid
-    os.chown(folder, somebody, somebody)
-    data = folder / "data"
-    # Dropped after the imports, because the interpreter itself may live where only root can go.
-    command = [sys.executable, "-c", AS_SOMEBODY, str(data), str(somebody), *(step for step, _ in CYCLE)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd="/")
-
-    assert [line for line in done.stderr.splitlines() if line] == [f"{step} {code}" for step, code in CYCLE]
-    assert (data / "pgdata").stat().st_uid == somebody
-
-
-def test_the_output_of_start_can_be_evaluated_by_a_shell(folder: Path) -> None:
-    done = run_cli("start", "--data", str(folder / "data"))
-    try:
-        said = run_cli("url", "--admin", "--data", str(folder / "data")).stdout.strip()
-        shell = subprocess.run(
-            ["sh", "-c", f'{done.stdout}\nprintf %s "$DATABASE_ADMIN_URL"'], capture_output=True, text=True, check=True
-        )
-    finally:
-        EmbeddedCluster(folder / "data").stop()
-
-    assert shell.stdout == said
-    assert said.startswith("postgresql://llmspell@/llmspell_dev?host=/")
-
-
-def test_json_output_is_one_document(folder: Path) -> None:
-    done = run_cli("status", "--json", "--data", str(folder / "data"))
-
-    assert json.loads(done.stdout) == {
-        "running": False,
-        "data_dir": str(folder / "data"),
-        "pid": None,
-        "socket_dir": None,
-        "port": None,
-    }
 
 
 def test_a_pid_file_that_is_still_being_written_is_no_server(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmspell.cli.commands.database_diagnostics import isolation, pool_size
 from llmspell.cli.output import async_command, current_options, current_output, group
 from llmspell.cli.problems import ExitCode
 from llmspell.cli.session import current_settings, open_spell
@@ -31,6 +32,10 @@ BACKENDS = ("memory", "sqlite", "postgres", "postgresql")
 @group()
 def database() -> None:
     """Migrate, verify and tune the store."""
+
+
+database.add_command(isolation)
+database.add_command(pool_size)
 
 
 @database.command()
@@ -118,7 +123,10 @@ def ann() -> None:
 @click.option("--dry-run", is_flag=True, help="Check that the store can do it, move nothing.")
 @async_command
 async def promote(space: str, dimension: str, dry_run: bool) -> None:
-    """Move an embedding space of the tenant into the approximate index: for spaces of 10,000 vectors and more."""
+    """Move an embedding space of the tenant into the approximate index.
+
+    Until then it is searched exactly. Vectors that come later are searched exactly beside the index until the next call.
+    """
     output = current_output()
     async with open_spell() as spell:
         if dry_run:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from llmspell.cli.output import async_command, command, current_output
 from llmspell.cli.problems import ExitCode
 from llmspell.cli.session import open_tenant
 from llmspell.codec import LIMIT_MAX, require_limit
-from llmspell.spell import Tenant
+
+if TYPE_CHECKING:
+    from llmspell.spell import Tenant
 
 PENDING_MAX = 1_000_000
 DEFAULT_LIMIT = 1_000

@@ -115,7 +115,14 @@ def _next(story: Story, place: StoryStore, tenant: str) -> list[str]:
             "llmspell search tea",
         ]
     quoted = shlex.quote
-    commands = [f"export LLMSPELL_STORAGE__URL={quoted(place.shown_url)}"]
+    commands = []
+    if current_options().store is not None or current_settings().storage.url != place.url:
+        hidden = place.shown_url != place.url
+        commands.append(
+            "# with the URL of your store in LLMSPELL_STORAGE__URL:"
+            if hidden
+            else f"export LLMSPELL_STORAGE__URL={quoted(place.url)}"
+        )
     commands += [f"export LLMSPELL_TENANT_ID={quoted(tenant)}"] if tenant != "default" else []
     commands.append(f"llmspell search {quoted(story.questions[0].text)} --explain")
     if story.times is not None:

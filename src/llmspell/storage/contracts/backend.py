@@ -51,9 +51,13 @@ class Backend(Protocol):
 
     type: BackendType
     capabilities: frozenset[Capability]
-    tenants: Tenants
     auto_create_tenants: bool
     """Whether a tenant that does not exist is created by its first write; settings may override it."""
+
+    @property
+    def tenants(self) -> Tenants:
+        """The registry of tenants."""
+        ...
 
     def storages(self, tenant: TenantId) -> Storages:
         """Return storages in which every call is a unit of work of its own."""

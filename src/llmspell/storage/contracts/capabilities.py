@@ -1,17 +1,19 @@
-"""What a backend can do, in one reviewed table.
+"""What a backend may be able to do.
 
-A backend that lacks a capability raises `Unsupported`; nothing answers "ok" without having done it. A row that is
-taken away from a backend needs a page in docs/decisions.
+Each backend declares its own set; all sets stand side by side in docs/reference/capabilities.md, which a test compares. A
+backend that lacks a capability raises `Unsupported`; nothing answers "ok" without having done it. A capability that is taken
+away from a backend needs a page in docs/decisions.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
-BackendType: TypeAlias = Literal["memory", "sqlite", "postgresql"]
+BackendType: TypeAlias = str
+"""The name of a backend, as the scheme of its URL says it; for people and logs, never to branch on."""
 
 
 class Capability(enum.Enum):
@@ -22,13 +24,6 @@ class Capability(enum.Enum):
     CONCURRENT_WRITERS = "concurrent_writers"  # two transactions may be open at once
     DATABASE_ISOLATION = "database_isolation"  # the database itself keeps tenants apart
     ANN_PROMOTION = "ann_promotion"  # large spaces can be moved into an approximate index by command
-
-
-CAPABILITIES: dict[BackendType, frozenset[Capability]] = {
-    "memory": frozenset(),
-    "sqlite": frozenset({Capability.PERSISTENT, Capability.MULTI_PROCESS}),
-    "postgresql": frozenset(Capability),
-}
 
 
 class Characteristics(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,46 +40,3 @@ class Characteristics(msgspec.Struct, frozen=True, kw_only=True):
     avg_write_latency_us: int
     scalability: str
     use_case: str
-
-
-CHARACTERISTICS: dict[BackendType, Characteristics] = {
-    "memory": Characteristics(
-        backend="memory",
-        persistent=False,
-        transactional=True,
-        multi_tenant=True,
-        multi_writer=False,
-        supports_prefix_scan=True,
-        supports_atomic_ops=True,
-        avg_read_latency_us=1,
-        avg_write_latency_us=2,
-        scalability="one process, bounded by its memory",
-        use_case="tests, and stores below 1,000 items",
-    ),
-    "sqlite": Characteristics(
-        backend="sqlite",
-        persistent=True,
-        transactional=True,
-        multi_tenant=True,
-        multi_writer=False,
-        supports_prefix_scan=True,
-        supports_atomic_ops=True,
-        avg_read_latency_us=50,
-        avg_write_latency_us=200,
-        scalability="one machine, several processes",
-        use_case="laptops, edge boxes and embedded production below 1M items",
-    ),
-    "postgresql": Characteristics(
-        backend="postgresql",
-        persistent=True,
-        transactional=True,
-        multi_tenant=True,
-        multi_writer=True,
-        supports_prefix_scan=True,
-        supports_atomic_ops=True,
-        avg_read_latency_us=500,
-        avg_write_latency_us=1_000,
-        scalability="many machines, read replicas",
-        use_case="multi-tenant production, isolation enforced by the database",
-    ),
-}

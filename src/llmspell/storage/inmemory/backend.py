@@ -18,7 +18,8 @@ from llmspell.clock import Clock, SystemClock
 from llmspell.errors import InvalidLimit, Unavailable, Unsupported
 from llmspell.ids import IdSource
 from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
-from llmspell.storage.contracts.capabilities import CAPABILITIES, BackendType, Capability
+from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.graph import InMemoryGraph
 from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
@@ -34,8 +35,8 @@ CURSOR_KEY_BYTES = 32
 class InMemoryBackend:
     """`Backend` in plain Python."""
 
-    type: BackendType = "memory"
-    capabilities: frozenset[Capability] = CAPABILITIES["memory"]
+    type: BackendType = CHARACTERISTICS.backend
+    capabilities: frozenset[Capability] = CAPABILITIES
 
     def __init__(self, *, clock: Clock | None = None, ids: IdSource | None = None, language: str = "english") -> None:
         """`language` is that of the analyser of texts; clock and ids are the system's unless given."""

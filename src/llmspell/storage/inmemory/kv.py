@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from llmspell.clock import Clock
 from llmspell.codec import require_key, require_limit, require_text
-from llmspell.storage.contracts.capabilities import CHARACTERISTICS, BackendType, Characteristics
+from llmspell.storage.contracts.capabilities import BackendType, Characteristics
 from llmspell.storage.contracts.checks import require_ttl, require_value
 from llmspell.storage.contracts.kv import BATCH_MAX
+from llmspell.storage.inmemory.capabilities import CHARACTERISTICS
 from llmspell.storage.inmemory.store import State, Unit
 
 LIST_MAX = 1_000_000
@@ -92,10 +93,10 @@ class InMemoryKV:
         return await self._unit.write(lambda state: _delete(state, [key for key, _ in state.kv.items()], now))
 
     def backend_type(self) -> BackendType:
-        return "memory"
+        return CHARACTERISTICS.backend
 
     def characteristics(self) -> Characteristics:
-        return CHARACTERISTICS["memory"]
+        return CHARACTERISTICS
 
     def _item(self, key: str, value: bytes, ttl_s: float | None) -> Item:
         expires = None if ttl_s is None else self._clock.now() + timedelta(seconds=require_ttl(ttl_s))

@@ -18,8 +18,9 @@ from llmspell.clock import Clock, SystemClock
 from llmspell.errors import CorruptStore, InvalidLimit
 from llmspell.ids import IdSource
 from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
-from llmspell.storage.contracts.capabilities import CAPABILITIES, BackendType, Capability
+from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.postgres import migrate as migrator
+from llmspell.storage.postgres.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.postgres.errors import require_driver
 from llmspell.storage.postgres.statements import bind_texts, fixed
 from llmspell.storage.relational import catalog
@@ -54,8 +55,8 @@ def queries() -> catalog.Catalog:
 class PostgresBackend:
     """`Backend` on one database."""
 
-    type: BackendType = "postgresql"
-    capabilities: frozenset[Capability] = CAPABILITIES["postgresql"]
+    type: BackendType = CHARACTERISTICS.backend
+    capabilities: frozenset[Capability] = CAPABILITIES
     auto_create_tenants: bool = False
 
     def __init__(self, database: Database, runtime: Runtime, *, admin_url: str | None) -> None:
@@ -176,7 +177,7 @@ async def open_postgres(
     clock = clock or SystemClock()
     dialect, filters = PostgresDialect(), PostgresFilters()
     runtime = Runtime(
-        backend="postgresql",
+        characteristics=CHARACTERISTICS,
         catalog=queries(),
         dialect=dialect,
         filters=filters,

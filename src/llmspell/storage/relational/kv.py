@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from llmspell.codec import require_key, require_limit, require_text
-from llmspell.storage.contracts.capabilities import CHARACTERISTICS, BackendType, Characteristics
+from llmspell.storage.contracts.capabilities import BackendType, Characteristics
 from llmspell.storage.contracts.checks import require_ttl, require_value
 from llmspell.storage.contracts.kv import BATCH_MAX
 from llmspell.storage.relational.database import Executor, Unit
@@ -96,10 +96,10 @@ class RelationalKV:
         return await self._unit.write(work)
 
     def backend_type(self) -> BackendType:
-        return self._runtime.backend
+        return self._runtime.characteristics.backend
 
     def characteristics(self) -> Characteristics:
-        return CHARACTERISTICS[self._runtime.backend]
+        return self._runtime.characteristics
 
     def _now(self) -> Any:
         return self._runtime.dialect.instant(self._runtime.clock.now())

@@ -8,7 +8,7 @@ import msgspec
 
 from llmspell.clock import Clock
 from llmspell.ids import IdSource
-from llmspell.storage.contracts.capabilities import BackendType
+from llmspell.storage.contracts.capabilities import Characteristics
 from llmspell.storage.contracts.filters import Node
 from llmspell.storage.contracts.memories import Scored
 from llmspell.storage.relational.catalog import Catalog
@@ -57,7 +57,7 @@ class NearestNeighbours(Protocol):
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     """The parts every shared storage is built on."""
 
-    backend: BackendType
+    characteristics: Characteristics
     catalog: Catalog
     dialect: Dialect
     filters: FilterDialect

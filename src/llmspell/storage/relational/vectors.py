@@ -6,6 +6,7 @@ Rule: every write tells `nearest` about itself in its own transaction, so that a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 

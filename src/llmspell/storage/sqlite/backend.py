@@ -18,12 +18,13 @@ from llmspell.clock import Clock, SystemClock
 from llmspell.errors import CorruptStore, InvalidLimit, InvalidSetting, InvalidUrl, Unavailable, Unsupported
 from llmspell.ids import IdSource
 from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
-from llmspell.storage.contracts.capabilities import CAPABILITIES, BackendType, Capability
+from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.tenants import RelationalTenants
 from llmspell.storage.sqlite import migrator, pragmas
+from llmspell.storage.sqlite.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.sqlite.database import Database, FileUnit, transaction
 from llmspell.storage.sqlite.dialect import SqliteDialect, SqliteFilters
 from llmspell.storage.sqlite.nearest import InProcessNeighbours
@@ -44,8 +45,8 @@ def queries() -> catalog.Catalog:
 class SqliteBackend:
     """`Backend` on one file."""
 
-    type: BackendType = "sqlite"
-    capabilities: frozenset[Capability] = CAPABILITIES["sqlite"]
+    type: BackendType = CHARACTERISTICS.backend
+    capabilities: frozenset[Capability] = CAPABILITIES
     auto_create_tenants: bool = True
 
     def __init__(self, database: Database, runtime: Runtime, *, busy_timeout_s: float) -> None:
@@ -134,7 +135,7 @@ async def open_sqlite(
     clock = clock or SystemClock()
     dialect, filters = SqliteDialect(), SqliteFilters()
     runtime = Runtime(
-        backend="sqlite",
+        characteristics=CHARACTERISTICS,
         catalog=queries(),
         dialect=dialect,
         filters=filters,

@@ -30,13 +30,12 @@ async def say(
     subject: str,
     predicate: str,
     object: str,
-    start: datetime | None = None,
-    end: datetime | None = None,
-    *,
+    *period: datetime | None,
     cardinality: Cardinality | None = None,
     **fields: Any,
 ) -> Fact:
-    """Assert a fact."""
+    """Assert a fact, for a period given as its start and its end."""
+    start, end = (*period, None, None)[:2]
     new = NewFact(subject=subject, predicate=predicate, object=object, valid_from=start, valid_to=end, **fields)
     return await graph.assert_fact(new, cardinality=cardinality)
 

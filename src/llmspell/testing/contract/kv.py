@@ -9,7 +9,7 @@ import pytest
 from llmspell.clock import ManualClock
 from llmspell.errors import Conflict, InvalidInput, InvalidKey, InvalidLimit
 from llmspell.storage.contracts.backend import Backend
-from llmspell.storage.contracts.capabilities import CHARACTERISTICS
+from llmspell.storage.contracts.capabilities import Capability
 from llmspell.testing.contract import new_tenant, open_tenant
 
 WRITERS = 8
@@ -247,7 +247,9 @@ class KvContract:
         kv = (await open_tenant(backend)).kv
 
         assert kv.backend_type() == backend.type
-        assert kv.characteristics() == CHARACTERISTICS[backend.type]
+        assert kv.characteristics().backend == backend.type
+        assert kv.characteristics().persistent == (Capability.PERSISTENT in backend.capabilities)
+        assert kv.characteristics().multi_writer == (Capability.CONCURRENT_WRITERS in backend.capabilities)
 
     @pytest.mark.parametrize("ttl_s", [0, -1, float("nan"), float("inf"), True, "10", 1e12])
     async def test_a_ttl_that_is_no_number_of_seconds_is_refused(self, backend: Backend, ttl_s: float) -> None:

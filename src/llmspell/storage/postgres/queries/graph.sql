@@ -198,7 +198,7 @@ SELECT * FROM (
   FROM llmspell.relationships r
   WHERE r.tenant_id = :tenant_id AND r.from_entity = ANY(:outgoing::uuid[])
     AND r.transaction_time_start <= :known AND r.transaction_time_end > :known AND r.valid_time_start <= :as_of AND r.valid_time_end > :as_of AND {filters}
-  UNION
+  UNION ALL
   SELECT r.relationship_id, r.from_entity,
   (SELECT e.name FROM llmspell.entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.from_entity
      ORDER BY e.transaction_time_start LIMIT 1) AS subject,
@@ -209,6 +209,7 @@ SELECT * FROM (
   r.source, r.actor
   FROM llmspell.relationships r
   WHERE r.tenant_id = :tenant_id AND r.to_entity = ANY(:incoming::uuid[])
+    AND r.from_entity <> ALL(:outgoing::uuid[])
     AND r.transaction_time_start <= :known AND r.transaction_time_end > :known AND r.valid_time_start <= :as_of AND r.valid_time_end > :as_of AND {filters}
 ) f
 ORDER BY f.relationship_type, f.valid_time_start, f.relationship_id LIMIT :limit;

@@ -38,17 +38,27 @@ GROUP BY term;
 
 -- name: rank_memories -> rows
 -- BM25 over live memories that match: those with a generating term, scored on all terms, rounded as the contract says.
-WITH q AS (SELECT r.term, r.idf, r.generates FROM jsonb_to_recordset(:terms::jsonb) AS r(term text, idf double precision, generates boolean)),
-hits AS (
-  SELECT p.owner_id, q.idf * p.tf * 2.5 / (p.tf + 1.5 * (0.25 + 0.75 * p.length / CAST(:average AS double precision))) AS weight, q.generates AS generates
-  FROM q JOIN llmspell.text_postings p
-    ON p.tenant_id = :tenant_id AND p.collection = :collection AND p.term = q.term
+-- LATERAL … OFFSET 0 keeps the order: a look-up per term in the index alone, and a look-up per memory that was found.
+WITH q AS (
+  SELECT r.term, r.idf, r.generates
+  FROM jsonb_to_recordset(:terms::jsonb) AS r(term text, idf double precision, generates boolean)
 ),
-found AS (
+hits AS (
+  SELECT p.owner_id, q.generates,
+    q.idf * p.tf * 2.5 / (p.tf + 1.5 * (0.25 + 0.75 * p.length / CAST(:average AS double precision))) AS weight
+  FROM q CROSS JOIN LATERAL (
+    SELECT o.owner_id, o.tf, o.length FROM llmspell.text_postings o
+    WHERE o.tenant_id = :tenant_id AND o.collection = :collection AND o.term = q.term OFFSET 0
+  ) p
+),
+found AS MATERIALIZED (
   SELECT owner_id, floor(sum(weight) * 1000000 + 0.5) / 1000000 AS score
   FROM hits GROUP BY owner_id HAVING bool_or(generates)
 )
 SELECT f.owner_id, f.score
-FROM found f JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = f.owner_id
-WHERE (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+FROM found f CROSS JOIN LATERAL (
+  SELECT 1 FROM llmspell.memories m
+  WHERE m.tenant_id = :tenant_id AND m.memory_id = f.owner_id
+    AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters} OFFSET 0
+) m
 ORDER BY f.score DESC, f.owner_id LIMIT :limit;

@@ -71,7 +71,7 @@ ORDER BY e.name LIMIT :limit;
 -- name: mentioned -> rows
 -- Entities believed and true now that have one of these case-folded names.
 SELECT e.entity_id, e.name, e.entity_type, e.properties, e.valid_time_start, e.valid_time_end, e.transaction_time_start,
-  e.transaction_time_end, e.source, e.actor FROM entities e
+  e.transaction_time_end, e.source, e.actor FROM entities e INDEXED BY idx_entities_folded
 WHERE e.tenant_id = :tenant_id AND e.name_folded IN (SELECT value FROM json_each(:names)) AND e.transaction_time_end = :forever AND e.valid_time_start <= :as_of AND e.valid_time_end > :as_of
 ORDER BY e.name LIMIT :limit;
 
@@ -160,7 +160,7 @@ WHERE r.tenant_id = :tenant_id AND r.to_entity = :id AND r.from_entity <> :id AN
 
 -- name: fact_id -> value
 -- The id that a fact had before, unless a correction has made it another fact.
-SELECT r.relationship_id FROM relationships r
+SELECT r.relationship_id FROM relationships r INDEXED BY idx_relationships_from
 WHERE r.tenant_id = :tenant_id AND r.from_entity = :subject AND r.relationship_type = :predicate
   AND r.to_entity = :object
   AND NOT EXISTS (
@@ -186,6 +186,7 @@ ORDER BY r.valid_time_start, r.relationship_id LIMIT :limit;
 
 -- name: touching -> rows
 -- Facts that touch any of several entities, true at an instant, as known at another.
+-- INDEXED BY: without statistics the planner would read all relationships of the tenant.
 SELECT * FROM (
   SELECT r.relationship_id, r.from_entity,
   (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.from_entity
@@ -195,10 +196,10 @@ SELECT * FROM (
      ORDER BY e.transaction_time_start LIMIT 1) AS object,
   r.properties, r.confidence, r.valid_time_start, r.valid_time_end, r.transaction_time_start, r.transaction_time_end,
   r.source, r.actor
-  FROM relationships r
+  FROM relationships r INDEXED BY idx_relationships_from
   WHERE r.tenant_id = :tenant_id AND r.from_entity IN (SELECT unhex(value) FROM json_each(:outgoing))
     AND r.transaction_time_start <= :known AND r.transaction_time_end > :known AND r.valid_time_start <= :as_of AND r.valid_time_end > :as_of AND {filters}
-  UNION
+  UNION ALL
   SELECT r.relationship_id, r.from_entity,
   (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.from_entity
      ORDER BY e.transaction_time_start LIMIT 1) AS subject,
@@ -207,8 +208,9 @@ SELECT * FROM (
      ORDER BY e.transaction_time_start LIMIT 1) AS object,
   r.properties, r.confidence, r.valid_time_start, r.valid_time_end, r.transaction_time_start, r.transaction_time_end,
   r.source, r.actor
-  FROM relationships r
+  FROM relationships r INDEXED BY idx_relationships_to
   WHERE r.tenant_id = :tenant_id AND r.to_entity IN (SELECT unhex(value) FROM json_each(:incoming))
+    AND r.from_entity NOT IN (SELECT unhex(value) FROM json_each(:outgoing))
     AND r.transaction_time_start <= :known AND r.transaction_time_end > :known AND r.valid_time_start <= :as_of AND r.valid_time_end > :as_of AND {filters}
 ) f
 ORDER BY f.relationship_type, f.valid_time_start, f.relationship_id LIMIT :limit;

@@ -88,13 +88,13 @@ WHERE m.tenant_id = :tenant_id AND m.memory_id IN (SELECT unhex(value) FROM json
 -- Memories that wait for an embedding, oldest first.
 SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
   m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
-FROM memories m
+FROM memories m INDEXED BY idx_memories_pending
 WHERE m.tenant_id = :tenant_id AND m.embedding_state = 'pending' AND (m.expires_at IS NULL OR m.expires_at > :now)
 ORDER BY m.created_at, m.memory_id LIMIT :limit;
 
 -- name: count_pending -> value
 -- How many memories wait for an embedding.
-SELECT count(*) FROM memories m
+SELECT count(*) FROM memories m INDEXED BY idx_memories_pending
 WHERE m.tenant_id = :tenant_id AND m.embedding_state = 'pending' AND (m.expires_at IS NULL OR m.expires_at > :now);
 
 -- name: mark_embedded -> count
@@ -119,7 +119,7 @@ WHERE tenant_id = :tenant_id AND memory_id IN (SELECT unhex(value) FROM json_eac
 
 -- name: unprocessed_sessions -> rows
 -- Sessions with memories that are not consolidated.
-SELECT DISTINCT m.session FROM memories m
+SELECT DISTINCT m.session FROM memories m INDEXED BY idx_memories_unprocessed
 WHERE m.tenant_id = :tenant_id AND NOT m.processed AND m.session IS NOT NULL AND (m.expires_at IS NULL OR m.expires_at > :now)
 ORDER BY m.session LIMIT :limit;
 

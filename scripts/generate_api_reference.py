@@ -1,0 +1,80 @@
+"""Write the tables of methods in docs/reference/ from the classes themselves.
+
+    python scripts/generate_api_reference.py            rewrite them
+    python scripts/generate_api_reference.py --check    exit 1 when one is out of date
+
+A table stands between `<!-- methods of X -->` and `<!-- end of methods -->`; the words around it are written by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmspell.memory.knowledge import KnowledgeGraph
+from llmspell.memory.memory import Memory
+from llmspell.memory.vectors import VectorCollection
+from llmspell.spell import Admin, Spell, Tenant, TenantRegistry, Transaction
+from llmspell.storage.contracts.kv import KV
+
+REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md")
+CLASSES = {
+    kind.__name__: kind
+    for kind in (KV, VectorCollection, KnowledgeGraph, Memory, TenantRegistry, Admin, Spell, Tenant, Transaction)
+}
+TABLE = re.compile(r"<!-- methods of (\w+) -->\n.*?<!-- end of methods -->", re.DOTALL)
+
+
+def table(kind: type) -> Iterator[str]:
+    """Yield the lines of the table of a class."""
+    yield "| method | what it does |\n|---|---|"
+    for name, member in vars(kind).items():
+        if name.startswith("_"):
+            continue
+        line = (inspect.getdoc(member) or "").partition("\n")[0].replace("|", "\\|")
+        if isinstance(member, property):
+            yield f"| `{name}` | {line} |"
+        elif inspect.isfunction(member):
+            yield f"| `{name}{written(inspect.signature(member))}` | {line} |"
+
+
+def written(signature: inspect.Signature) -> str:
+    """Return a signature as people read it: names, defaults, and what comes back."""
+    names = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in signature.parameters.values()
+        if parameter.name != "self"
+    ]
+    returned = "" if signature.return_annotation in ("None", None) else f" → {signature.return_annotation}"
+    shown = str(inspect.Signature(names)).replace("='", '="').replace("',", '",').replace("')", '")')
+    return (shown + returned).replace("builtins.", "").replace("|", "\\|")
+
+
+def rewritten(page: str) -> tuple[str, str]:
+    """Return the text of a page as it is and as it should be."""
+    text = (REFERENCE / page).read_text(encoding="utf-8")
+
+    def made(found: re.Match[str]) -> str:
+        rows = "\n".join(table(CLASSES[found[1]]))
+        return f"<!-- methods of {found[1]} -->\n{rows}\n<!-- end of methods -->"
+
+    return text, TABLE.sub(made, text)
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrite or check every page; return the exit code."""
+    stale = [page for page in PAGES if (pair := rewritten(page))[0] != pair[1]]
+    if "--check" in arguments:
+        sys.stderr.writelines(f"docs/reference/{page} is out of date\n" for page in stale)
+        return 1 if stale else 0
+    for page in stale:
+        (REFERENCE / page).write_text(rewritten(page)[1], encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import apsw
+import pytest
+from tests.cli.conftest import Shell
+from tests.fixtures.postgres import PostgresDatabase
+
+from llmspell.storage.relational.migrations import load
+
+NAMES = [migration.name for migration in load("llmspell.storage.sqlite")]
+
+
+@pytest.fixture
+def empty_server(shell: Shell, postgres_empty_database: PostgresDatabase) -> Shell:
+    shell.environment.delenv("LLMSPELL_STORAGE__URL")
+    shell.environment.setenv("DATABASE_URL", postgres_empty_database.app_url)
+    shell.environment.setenv("DATABASE_ADMIN_URL", postgres_empty_database.admin_url)
+    return shell
+
+
+@pytest.fixture
+def behind(shell: Shell) -> Shell:
+    """A file that lacks the last migration, as far as it remembers."""
+    shell("database", "migrate")
+    connection = apsw.Connection(str(shell.file))
+    connection.execute("DELETE FROM schema_migrations WHERE version = ?", (len(NAMES),))
+    connection.close()
+    return shell
+
+
+def test_a_new_file_is_migrated_and_then_current(shell: Shell) -> None:
+    done = shell("database", "migrate", "--json")
+
+    assert done.document == {"version": len(NAMES), "applied": NAMES, "dry_run": False}
+    assert shell("database", "migrate", "--json").document["applied"] == []
+    assert shell("database", "status").code == 0
+
+
+def test_a_dry_run_names_what_would_run_and_makes_no_file(shell: Shell) -> None:
+    done = shell("database", "migrate", "--dry-run")
+
+    assert (done.code, done.lines) == (0, NAMES)
+    assert not shell.file.exists()
+
+
+def test_status_and_dry_run_leave_a_file_as_it_is(behind: Shell) -> None:
+    before = behind.file.read_bytes()
+
+    status = behind("database", "status", "--json")
+    dry = behind("database", "migrate", "--dry-run", "--json")
+
+    assert (status.code, status.document["pending"]) == (5, NAMES[-1:])
+    assert dry.document == {"version": len(NAMES) - 1, "pending": NAMES[-1:], "dry_run": True}
+    assert behind.file.read_bytes() == before
+
+
+def test_migrations_are_listed_with_their_state(behind: Shell) -> None:
+    done = behind("database", "migrations", "list")
+
+    assert done.lines == [*(f"applied\t{name}" for name in NAMES[:-1]), f"pending\t{NAMES[-1]}"]
+    assert done.code == 5
+
+
+def test_a_file_of_something_else_is_refused_untouched(shell: Shell) -> None:
+    shell.file.write_bytes(b"something else " * 1_000)
+
+    for command in (["status"], ["migrate"], ["migrate", "--dry-run"], ["health"]):
+        assert shell("database", *command).code == 1
+    assert shell.file.read_bytes() == b"something else " * 1_000
+
+
+def test_a_modified_migration_is_exit_code_5(behind: Shell) -> None:
+    connection = apsw.Connection(str(behind.file))
+    connection.execute("UPDATE schema_migrations SET sha256 = ? WHERE version = 2", ("0" * 64,))
+    connection.close()
+
+    assert behind("database", "status").code == 5
+
+
+def test_a_store_in_memory_has_nothing_pending(shell: Shell) -> None:
+    assert shell("database", "status", "--store", "memory://").code == 0
+
+
+def test_health_says_what_the_store_is_and_can_do(shell: Shell) -> None:
+    document = shell("database", "health", "--json").document
+
+    assert (document["healthy"], document["backend"], document["pending_migrations"]) == (True, "sqlite", 0)
+    assert document["capabilities"]["persistent"] is True
+    assert document["capabilities"]["ann_promotion"] is False
+
+
+def test_health_of_another_backend_needs_its_configuration(shell: Shell) -> None:
+    assert shell("database", "health", "--backend", "memory", "--json").document["backend"] == "memory"
+    assert shell("database", "health", "--backend", "postgres").code == 2
+    assert shell("database", "health", "--backend", "memory", "--store", shell.url).code == 2
+
+
+def test_a_server_that_cannot_be_reached_is_exit_code_3(shell: Shell) -> None:
+    url = f"postgresql://llmspell_app@/nowhere?host={shell.folder}"
+
+    for command in (["status"], ["health"]):
+        assert shell("database", *command, "--store", url).code == 3
+
+
+def test_a_backend_that_searches_exactly_promotes_nothing(shell: Shell) -> None:
+    arguments = ("database", "ann", "promote", "--space", "m@384", "--dimension", "384")
+
+    assert shell(*arguments).code == 1
+    assert shell(*arguments, "--dry-run").code == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--space", "m@384"], ["--space", "m@7", "--dimension", "7"]])
+def test_promotion_needs_a_space_and_a_known_dimension(shell: Shell, arguments: list[str]) -> None:
+    assert shell("database", "ann", "promote", *arguments).code == 2
+
+
+def test_a_server_is_migrated_by_its_owner(empty_server: Shell) -> None:
+    names = [migration.name for migration in load("llmspell.storage.postgres")]
+
+    dry = empty_server("database", "migrate", "--dry-run", "--json").document
+    before = empty_server("database", "status", "--json")
+    done = empty_server("database", "migrate", "--json").document
+    after = empty_server("database", "status", "--json")
+
+    assert dry == {"version": 0, "pending": names, "dry_run": True}
+    assert (before.code, before.document["pending"]) == (5, names)
+    assert done == {"version": len(names), "applied": names, "dry_run": False}
+    assert (after.code, after.document["pending"]) == (0, [])
+
+
+def test_without_the_owner_a_server_is_not_migrated(empty_server: Shell) -> None:
+    empty_server.environment.delenv("DATABASE_ADMIN_URL")
+
+    done = empty_server("database", "migrate")
+
+    assert done.code == 2
+    assert "DATABASE_ADMIN_URL" in done.err
+
+
+def test_a_space_is_promoted_on_a_server(empty_server: Shell) -> None:
+    empty_server("database", "migrate")
+    empty_server.environment.setenv("LLMSPELL_TENANCY__AUTO_CREATE_TENANTS", "true")
+    empty_server("add", "Tea.")
+    promote = ("database", "ann", "promote", "--space", "hashing-384@384", "--dimension", "384", "--json")
+
+    assert empty_server(*promote, "--dry-run").document["dry_run"] is True
+    moved = empty_server(*promote)
+
+    assert (moved.code, moved.document["moved"]) == (0, 1)
