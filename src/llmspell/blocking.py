@@ -471,7 +471,10 @@ class BlockingSpell(_Twin, of=Spell):
         self.admin = BlockingAdmin(inner.admin, portal)
 
     def tenant(self, id: str = DEFAULT_TENANT) -> BlockingTenant:
-        return BlockingTenant(self._inner.tenant(id), self._portal)
+        async def handle() -> Tenant:
+            return cast("Tenant", self._inner.tenant(id))
+
+        return BlockingTenant(self._portal.run(handle), self._portal)
 
     def close(self) -> None:
         self._portal.close(self._inner.close)

@@ -214,9 +214,13 @@ def test_the_facts_of_a_file_are_recorded_when_they_were_told(quick: Shell) -> N
     }
     times = {
         "question": "What does Ada drink?", "subject": "Ada", "predicate": "drinks",
-        "as_of": ["2025-01-01", "2026-02-01"], "known_at": ["2026-04-01", "2026-06-01"],
+        "as_of": ["2025-01-01", "2026-02-01"], "known_at": ["2026-05-01T08:59:59Z", "2026-05-01T09:00:00Z"],
     }  # fmt: skip
-    story = {"turns": [{"id": "t1", "text": "I drink tea.", "at": "2026-05-01"}], "facts": [fact], "times": times}
+    turns = [
+        {"id": "t1", "text": "I drink tea.", "at": "2026-05-01T09:00:00Z"},
+        {"id": "t2", "text": "Always.", "at": "2026-05-01T18:00:00Z"},
+    ]
+    story = {"turns": turns, "facts": [fact], "times": times}
 
     document = quick("quickstart", quick.write("a.json", story), "--backend", "memory", "--json").document
 

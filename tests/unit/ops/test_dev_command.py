@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from llmspell.ops.embedded_postgres import EmbeddedCluster
+from llmspell.ops.postgres_installation import server_account
+
 pytestmark = pytest.mark.usefixtures("embedded_package")
 is_root = os.geteuid() == 0
 root_only = pytest.mark.skipif(not is_root, reason="only root drops privileges")
