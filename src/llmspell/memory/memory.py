@@ -282,17 +282,18 @@ class Memory:
         if session is not None:
             where = {"$and": [{"session": require_key(session, field="session")}, *([where] if where else [])]}
         space_id = None if question is None else self._embedding.space.space_id
-        if question is not None:
-            await self._register()
-        rankings = await self._storage.search(
-            MemoryQuery(
-                text=query,
-                embedding=question,
-                space_id=space_id,
-                candidates=max(candidates, CANDIDATES_PER_RANKER),
-                filters=where or None,
-            )
+        asked = MemoryQuery(
+            text=query,
+            embedding=question,
+            space_id=space_id,
+            candidates=max(candidates, CANDIDATES_PER_RANKER),
+            filters=where or None,
         )
+        try:
+            rankings = await self._storage.search(asked)
+        except NotFound:  # this model has embedded nothing here yet; to register its space would be a write
+            words_alone = msgspec.structs.replace(asked, embedding=None, space_id=None)
+            rankings = await self._storage.search(words_alone)
         by_ranker = {
             WORDS: [Candidate(str(one.id), one.score) for one in rankings.text],
             MEANING: [Candidate(str(one.id), one.score) for one in rankings.dense],
