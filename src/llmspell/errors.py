@@ -388,7 +388,8 @@ class ProviderProtocol(ProviderError):
 
 
 def catalogue(root: type[LlmspellError] = LlmspellError) -> Iterator[type[LlmspellError]]:
-    """Yield `root` and every class below it, parents first: the docs page and the CLI are made from this."""
+    """Yield `root` and every public class below it, parents first: the docs page and the CLI are made from this."""
     yield root
     for kind in root.__subclasses__():
-        yield from catalogue(kind)
+        if not kind.__name__.startswith("_"):
+            yield from catalogue(kind)

@@ -99,7 +99,8 @@ async def test_an_unknown_tenant_is_refused_where_creation_is_off(
 async def use(acme: Tenant, concern: str) -> object:
     if concern == "transaction":
         async with acme.transaction() as tx:
-            return await tx.kv.set("k", b"v")
+            await tx.kv.set("k", b"v")
+        return None
     calls: dict[str, Callable[[], Any]] = {
         "read": lambda: acme.kv.get("k"),
         "write": lambda: acme.kv.set("k", b"v"),
@@ -193,18 +194,19 @@ async def test_a_cursor_serves_its_own_tenant_and_query_only(
     await spell.tenant("globex").memory.add("of another tenant")
     cursor = (await acme.memory.list(limit=2)).next_cursor
     assert cursor is not None
-    asked: dict[str, Any] = {
+    changes: dict[str, dict[str, Any]] = {
         "filter": {"filters": {"kind": "skill"}},
         "session": {"session": "s1"},
         "order": {"order": "created_at"},
         "direction": {"descending": False},
         "forged": {"cursor": cursor[:-1] + ("A" if cursor[-1] != "A" else "B") + "AA"},
         "empty": {"cursor": ""},
-    }.get(change, {})
+    }
+    asked: dict[str, Any] = {"limit": 2, "cursor": cursor} | changes.get(change, {})
     tenant = spell.tenant("globex") if change == "tenant" else acme
 
     with pytest.raises(InvalidCursor) as caught:
-        await tenant.memory.list(**({"limit": 2, "cursor": cursor} | asked))
+        await tenant.memory.list(**asked)
 
     assert caught.value.field == "cursor"
 
@@ -217,8 +219,9 @@ async def test_limit_has_three_names_with_one_meaning(acme: Tenant, name: str) -
 
     assert len(await acme.memory.search("Ada", **arguments)) == 3
     assert len(await acme.vectors.search(EAST, **arguments)) == 3
+    arguments[name] = 0
     with pytest.raises(InvalidLimit) as caught:
-        await acme.memory.search("Ada", **{name: 0})
+        await acme.memory.search("Ada", **arguments)
     assert caught.value.field == name
 
 

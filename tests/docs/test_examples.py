@@ -20,9 +20,12 @@ from tests.fixtures.postgres import PostgresDatabase
 
 import llmspell
 from llmspell import ManualClock, Settings, blocking
+from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
-from llmspell.spell import Spell, Tenant, TenantRegistry
+from llmspell.memory.vectors import VectorCollection
+from llmspell.spell import Admin, Spell, Tenant, TenantRegistry
 from llmspell.storage.contracts import memories, vectors
+from llmspell.storage.contracts.kv import KV
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -178,7 +181,7 @@ def public(kind: type) -> set[str]:
     [
         (Spell, "python-api.md"),
         (Tenant, "python-api.md"),
-        (llmspell.spell.Admin, "python-api.md"),
+        (Admin, "python-api.md"),
         (blocking.BlockingSpell, "python-api.md"),
         (blocking.BlockingTenant, "python-api.md"),
         (blocking.BlockingAdmin, "python-api.md"),
@@ -186,11 +189,11 @@ def public(kind: type) -> set[str]:
         (blocking.BlockingTenantRegistry, "tenants.md"),
         (Memory, "memories.md"),
         (blocking.BlockingMemory, "memories.md"),
-        (llmspell.memory.knowledge.KnowledgeGraph, "graph.md"),
+        (KnowledgeGraph, "graph.md"),
         (blocking.BlockingKnowledgeGraph, "graph.md"),
-        (llmspell.memory.vectors.VectorCollection, "vectors.md"),
+        (VectorCollection, "vectors.md"),
         (blocking.BlockingVectorCollection, "vectors.md"),
-        (llmspell.storage.contracts.kv.KV, "kv.md"),
+        (KV, "kv.md"),
         (blocking.BlockingKV, "kv.md"),
     ],
     ids=lambda value: getattr(value, "__name__", value),

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,11 @@ async def interrupt_and_wait() -> None:
     await asyncio.Event().wait()
 
 
+def runner_of(twin: object) -> Any:
+    """What runs the calls of a twin; users, and therefore the stub, know nothing of it."""
+    return vars(twin)["_runner"]
+
+
 @pytest.mark.parametrize(("original", "twin"), TWINS, ids=lambda kind: kind.__name__)
 def test_a_twin_has_every_verb_and_every_verb_blocks(original: type, twin: type) -> None:
     verbs = {name for name in vars(original) if not name.startswith("_")}
@@ -157,7 +163,7 @@ def test_the_operators_side_answers(spell: BlockingSpell) -> None:
     assert spell.tenants.get("new") == created
     assert spell.admin.migration_version() == spell.admin.migration_status().version
     assert spell.admin.pool_status().waiting == 0
-    assert spell.admin.check() is None
+    spell.admin.check()
     assert spell.backend in ("memory", "sqlite")
     assert isinstance(spell.capabilities, frozenset)
 
@@ -261,7 +267,7 @@ def test_an_interrupt_in_a_transaction_rolls_it_back(acme: BlockingTenant) -> No
     def interrupted() -> None:
         with acme.transaction() as tx:
             tx.kv.set("k", b"v")
-            tx._runner.run(interrupt_and_wait)
+            runner_of(tx).run(interrupt_and_wait)
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
@@ -274,7 +280,7 @@ def test_a_block_that_hides_an_interrupt_is_told_that_nothing_was_kept(acme: Blo
         with acme.transaction() as tx:
             tx.kv.set("k", b"v")
             with contextlib.suppress(KeyboardInterrupt):
-                tx._runner.run(interrupt_and_wait)
+                runner_of(tx).run(interrupt_and_wait)
 
     with pytest.raises(TransactionClosed, match="rolled back"):
         hide()
@@ -425,7 +431,7 @@ def test_an_exception_of_the_block_outlives_a_store_closed_inside_of_it() -> Non
 
 def test_closing_lets_calls_of_other_threads_finish(url: str) -> None:
     started = threading.Event()
-    portals: list[blocking.Portal] = []
+    portals: list[Any] = []
 
     async def until_closing() -> None:
         started.set()
@@ -433,7 +439,7 @@ def test_closing_lets_calls_of_other_threads_finish(url: str) -> None:
             await asyncio.sleep(0)
 
     spell = connect_blocking(url, settings=Settings(), embedder=ScriptedEmbedder(until_closing))
-    portals.append(spell._portal)
+    portals.append(runner_of(spell))
     with ThreadPoolExecutor(1) as pool:
         added = pool.submit(spell.tenant().memory.add, "Ada moved.")
         assert started.wait(WAIT_S)
