@@ -186,7 +186,9 @@ async def policy(store: Opened, tenant: Tenant, blocks: int, read: tuple[str, in
         raise SystemExit("error: the table has other rows")
     if plans["ENABLE"] != plans["DISABLE"] or len(plans["ENABLE"]) != 1:
         raise SystemExit(f"error: the plans differ: {plans}")
-    return {"cost_percent": round((compared["ratio"] - 1) * 100, 2), "plan": plans["ENABLE"].pop(), **compared}
+    cost_us = (compared["ours"]["p50_ms"] - compared["baseline"]["p50_ms"]) * 1e3
+    cost = {"cost_percent": round((compared["ratio"] - 1) * 100, 2), "cost_us": round(cost_us, 1)}
+    return {**cost, "plan": plans["ENABLE"].pop(), **compared}
 
 
 def index_of(plan: Any) -> str:

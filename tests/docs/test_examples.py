@@ -68,7 +68,8 @@ async def spell(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Pa
 
 
 def compiled(source: str, name: str) -> CodeType:
-    return compile(source, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    code: CodeType = compile(source, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    return code
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
