@@ -6,6 +6,11 @@ A query in a file:
     -- Mark a session as used.
     UPDATE … WHERE tenant_id = :tenant_id AND …;
 
+What several queries of a file share is written once and used as `{fact}`:
+
+    -- fragment: fact
+    r.relationship_id, r.from_entity, …;
+
 Kinds: `rows`, `row`, `value`, `count`. Markers, each a comment line below the purpose: `-- cross-tenant: <reason>` for the few
 queries that name no tenant, `-- only: <reason>` for a query that the other dialect does not need. `{dim}` in a name makes one query
 per dimension; `{filters}` in the text is where a compiled filter goes.
@@ -30,6 +35,7 @@ NO_FILTER = "TRUE"
 FILTERED_QUERIES_MAX = 512
 """How many differently filtered texts of queries are kept, so that their prepared statements are found again."""
 _HEADER = re.compile(r"^-- name: (?P<name>[a-z][a-z0-9_{}]*) -> (?P<kind>[a-z]+)$", re.MULTILINE)
+_FRAGMENT = re.compile(r"^-- fragment: (?P<name>[a-z_]+)\n(?P<text>.+?);\n", re.MULTILINE | re.DOTALL)
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 _MARKER = re.compile(r"^-- (cross-tenant|only): (.+)$", re.MULTILINE)
 
@@ -116,6 +122,10 @@ def parse(stem: str, text: str) -> dict[str, Query]:
         ValueError: a malformed or repeated query; the files are ours, so this is a programming error.
     """
     queries: dict[str, Query] = {}
+    fragments = {match["name"]: match["text"] for match in _FRAGMENT.finditer(text)}
+    text = _FRAGMENT.sub("", text)
+    for name, fragment in fragments.items():
+        text = text.replace(f"{{{name}}}", fragment)
     headers = list(_HEADER.finditer(text))
     for header, following in zip(headers, [*headers[1:], None], strict=True):
         body = text[header.end() : following.start() if following else len(text)].strip()

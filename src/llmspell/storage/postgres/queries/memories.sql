@@ -1,3 +1,7 @@
+-- fragment: memory
+m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
+  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at;
+
 -- name: insert -> count
 -- Store a new memory.
 INSERT INTO llmspell.memories
@@ -15,15 +19,13 @@ VALUES (:tenant_id, :id, :version, :operation, :content, :metadata, :session, :r
 
 -- name: get_batch -> rows
 -- Live memories by id.
-SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
-  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+SELECT {memory}
 FROM llmspell.memories m
 WHERE m.tenant_id = :tenant_id AND m.memory_id = ANY(:ids::uuid[]) AND (m.expires_at IS NULL OR m.expires_at > :now);
 
 -- name: current -> rows
 -- Live memories about to be changed, with where their embeddings and terms are; other writers wait.
-SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
-  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at, m.space_id, m.text_length
+SELECT {memory}, m.space_id, m.text_length
 FROM llmspell.memories m
 WHERE m.tenant_id = :tenant_id AND m.memory_id = ANY(:ids::uuid[]) AND (m.expires_at IS NULL OR m.expires_at > :now)
 ORDER BY m.memory_id FOR UPDATE;
@@ -64,8 +66,7 @@ WHERE m.tenant_id = :tenant_id AND (m.expires_at IS NULL OR m.expires_at > :now)
 
 -- name: page_by_offset -> rows
 -- Live memories, newest first, beyond an offset.
-SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
-  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+SELECT {memory}
 FROM llmspell.memories m
 WHERE m.tenant_id = :tenant_id AND (m.expires_at IS NULL OR m.expires_at > :now)
 ORDER BY m.created_at DESC, m.memory_id DESC LIMIT :limit OFFSET :offset;
@@ -86,8 +87,7 @@ WHERE m.tenant_id = :tenant_id AND m.memory_id = ANY(:ids::uuid[]) AND (m.expire
 
 -- name: pending -> rows
 -- Memories that wait for an embedding, oldest first.
-SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
-  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+SELECT {memory}
 FROM llmspell.memories m
 WHERE m.tenant_id = :tenant_id AND m.embedding_state = 'pending' AND (m.expires_at IS NULL OR m.expires_at > :now)
 ORDER BY m.created_at, m.memory_id LIMIT :limit;
@@ -131,32 +131,28 @@ ORDER BY m.event_at, m.memory_id LIMIT :limit;
 
 -- name: page_by_at_desc -> rows
 -- Live memories that match, beyond a position.
-SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
-  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+SELECT {memory}
 FROM llmspell.memories m
 WHERE m.tenant_id = :tenant_id AND (m.event_at, m.memory_id) < (:instant, :id) AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
 ORDER BY m.event_at DESC, m.memory_id DESC LIMIT :limit;
 
 -- name: page_by_at_asc -> rows
 -- Live memories that match, beyond a position.
-SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
-  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+SELECT {memory}
 FROM llmspell.memories m
 WHERE m.tenant_id = :tenant_id AND (m.event_at, m.memory_id) > (:instant, :id) AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
 ORDER BY m.event_at ASC, m.memory_id ASC LIMIT :limit;
 
 -- name: page_by_created_at_desc -> rows
 -- Live memories that match, beyond a position.
-SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
-  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+SELECT {memory}
 FROM llmspell.memories m
 WHERE m.tenant_id = :tenant_id AND (m.created_at, m.memory_id) < (:instant, :id) AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
 ORDER BY m.created_at DESC, m.memory_id DESC LIMIT :limit;
 
 -- name: page_by_created_at_asc -> rows
 -- Live memories that match, beyond a position.
-SELECT m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
-  m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at
+SELECT {memory}
 FROM llmspell.memories m
 WHERE m.tenant_id = :tenant_id AND (m.created_at, m.memory_id) > (:instant, :id) AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
 ORDER BY m.created_at ASC, m.memory_id ASC LIMIT :limit;

@@ -1,3 +1,17 @@
+-- fragment: fact
+r.relationship_id, r.from_entity,
+  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.from_entity
+     ORDER BY e.transaction_time_start LIMIT 1) AS subject,
+  r.relationship_type, r.to_entity,
+  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.to_entity
+     ORDER BY e.transaction_time_start LIMIT 1) AS object,
+  r.properties, r.confidence, r.valid_time_start, r.valid_time_end, r.transaction_time_start, r.transaction_time_end,
+  r.source, r.actor;
+
+-- fragment: entity
+e.entity_id, e.name, e.entity_type, e.properties, e.valid_time_start, e.valid_time_end, e.transaction_time_start,
+  e.transaction_time_end, e.source, e.actor;
+
 -- name: advance_clock -> value
 -- Take the tenant's next recorded instant; the row stays locked until the transaction ends.
 INSERT INTO tenant_clocks (tenant_id, last_recorded) VALUES (:tenant_id, :now)
@@ -50,35 +64,30 @@ SELECT DISTINCT name, entity_id FROM entities WHERE tenant_id = :tenant_id AND n
 
 -- name: believed_entity -> rows
 -- What is believed of an entity, by valid time.
-SELECT e.entity_id, e.name, e.entity_type, e.properties, e.valid_time_start, e.valid_time_end, e.transaction_time_start,
-  e.transaction_time_end, e.source, e.actor FROM entities e
+SELECT {entity} FROM entities e
 WHERE e.tenant_id = :tenant_id AND e.entity_id = :id AND e.transaction_time_end = :forever
 ORDER BY e.valid_time_start;
 
 -- name: entity_at -> row
 -- The version of an entity that was true at an instant, as known at another.
-SELECT e.entity_id, e.name, e.entity_type, e.properties, e.valid_time_start, e.valid_time_end, e.transaction_time_start,
-  e.transaction_time_end, e.source, e.actor FROM entities e
+SELECT {entity} FROM entities e
 WHERE e.tenant_id = :tenant_id AND e.entity_id = :id AND e.transaction_time_start <= :known AND e.transaction_time_end > :known AND e.valid_time_start <= :as_of AND e.valid_time_end > :as_of;
 
 -- name: list_entities -> rows
 -- Entities true at an instant, as known at another, by name.
-SELECT e.entity_id, e.name, e.entity_type, e.properties, e.valid_time_start, e.valid_time_end, e.transaction_time_start,
-  e.transaction_time_end, e.source, e.actor FROM entities e
+SELECT {entity} FROM entities e
 WHERE e.tenant_id = :tenant_id AND e.name > :after AND e.transaction_time_start <= :known AND e.transaction_time_end > :known AND e.valid_time_start <= :as_of AND e.valid_time_end > :as_of AND {filters}
 ORDER BY e.name LIMIT :limit;
 
 -- name: mentioned -> rows
 -- Entities believed and true now that have one of these case-folded names.
-SELECT e.entity_id, e.name, e.entity_type, e.properties, e.valid_time_start, e.valid_time_end, e.transaction_time_start,
-  e.transaction_time_end, e.source, e.actor FROM entities e INDEXED BY idx_entities_folded
+SELECT {entity} FROM entities e INDEXED BY idx_entities_folded
 WHERE e.tenant_id = :tenant_id AND e.name_folded IN (SELECT value FROM json_each(:names)) AND e.transaction_time_end = :forever AND e.valid_time_start <= :as_of AND e.valid_time_end > :as_of
 ORDER BY e.name LIMIT :limit;
 
 -- name: entity_history -> rows
 -- Every version of an entity.
-SELECT e.entity_id, e.name, e.entity_type, e.properties, e.valid_time_start, e.valid_time_end, e.transaction_time_start,
-  e.transaction_time_end, e.source, e.actor FROM entities e
+SELECT {entity} FROM entities e
 WHERE e.tenant_id = :tenant_id AND e.entity_id = :id
 ORDER BY e.transaction_time_start, e.valid_time_start;
 
@@ -108,53 +117,25 @@ ORDER BY 1 LIMIT 1;
 
 -- name: believed -> rows
 -- What is believed of a subject and a predicate, by valid time.
-SELECT r.relationship_id, r.from_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.from_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS subject,
-  r.relationship_type, r.to_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.to_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS object,
-  r.properties, r.confidence, r.valid_time_start, r.valid_time_end, r.transaction_time_start, r.transaction_time_end,
-  r.source, r.actor
+SELECT {fact}
 FROM relationships r
 WHERE r.tenant_id = :tenant_id AND r.from_entity = :subject AND r.transaction_time_end = :forever AND r.relationship_type = :predicate
 ORDER BY r.valid_time_start, r.relationship_id;
 
 -- name: believed_fact -> rows
 -- What is believed of one fact, by valid time.
-SELECT r.relationship_id, r.from_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.from_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS subject,
-  r.relationship_type, r.to_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.to_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS object,
-  r.properties, r.confidence, r.valid_time_start, r.valid_time_end, r.transaction_time_start, r.transaction_time_end,
-  r.source, r.actor
+SELECT {fact}
 FROM relationships r
 WHERE r.tenant_id = :tenant_id AND r.relationship_id = :id AND r.transaction_time_end = :forever
 ORDER BY r.valid_time_start;
 
 -- name: believed_about -> rows
 -- Every believed fact that touches an entity.
-SELECT r.relationship_id, r.from_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.from_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS subject,
-  r.relationship_type, r.to_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.to_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS object,
-  r.properties, r.confidence, r.valid_time_start, r.valid_time_end, r.transaction_time_start, r.transaction_time_end,
-  r.source, r.actor
+SELECT {fact}
 FROM relationships r
 WHERE r.tenant_id = :tenant_id AND r.from_entity = :id AND r.transaction_time_end = :forever
 UNION ALL
-SELECT r.relationship_id, r.from_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.from_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS subject,
-  r.relationship_type, r.to_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.to_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS object,
-  r.properties, r.confidence, r.valid_time_start, r.valid_time_end, r.transaction_time_start, r.transaction_time_end,
-  r.source, r.actor
+SELECT {fact}
 FROM relationships r
 WHERE r.tenant_id = :tenant_id AND r.to_entity = :id AND r.from_entity <> :id AND r.transaction_time_end = :forever;
 
@@ -172,14 +153,7 @@ ORDER BY r.transaction_time_start DESC, r.relationship_id LIMIT 1;
 
 -- name: facts -> rows
 -- Facts as known at an instant, under conditions on their parts.
-SELECT r.relationship_id, r.from_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.from_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS subject,
-  r.relationship_type, r.to_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.to_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS object,
-  r.properties, r.confidence, r.valid_time_start, r.valid_time_end, r.transaction_time_start, r.transaction_time_end,
-  r.source, r.actor
+SELECT {fact}
 FROM relationships r
 WHERE r.tenant_id = :tenant_id AND r.transaction_time_start <= :known AND r.transaction_time_end > :known AND {filters}
 ORDER BY r.valid_time_start, r.relationship_id LIMIT :limit;
@@ -188,26 +162,12 @@ ORDER BY r.valid_time_start, r.relationship_id LIMIT :limit;
 -- Facts that touch any of several entities, true at an instant, as known at another.
 -- INDEXED BY: without statistics the planner would read all relationships of the tenant.
 SELECT * FROM (
-  SELECT r.relationship_id, r.from_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.from_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS subject,
-  r.relationship_type, r.to_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.to_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS object,
-  r.properties, r.confidence, r.valid_time_start, r.valid_time_end, r.transaction_time_start, r.transaction_time_end,
-  r.source, r.actor
+  SELECT {fact}
   FROM relationships r INDEXED BY idx_relationships_from
   WHERE r.tenant_id = :tenant_id AND r.from_entity IN (SELECT unhex(value) FROM json_each(:outgoing))
     AND r.transaction_time_start <= :known AND r.transaction_time_end > :known AND r.valid_time_start <= :as_of AND r.valid_time_end > :as_of AND {filters}
   UNION ALL
-  SELECT r.relationship_id, r.from_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.from_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS subject,
-  r.relationship_type, r.to_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.to_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS object,
-  r.properties, r.confidence, r.valid_time_start, r.valid_time_end, r.transaction_time_start, r.transaction_time_end,
-  r.source, r.actor
+  SELECT {fact}
   FROM relationships r INDEXED BY idx_relationships_to
   WHERE r.tenant_id = :tenant_id AND r.to_entity IN (SELECT unhex(value) FROM json_each(:incoming))
     AND r.from_entity NOT IN (SELECT unhex(value) FROM json_each(:outgoing))
@@ -217,14 +177,7 @@ ORDER BY f.relationship_type, f.valid_time_start, f.relationship_id LIMIT :limit
 
 -- name: history -> rows
 -- Every version of a fact.
-SELECT r.relationship_id, r.from_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.from_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS subject,
-  r.relationship_type, r.to_entity,
-  (SELECT e.name FROM entities e WHERE e.tenant_id = :tenant_id AND e.entity_id = r.to_entity
-     ORDER BY e.transaction_time_start LIMIT 1) AS object,
-  r.properties, r.confidence, r.valid_time_start, r.valid_time_end, r.transaction_time_start, r.transaction_time_end,
-  r.source, r.actor
+SELECT {fact}
 FROM relationships r
 WHERE r.tenant_id = :tenant_id AND r.relationship_id = :id
 ORDER BY r.transaction_time_start, r.valid_time_start;
