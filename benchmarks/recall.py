@@ -1,6 +1,6 @@
 """Does memory find the evidence? Recall, ranking and context coverage on conversations with known answers.
 
-    python benchmarks/recall.py ../shared/data/dialogues.json --backend sqlite
+    python benchmarks/recall.py dialogues.json --backend sqlite
 
 Each conversation becomes a tenant, each turn a memory with its speaker, session and time. For every question that has an answer
 in the conversation (adversarial ones have none), the turns that hold the answer are looked for among the first 5, 10 and 20 hits,
@@ -25,7 +25,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import NAMESPACE_URL, uuid5
 
 import llmspell
@@ -172,13 +172,32 @@ async def run(data: list[dict[str, Any]], backend: str) -> dict[str, Any]:
     }
 
 
+def _refuse(problem: str) -> NoReturn:
+    print(f"error: {problem}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """Read the conversations, or end the program with one line that says why they cannot be used."""
+    try:
+        data = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        _refuse(f"{file} cannot be read: {error.strerror}")
+    except ValueError as error:
+        _refuse(f"{file} is not JSON: {error}")
+    fields = {"id", "turns", "questions"}
+    if not isinstance(data, list) or not data or not all(isinstance(one, dict) and fields <= set(one) for one in data):
+        _refuse(f"{file} must be a list of conversations, each with id, turns and questions")
+    return data
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path, help="conversations with turns and questions")
     parser.add_argument("--backend", choices=["memory", "sqlite", "postgres"], default="sqlite")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
-    document = asyncio.run(run(json.loads(arguments.file.read_text("utf-8")), arguments.backend))
+    document = asyncio.run(run(read(arguments.file), arguments.backend))
     if arguments.json:
         print(json.dumps(document, indent=2))
     else:

@@ -215,7 +215,9 @@ class BlockingKnowledgeGraph:
         """Return entities by name, beyond the name `after`."""
     def delete_entity(self, entity: str | UUID, *, actor: str | None = None) -> bool:
         """Stop believing in an entity and every fact about it; say whether it was believed. Its history stays."""
-    def mentioned(self, names: Sequence[str], *, limit: int = 20) -> builtins.list[Entity]:
+    def mentioned(
+        self, names: Sequence[str], *, as_of: Instant | None = None, known_at: Instant | None = None, limit: int = 20
+    ) -> builtins.list[Entity]:
         """Return entities that bear one of these names, whatever their case."""
     def stats(self) -> GraphStats:
         """Count entities, facts and versions."""
@@ -321,8 +323,10 @@ class BlockingMemory:
         """Erase a memory and its history, leaving a tombstone without content; say whether there was anything to erase."""
     def history(self, id: UUID | str) -> builtins.list[MemoryVersion]:
         """Return every version of a memory, oldest first."""
+    def delete_expired(self, *, limit: int = 1000) -> int:
+        """Delete at most `limit` memories whose `ttl_s` has passed, and return how many; call again while it returns `limit`."""
     def embed_pending(self, *, limit: int = 1000, progress: Callable[[int], None] | None = None) -> int:
-        """Embed up to `limit` memories whose embedding is pending, and return how many got one."""
+        """Embed up to `limit` memories that wait for it, or have none by the model in use, and return how many got one."""
 
 class BlockingTenantRegistry:
     """Which tenants exist: `spell.tenants`."""

@@ -6,6 +6,7 @@ Rule 2: an instant is aware, in UTC, with microsecond precision; periods are hal
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from datetime import UTC, date, datetime, timedelta
@@ -15,6 +16,8 @@ from llmspell.errors import InvalidTime
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+_BEYOND = re.compile(r"[+-]\d{4,}-\d\d|\d{5,}-\d\d|0000-\d\d")
+"""The beginning of a text that names a year outside of 1 to 9999."""
 
 
 class Clock(Protocol):
@@ -70,16 +73,17 @@ class ManualClock:
 def parse_instant(value: datetime | date | str, *, field: str) -> datetime:
     """Return `value` as an aware UTC instant.
 
-    Accepted: an aware `datetime`; a `date` or a bare ISO date ("2026-05-01": 00:00 UTC); ISO 8601 text with an offset.
+    Accepted: an aware `datetime`; a `date` or a bare ISO date ("2026-05-01": 00:00 UTC); ISO 8601 text with an offset,
+    whose `T` and `Z` may be lower case (RFC 3339, section 5.6).
 
     Raises:
-        InvalidTime: naive, unreadable, or outside the years 1 to 9999.
+        InvalidTime: naive, unreadable, or outside the years 1 to 9999 in UTC.
     """
     try:
         if isinstance(value, str):
             if len(value) == 10:
                 return datetime.combine(date.fromisoformat(value), datetime.min.time(), UTC)
-            parsed = datetime.fromisoformat(value)
+            parsed = datetime.fromisoformat(f"{value[:-1]}Z" if value.endswith("z") else value)
         elif isinstance(value, datetime):
             parsed = value
         elif isinstance(value, date):
@@ -95,7 +99,14 @@ def parse_instant(value: datetime | date | str, *, field: str) -> datetime:
             )
         return parsed.astimezone(UTC)
     except (ValueError, OverflowError) as exc:
-        raise InvalidTime(field, "must be ISO 8601, such as 2026-05-01 or 2026-05-01T09:30:00Z", given=value) from exc
+        given = value if isinstance(value, str) else str(value)
+        if isinstance(exc, OverflowError) or _BEYOND.match(given):
+            problem = "must be in the years 1 to 9999 in UTC"
+        elif "range" in str(exc) or "must be in" in str(exc):  # "day is out of range for month"
+            problem = f"must be in the calendar: {exc}"
+        else:
+            problem = "must be ISO 8601, such as 2026-05-01 or 2026-05-01T09:30:00Z"
+        raise InvalidTime(field, problem, given=given) from exc
 
 
 def optional_instant(value: datetime | date | str | None, *, field: str) -> datetime | None:

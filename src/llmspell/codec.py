@@ -28,7 +28,9 @@ METADATA_MAX_KEYS = 50
 METADATA_KEY_MAX_BYTES = 64
 METADATA_MAX_DEPTH = 16
 LIMIT_MAX = 1_000
-_SMALLEST_NORM_SQUARED = 1e-30
+NORM_SQUARED_MIN, NORM_SQUARED_MAX = 1e-30, 1e37
+"""A server sums squares and products in float32: beyond these bounds they overflow (the score is NaN) or fade away (it is wrong).
+Within them no partial sum reaches 3.4e38, and what underflows is below 1e-11 of the whole."""
 
 
 def require_text(
@@ -54,7 +56,7 @@ def require_text(
     try:
         size = len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError as exc:
-        raise error(field, f"must not contain a lone surrogate (at character {exc.start})", given=ascii(value)) from exc
+        raise error(field, f"must not contain a lone surrogate (at character {exc.start})", given=value) from exc
     if max_characters is not None and len(value) > max_characters:
         raise error(field, f"must be at most {max_characters:,} characters", given=len(value))
     if max_bytes is not None and size > max_bytes:
@@ -179,7 +181,8 @@ def pack_vector(value: VectorLike, *, field: str = "embedding", dimension: int |
     be `dimension`, or one of 384, 768, 1536 and 3072.
 
     Raises:
-        InvalidVector: wrong length, not numbers, NaN, infinite (also when it overflows float32), zero.
+        InvalidVector: wrong length, not numbers, NaN, infinite (also when it overflows float32), zero, or so long or short that
+            its squared length is not within `NORM_SQUARED_MIN` and `NORM_SQUARED_MAX`.
     """
     try:
         packed = array.array("f", value)
@@ -194,7 +197,14 @@ def pack_vector(value: VectorLike, *, field: str = "embedding", dimension: int |
     if not math.isfinite(norm_squared):
         where = next((i for i, component in enumerate(packed) if not math.isfinite(component)), 0)
         raise InvalidVector(f"{field}[{where}]", "must be finite in float32", given=packed[where])
-    if norm_squared < _SMALLEST_NORM_SQUARED:
+    if norm_squared > NORM_SQUARED_MAX:
+        raise InvalidVector(
+            field,
+            f"must have a squared length of at most {NORM_SQUARED_MAX}",
+            given=norm_squared,
+            hint="Scale it to length 1.",
+        )
+    if norm_squared < NORM_SQUARED_MIN:
         raise InvalidVector(
             field, "must not be zero: cosine similarity to it is undefined", given=f"norm² {norm_squared}"
         )

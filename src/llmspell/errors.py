@@ -17,7 +17,8 @@
     │   └── TenantInactive      the tenant is suspended or deleted                  LS-1202
     ├── Conflict                another writer was first; retry may help            LS-1300
     │   ├── AlreadyExists       the id is taken                                     LS-1301
-    │   └── VersionConflict     `expected_version` is not the current version       LS-1302
+    │   ├── VersionConflict     `expected_version` is not the current version       LS-1302
+    │   └── FileExists          a file is there that would be replaced              LS-1303
     ├── Unsupported             this backend does not do that                       LS-1400
     ├── OutcomeUnknown          the answer to a commit was lost                     LS-1500
     ├── TransactionError
@@ -38,6 +39,7 @@
     │   ├── DiskFull            no space for the write                              LS-3006
     │   ├── UnsafeRole          the database role bypasses row-level security       LS-3007
     │   ├── MissingExtension    the database lacks a required extension             LS-3008
+    │   ├── AccessRefused       role, password, database or rights                  LS-3009
     │   └── MigrationError
     │       ├── MigrationModified   an applied migration differs from its file      LS-3101
     │       └── MigrationFailed     a migration did not run                         LS-3102
@@ -211,6 +213,14 @@ class VersionConflict(Conflict):
     code = "LS-1302"
 
 
+class FileExists(Conflict):
+    """There is a file of that name already; it was left as it is."""
+
+    code = "LS-1303"
+    retryable = False
+    default_hint = "Edit it, or have it replaced with --force."
+
+
 class Unsupported(LlmspellError):
     """This backend does not do that."""
 
@@ -342,6 +352,13 @@ class MissingExtension(StorageError):
     """The database lacks a required extension."""
 
     code = "LS-3008"
+
+
+class AccessRefused(StorageError):
+    """The database refused the role, its password, the database's name, or a right."""
+
+    code = "LS-3009"
+    default_hint = "Check role, password and database name."
 
 
 class MigrationError(StorageError):

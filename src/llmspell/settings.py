@@ -254,6 +254,7 @@ _ALIASES: Final = {
 }
 _VALUE_ALIASES: Final = {"postgres": "postgresql", "warn": "warning"}
 _SCHEMES: Final = {"memory": "memory", "sqlite": "sqlite", "postgres": "postgresql", "postgresql": "postgresql"}
+URL_HINT: Final = "Use memory://, sqlite:///path/to/file.db or postgresql://user@host/database."
 _VARIABLES: Final = {
     "DATABASE_URL": "storage.postgres.url",
     "DATABASE_ADMIN_URL": "storage.postgres.admin_url",
@@ -541,7 +542,8 @@ def _choose_store(
         actual = _backend_of(values["storage.url"])
         if actual is None:
             raise InvalidUrl(
-                f"`storage.url` is not the URL of a store; got {shown(masked(values['storage.url']))} ({url.origin})."
+                f"`storage.url` is not the URL of a store; got {shown(masked(values['storage.url']))} ({url.origin}).",
+                hint=URL_HINT,
             )
         if backend is None or wanted == actual or url.rank > backend.rank:
             values["storage.backend"], origins["storage.backend"] = actual, "follows storage.url"

@@ -79,3 +79,10 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     made = Shell(tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("LLMSPELL_STORAGE__URL", made.url)
     return made
+
+
+@pytest.fixture
+def empty(shell: Shell) -> Shell:
+    """A store that is there and holds nothing."""
+    assert shell("database", "migrate").code == 0
+    return shell

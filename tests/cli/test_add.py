@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import json
+import signal
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -7,6 +10,8 @@ from uuid import UUID
 
 import pytest
 from tests.cli.conftest import Shell
+
+from llmspell.memory.memory import Memory
 
 TURNS = [
     {"text": "I moved to Basel.", "session": "s1", "role": "Ada", "at": "2026-05-01T09:00:00Z", "id": "t1"},
@@ -47,6 +52,7 @@ def test_the_record_is_a_document_with_json(shell: Shell) -> None:
         ["text", "--from", "file.json"],
         ["text", "--metadata", "{"],
         ["text", "--metadata", "[1]"],
+        ["text", "--metadata", '{"a": 1, "a": 2}'],
         ["text", "--kind", "gossip"],
         ["text", "--at", "2026-05-01T09:00:00"],
         ["text", "--id", "7"],
@@ -128,7 +134,7 @@ def test_an_item_that_is_there_with_another_text_stays_and_is_reported(shell: Sh
 
     done = shell("add", "--from", shell.write("b.jsonl", [TURNS[0] | {"text": "I moved to Bern."}]))
 
-    assert "1 were there already with another text" in done.err
+    assert "1 was there already with another text; it is as it was." in done.err
     assert "I moved to Basel." in {m["text"] for m in kept(shell)}
 
 
@@ -158,6 +164,8 @@ def test_turns_of_one_instant_keep_their_order(shell: Shell) -> None:
         ('{"text": "x", "id": true}', "line 2: `id` must be text"),
         ('{"text": "x", "id": "first"}', "line 2: `id` is given twice, first at line 1"),
         ('{"text": "x"', "line 2: is not JSON"),
+        ('{"text": "x", "text": "y"}', "line 2: is not JSON: the key 'text' is given twice."),
+        ('{"text": "x", "metadata": {"a": 1, "a": 2}}', "line 2: is not JSON: the key 'a' is given twice."),
         ("[1, 2]", "line 2: `item` must be an object"),
         ("7", "line 2: `item` must be an object"),
     ],
@@ -169,7 +177,7 @@ def test_one_wrong_line_is_named_and_nothing_is_kept(shell: Shell, line: str, sa
 
     assert (done.code, done.out) == (1, "")
     assert said in done.err
-    assert "1 of 3 items are wrong: nothing was imported" in done.err
+    assert done.err.startswith("error: 1 of 3 items is wrong, nothing was imported:\n  line 2: ")
     assert not shell.file.exists()
 
 
@@ -183,8 +191,59 @@ def test_a_wrong_item_of_a_json_document_is_named_by_its_place(shell: Shell) -> 
 def test_several_problems_are_all_named_up_to_ten(shell: Shell) -> None:
     done = shell("add", "--from", shell.write("a.jsonl", [{"text": ""}] * 12))
 
-    assert done.err.count("`text` must not be empty") == 10
-    assert "12 of 12 items are wrong" in done.err
+    first, *listed = done.err.splitlines()
+    assert first == "error: 12 of 12 items are wrong, nothing was imported; the first 10:"
+    assert listed == [f"  line {n}: `text` must not be empty; got ''." for n in range(1, 11)]
+
+
+def test_several_problems_are_a_list_with_json(shell: Shell) -> None:
+    done = shell("add", "--json", "--from", shell.write("a.jsonl", [{"text": ""}, {"text": "x"}, {"text": 7}]))
+
+    assert (done.code, done.out, len(done.err.splitlines())) == (1, "", 1)
+    assert json.loads(done.err)["error"]["problems"] == [
+        {"where": "line 1", "problem": "`text` must not be empty; got ''."},
+        {"where": "line 3", "problem": "`text` must be text; got 7."},
+    ]
+
+
+LAST = "9999-12-31T23:59:59.999999Z"
+
+
+def test_two_turns_of_one_session_at_the_last_instant_are_an_error_of_their_line(shell: Shell) -> None:
+    turns = [{"text": "One.", "session": "s", "at": LAST}, {"text": "Two.", "session": "s", "at": LAST}]
+
+    done = shell("add", "--from", shell.write("a.jsonl", turns))
+
+    assert (done.code, done.out) == (1, "")
+    assert "  line 2: `at` leaves no later instant" in done.err
+
+
+def test_a_lone_surrogate_is_shown_escaped_once(shell: Shell) -> None:
+    assert r"got '\ud800'." in shell("add", "--from", shell.write("a.jsonl", '{"text": "\\ud800"}\n')).err
+
+
+def test_an_import_that_ends_early_says_how_far_it_came_and_goes_on_when_repeated(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = shell.write("a.jsonl", [{"text": f"line {n}"} for n in range(600)])
+    add_many, calls = Memory.add_many, []
+
+    async def interrupted(memory: Memory, *arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.Event().wait()
+        return await add_many(memory, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Memory, "add_many", interrupted)
+        first = shell("add", "--from", file)
+    again = shell("add", "--from", file)
+
+    assert (first.code, first.out) == (130, "")
+    assert "warning: the import stopped early: 256 of 600 items are in the store." in first.err
+    assert "Run the same command again" in first.err
+    assert again.out == "344 of 600 items kept, 256 were there already\n"
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "[]", '{"turns": []}'])

@@ -111,6 +111,12 @@ def test_an_unknown_setting_is_exit_code_2_with_a_suggestion(capsys: pytest.Capt
     assert "Did you mean `storage.url`?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("url", ["nosuch:///x", "mysql://x/db", "agent.db"])
+def test_a_url_of_no_store_is_told_which_there_are(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "show", "--store", url]) == 2
+    assert "hint: Use memory://, sqlite:///path/to/file.db or postgresql://" in capsys.readouterr().err
+
+
 def test_broken_toml_is_exit_code_2_and_names_the_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "llmspell.toml").write_text("tenant_id = 'a'\n[storage\n")
 
@@ -145,10 +151,14 @@ def test_init_writes_a_file_and_names_it(project: Path, capsys: pytest.CaptureFi
     assert (project / "llmspell.toml").read_text() == project_file()
 
 
-def test_init_never_replaces_a_file_unless_forced(project: Path) -> None:
+def test_init_never_replaces_a_file_unless_forced(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "llmspell.toml").write_text("tenant_id = 'mine'\n")
 
-    assert run(["init"]) == 5
+    assert run(["init", "--json"]) == 5
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert (error["code"], error["title"].startswith("There is a file"), "--force" in error["hint"]) == (
+        "LS-1303", True, True,
+    )  # fmt: skip
     assert (project / "llmspell.toml").read_text() == "tenant_id = 'mine'\n"
     assert run(["init", "--force"]) == 0
     assert (project / "llmspell.toml").read_text() == project_file()

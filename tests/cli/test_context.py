@@ -64,8 +64,8 @@ def test_memories_can_be_narrowed_to_a_session(filled: Shell) -> None:
     assert "on day 2 that" not in said
 
 
-def test_nothing_found_is_no_error(shell: Shell) -> None:
-    done = shell("context", QUESTION)
+def test_nothing_found_is_no_error(empty: Shell) -> None:
+    done = empty("context", QUESTION)
 
     assert (done.code, done.out, done.err) == (0, "", "Nothing was found.\n")
 
@@ -80,5 +80,5 @@ def test_nothing_found_is_no_error(shell: Shell) -> None:
         [QUESTION, "--filter", "[]"],
     ],
 )
-def test_arguments_that_can_never_succeed_are_exit_code_2(shell: Shell, arguments: list[str]) -> None:
-    assert shell("context", *arguments).code == 2
+def test_arguments_that_can_never_succeed_are_exit_code_2(empty: Shell, arguments: list[str]) -> None:
+    assert empty("context", *arguments).code == 2

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import apsw
 import pytest
 from tests.cli.conftest import Shell
@@ -81,8 +83,8 @@ def test_a_store_in_memory_has_nothing_pending(shell: Shell) -> None:
     assert shell("database", "status", "--store", "memory://").code == 0
 
 
-def test_health_says_what_the_store_is_and_can_do(shell: Shell) -> None:
-    document = shell("database", "health", "--json").document
+def test_health_says_what_the_store_is_and_can_do(empty: Shell) -> None:
+    document = empty("database", "health", "--json").document
 
     assert (document["healthy"], document["backend"], document["pending_migrations"]) == (True, "sqlite", 0)
     assert document["capabilities"]["persistent"] is True
@@ -102,11 +104,11 @@ def test_a_server_that_cannot_be_reached_is_exit_code_3(shell: Shell) -> None:
         assert shell("database", *command, "--store", url).code == 3
 
 
-def test_a_backend_that_searches_exactly_promotes_nothing(shell: Shell) -> None:
+def test_a_backend_that_searches_exactly_promotes_nothing(empty: Shell) -> None:
     arguments = ("database", "ann", "promote", "--space", "m@384", "--dimension", "384")
 
-    assert shell(*arguments).code == 1
-    assert shell(*arguments, "--dry-run").code == 1
+    for done in (empty(*arguments), empty(*arguments, "--dry-run")):
+        assert (done.code, "searches every space exactly" in done.err) == (1, True)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--space", "m@384"], ["--space", "m@7", "--dimension", "7"]])
@@ -135,6 +137,35 @@ def test_without_the_owner_a_server_is_not_migrated(empty_server: Shell) -> None
 
     assert done.code == 2
     assert "DATABASE_ADMIN_URL" in done.err
+
+
+def test_the_isolation_of_an_unmigrated_server_is_exit_code_5_with_the_command(empty_server: Shell) -> None:
+    done = empty_server("database", "isolation", "--json")
+
+    error = json.loads(done.err)["error"]
+    assert (done.code, error["code"]) == (5, "LS-3004")
+    assert "llmspell database migrate" in error["hint"]
+
+
+def test_the_isolation_names_a_tenant_that_is_not_registered(empty_server: Shell) -> None:
+    empty_server("database", "migrate")
+    empty_server("tenants", "create", "acme")
+
+    known, unknown = (empty_server("database", "isolation", "--tenant", name) for name in ("acme", "globex"))
+
+    assert "registered" not in known.out
+    assert "globex is not registered in this store" in unknown.out
+    assert (known.code, unknown.code) == (0, 0)
+
+
+def test_a_server_that_refuses_the_database_or_the_role_is_exit_code_4(
+    shell: Shell, postgres_empty_database: PostgresDatabase
+) -> None:
+    url, name = postgres_empty_database.app_url, postgres_empty_database.name
+
+    for wrong in (url.replace(name, "llmspell_nowhere"), url.replace("llmspell_app", "llmspell_nobody")):
+        for arguments in (["add", "Tea."], ["database", "health"], ["database", "isolation"]):
+            assert shell(*arguments, "--store", wrong).code == 4
 
 
 def test_a_space_is_promoted_on_a_server(empty_server: Shell) -> None:

@@ -98,6 +98,7 @@ EXPECTED = {
     "Conflict": 5,
     "AlreadyExists": 5,
     "VersionConflict": 5,
+    "FileExists": 5,
     "Unsupported": 1,
     "OutcomeUnknown": 1,
     "TransactionError": 1,
@@ -118,6 +119,7 @@ EXPECTED = {
     "DiskFull": 1,
     "UnsafeRole": 4,
     "MissingExtension": 1,
+    "AccessRefused": 4,
     "MigrationError": 1,
     "MigrationModified": 5,
     "MigrationFailed": 1,
@@ -140,7 +142,8 @@ def test_an_error_ends_the_process_with_its_exit_code(
     install(raising(made(kind)))
 
     assert run(["version"]) == EXPECTED[kind.__name__]
-    assert capsys.readouterr() == ("", "error: it happened\nhint: do this\n")
+    hint = "Run: llmspell tenants create ID" if kind is errors.TenantUnknown else "do this"
+    assert capsys.readouterr() == ("", f"error: it happened\nhint: {hint}\n")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,7 @@ def test_an_error_ends_the_process_with_its_exit_code(
         (KeyboardInterrupt(), 130),
         (PermissionError(errno.EACCES, "no"), 1),
         (ZeroDivisionError("x"), 1),
-        (BrokenPipeError(errno.EPIPE, "gone"), 1),
+        (BrokenPipeError(errno.EPIPE, "gone"), 141),
     ],
 )
 def test_other_exceptions_have_exit_codes_too(
@@ -504,7 +507,7 @@ def test_output_is_utf_8_in_any_locale(tmp_path: Path) -> None:
     assert 'tenant_id = "Zürich 東京"' in done.stdout
 
 
-def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
+def test_a_reader_that_leaves_ends_the_command_quietly_as_sigpipe_would() -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as closed:
@@ -512,7 +515,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
             [sys.executable, "-m", "llmspell", "errors", "list"], stdout=closed, stderr=subprocess.PIPE, check=False
         )
 
-    assert (done.returncode, done.stderr) == (1, b"")
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -147,8 +147,8 @@ def test_a_second_cardinality_is_exit_code_5(filled: Shell) -> None:
         (["declare", "lives_in", "few"], 2),
     ],
 )
-def test_what_cannot_be_done_says_so_by_its_exit_code(shell: Shell, arguments: list[str], code: int) -> None:
-    done = shell("graph", *arguments)
+def test_what_cannot_be_done_says_so_by_its_exit_code(empty: Shell, arguments: list[str], code: int) -> None:
+    done = empty("graph", *arguments)
 
     assert (done.code, done.out) == (code, "")
     assert done.err.startswith("error:")

@@ -55,8 +55,8 @@ def test_a_search_can_be_narrowed(filled: Shell, arguments: list[str], expected:
     assert {hit["text"] for hit in filled("search", "Basel tea", *arguments, "--json").document} == expected
 
 
-def test_nothing_found_is_said_on_stderr_and_is_no_error(shell: Shell) -> None:
-    done = shell("search", "anything")
+def test_nothing_found_is_said_on_stderr_and_is_no_error(empty: Shell) -> None:
+    done = empty("search", "anything")
 
     assert (done.code, done.out, done.err) == (0, "", "Nothing was found.\n")
 
@@ -80,14 +80,14 @@ def test_tenants_do_not_see_each_other(filled: Shell) -> None:
         ["tea", "--store", "nosuch://"],
     ],
 )
-def test_arguments_that_can_never_succeed_are_exit_code_2(shell: Shell, arguments: list[str]) -> None:
-    done = shell("search", *arguments)
+def test_arguments_that_can_never_succeed_are_exit_code_2(empty: Shell, arguments: list[str]) -> None:
+    done = empty("search", *arguments)
 
     assert (done.code, done.out) == (2, "")
 
 
-def test_an_error_with_json_is_a_document_on_stderr(shell: Shell) -> None:
-    done = shell("search", "tea", "--limit", "0", "--json")
+def test_an_error_with_json_is_a_document_on_stderr(empty: Shell) -> None:
+    done = empty("search", "tea", "--limit", "0", "--json")
 
     assert json.loads(done.err)["error"]["code"] == "LS-1008"
 

@@ -101,11 +101,11 @@ LIMITS: dict[str, tuple[Callable[[Tenant], Awaitable[object]], dict[str, tuple[i
     ),
     "graph.assert_fact": (
         lambda tenant: tenant.graph.assert_fact("Ada", "likes", "Zurich"),
-        {"sqlite": (8, 1), "postgres": (8, 9)},
+        {"sqlite": (4, 1), "postgres": (4, 5)},
     ),
     "graph.neighbours": (
         lambda tenant: tenant.graph.neighbours("Ada"),
-        {"sqlite": (2, 2), "postgres": (2, 2)},
+        {"sqlite": (1, 1), "postgres": (1, 1)},
     ),
 }
 

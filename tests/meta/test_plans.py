@@ -125,9 +125,14 @@ HOT = (
     hot("graph.mentioned", "idx_entities_folded", "idx_entities_folded"),
     hot("graph.believed", f"idx_relationships_from {NAMES_OF[0]}", f"idx_relationships_from {NAMES_OF[1]}"),
     hot(
-        "graph.fact_id",
-        "idx_relationships_from relationships_pkey",
-        "idx_relationships_from sqlite_autoindex_relationships_1",
+        "graph.asserting",
+        "idx_entities_name idx_relationships_from relationships_pkey",
+        "idx_entities_name idx_relationships_from sqlite_autoindex_relationships_1",
+    ),
+    hot(
+        "graph.overlapping",
+        "idx_relationships_type idx_relationships_from",
+        "idx_relationships_type idx_relationships_from",
     ),
     hot(
         "graph.believed_about",
@@ -150,6 +155,17 @@ HOT = (
         "graph.touching",
         f"idx_relationships_from idx_relationships_to {NAMES_OF[0]}",
         f"idx_relationships_from idx_relationships_to {NAMES_OF[1]}",
+        "r.relationship_type = :predicate",
+    ),
+    hot(
+        "graph.touching_name",
+        f"idx_entities_name idx_relationships_from idx_relationships_to {NAMES_OF[0]}",
+        f"idx_entities_name idx_relationships_from idx_relationships_to {NAMES_OF[1]}",
+    ),
+    hot(
+        "graph.touching_name",
+        f"idx_entities_name idx_relationships_from idx_relationships_to {NAMES_OF[0]}",
+        f"idx_entities_name idx_relationships_from idx_relationships_to {NAMES_OF[1]}",
         "r.relationship_type = :predicate",
     ),
 )

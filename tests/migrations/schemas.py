@@ -67,6 +67,7 @@ def postgres_schema(admin_url: str) -> str:
     query = Path(__file__).with_name("postgres_catalogue.sql").read_bytes()
     with psycopg.connect(admin_url) as connection:
         connection.execute("SET search_path = ''")
+        connection.execute("SET timezone = 'UTC'")  # instants in constraints are printed in it
         rows = connection.execute(query).fetchall()
     return HEADER + "".join(f"{row[0]}\n" for row in rows)
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import errors
 from tests.fixtures.postgres import PostgresDatabase
-from tests.migrations.samples import HASH, ID, Connection, bind, insert_sample
+from tests.migrations.samples import HASH, ID, Connection, bind, insert_sample, tenant_tables
 
 A = "tenant-a"
 
@@ -190,16 +190,102 @@ def test_an_archived_month_can_be_attached_again(postgres_database: PostgresData
     assert value(operator, "SELECT count(*) FROM llmspell.event_log") == 1
 
 
-def test_events_without_a_sequence_get_the_next_one(app: Connection) -> None:
-    insert = (
-        "INSERT INTO llmspell.event_log (tenant_id, event_id, event_type, correlation_id, timestamp, payload)"
-        " SELECT %s, gen_random_uuid(), 'test.event', gen_random_uuid(), now(), '{}' FROM generate_series(1, 3)"
-        " RETURNING sequence, language"
-    )
-    rows = app.execute(insert, (A,)).fetchall()
+ONE_MORE = (
+    "INSERT INTO llmspell.event_sequences (tenant_id, value) VALUES (%s, 1)"
+    " ON CONFLICT (tenant_id) DO UPDATE SET value = event_sequences.value + 1 RETURNING value"
+)
 
-    assert [sequence for sequence, _ in rows] == [rows[0][0], rows[0][0] + 1, rows[0][0] + 2]
-    assert {language for _, language in rows} == {"python"}
+
+def test_the_sequence_of_a_tenant_does_not_tell_of_another(postgres_database: PostgresDatabase) -> None:
+    for tenant, expected in (("tenant-b", 1), ("tenant-b", 2), (A, 1), ("tenant-b", 3), (A, 2)):
+        with psycopg.connect(postgres_database.app_url) as connection:
+            bind(connection, tenant)
+            assert value(connection, ONE_MORE, tenant) == expected
+
+
+def test_there_is_no_sequence_that_all_tenants_share(app: Connection) -> None:
+    assert (
+        lines(app, "SELECT relname FROM pg_class WHERE relkind = 'S' AND relnamespace = 'llmspell'::regnamespace") == []
+    )
+
+
+OPEN_ENDS = {"valid_time_end", "transaction_time_end"}
+
+INSTANTS = """
+    SELECT c.relname, a.attname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+    WHERE c.relname = ANY (%s) AND c.relnamespace = 'llmspell'::regnamespace AND a.atttypid = 'timestamptz'::regtype
+        AND NOT a.attisdropped
+"""
+
+
+@pytest.mark.parametrize("instant", ["-infinity", "infinity", "4000-01-01 00:00:00+00 BC", "10000-01-01 00:00:00+00"])
+def test_an_instant_outside_the_calendar_is_refused_in_every_column(app: Connection, instant: str) -> None:
+    insert_sample(app, "sessions", A)
+    insert_sample(app, "artifact_content", A)
+    let_through = []
+    tables = tenant_tables(app)
+    for table, column in app.execute(INSTANTS, (tables,)).fetchall():
+        if column in OPEN_ENDS and instant == "infinity":
+            continue
+        try:
+            with app.transaction(force_rollback=True):
+                insert_sample(app, table, A, **{"session_id": ID, "content_hash": HASH, column: instant})
+                let_through.append(f"{table}.{column}")
+        except errors.CheckViolation:
+            continue
+        except errors.UniqueViolation:
+            let_through.append(f"{table}.{column}")
+
+    assert let_through == []
+
+
+def test_the_first_and_the_last_instant_of_the_calendar_are_kept(app: Connection) -> None:
+    for instant in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"):
+        insert_sample(app, "event_log", A, timestamp=instant)
+
+    assert value(app, "SELECT count(*) FROM llmspell.event_log") == 2
+
+
+def test_the_edges_of_the_calendar_do_not_stop_retention(
+    postgres_database: PostgresDatabase, operator: Connection
+) -> None:
+    record_event(postgres_database, "0001-01-01T00:00:00Z", tenant="tenant-b")
+    record_event(postgres_database, "9999-12-31T23:59:59Z", tenant="tenant-b")
+    record_event(postgres_database, "2019-03-15T00:00:00Z")
+
+    archived = lines(operator, "SELECT * FROM llmspell.cleanup_old_event_log_partitions('2019-05-01T00:00:00Z')")
+
+    assert [line.split(" ")[1] for line in archived] == ["event_log_0001_01", "event_log_2019_03"]
+
+
+def test_retention_that_finds_nothing_locks_nobody_out(postgres_database: PostgresDatabase) -> None:
+    record_event(postgres_database, "2039-03-15T00:00:00Z")  # it waits in the default partition
+    exclusive = (
+        "SELECT relation::regclass::text FROM pg_locks WHERE pid = pg_backend_pid() AND mode = 'AccessExclusiveLock'"
+    )
+
+    with psycopg.connect(postgres_database.operator_url) as operator:
+        assert lines(operator, "SELECT * FROM llmspell.cleanup_old_event_log_partitions('2019-05-01T00:00:00Z')") == []
+        assert lines(operator, exclusive) == []
+
+
+def test_retention_is_refused_to_a_role_that_would_overlook_stray_events(postgres_database: PostgresDatabase) -> None:
+    with (
+        psycopg.connect(postgres_database.admin_url) as owner,
+        pytest.raises(errors.InsufficientPrivilege, match="all tenants"),
+    ):
+        owner.execute("SELECT llmspell.cleanup_old_event_log_partitions(now())")
+
+
+def test_functions_on_partitions_wait_for_locks_only_briefly(app: Connection) -> None:
+    limited = lines(app, "SELECT proname FROM pg_proc WHERE 'lock_timeout=5s' = ANY (proconfig) ORDER BY 1")
+
+    assert limited == [
+        "archive_event_log_partitions",
+        "cleanup_old_event_log_partitions",
+        "create_event_log_partition",
+        "ensure_future_event_log_partitions",
+    ]
 
 
 def test_content_counts_the_artifacts_that_refer_to_it(app: Connection) -> None:

@@ -181,7 +181,7 @@ def test_a_partition_made_later_is_isolated_by_itself(filled: PostgresDatabase) 
         "DROP POLICY tenant_isolation_select ON llmspell.kv_store",
         "UPDATE llmspell.store_meta SET value = ''",
         "INSERT INTO llmspell.schema_migrations VALUES (999, 'V999__x', repeat('0', 64))",
-        "SELECT last_value FROM llmspell.event_seq",
+        "SELECT * FROM llmspell.archive_event_log_partitions(now())",
         "SELECT llmspell.create_event_log_partition('2031-05-01', '2031-06-01')",
         "SELECT llmspell.cleanup_old_event_log_partitions(now())",
         "SELECT llmspell.apply_tenant_rls('llmspell.kv_store')",

@@ -30,8 +30,8 @@ SELECT tenant, id, 'session-' || n % 40, 'text ' || n, at, CASE WHEN n % 50 = 0 
 FROM tenant_row;
 INSERT INTO llmspell.text_postings (tenant_id, collection, term, owner_id, tf, length)
 SELECT tenant, 'memories', 'term-' || n % 40, id, 1, 10 FROM tenant_row;
-INSERT INTO llmspell.event_log (tenant_id, event_id, event_type, correlation_id, timestamp, payload)
-SELECT tenant, id, 'type-' || n % 20, other, at, jsonb_build_object('n', n) FROM tenant_row;
+INSERT INTO llmspell.event_log (tenant_id, event_id, event_type, correlation_id, timestamp, sequence, payload)
+SELECT tenant, id, 'type-' || n % 20, other, at, n, jsonb_build_object('n', n) FROM tenant_row;
 INSERT INTO llmspell.vector_embeddings_384 (tenant_id, id, owner_id, scope, embedding, space_id, ann)
 SELECT tenant, id, id, 'scope', array_fill(n, ARRAY[384])::public.vector,
     CASE WHEN n <= 20 THEN 'free-384' ELSE 'promoted' END, n > 20

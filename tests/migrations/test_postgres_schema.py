@@ -117,12 +117,92 @@ def test_the_app_role_may_run_the_audit(postgres_database: PostgresDatabase) -> 
         ("CREATE UNIQUE INDEX ON llmspell.kv_store (key)", "without starting with tenant_id"),
         ("GRANT EXECUTE ON FUNCTION llmspell.get_api_key_stats TO PUBLIC", "everybody may execute"),
         ("ALTER FUNCTION llmspell.create_event_log_partition RESET search_path", "search_path"),
+        (
+            "DO $$ BEGIN EXECUTE format('GRANT TEMP ON DATABASE %I TO llmspell_app', current_database()); END $$",
+            "may create temporary tables",
+        ),
+        ("GRANT SELECT (value) ON llmspell.kv_store TO PUBLIC", "everybody may SELECT column value"),
+        ("GRANT SELECT (payload) ON llmspell.event_log_default TO llmspell_app", "may SELECT column payload"),
+        ("GRANT REFERENCES (key) ON llmspell.kv_store TO llmspell_app", "may REFERENCES column key"),
+        (
+            "CREATE SEQUENCE llmspell.later; GRANT USAGE ON SEQUENCE llmspell.later TO llmspell_app",
+            "may USAGE a sequence",
+        ),
+        ("CREATE SEQUENCE llmspell.later; GRANT SELECT ON SEQUENCE llmspell.later TO PUBLIC", "may SELECT a sequence"),
+        ("ALTER DEFAULT PRIVILEGES IN SCHEMA llmspell GRANT TRUNCATE ON TABLES TO llmspell_app", "TRUNCATE new tables"),
+        ("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO llmspell_app", "llmspell_app SELECT new tables"),
+        ("ALTER DEFAULT PRIVILEGES IN SCHEMA llmspell GRANT USAGE ON SEQUENCES TO llmspell_app", "USAGE new sequences"),
+        ("ALTER DEFAULT PRIVILEGES IN SCHEMA llmspell GRANT EXECUTE ON FUNCTIONS TO PUBLIC", "EXECUTE new functions"),
+        (
+            "ALTER DEFAULT PRIVILEGES IN SCHEMA llmspell_archive GRANT SELECT ON TABLES TO llmspell_app",
+            "SELECT new tables",
+        ),
+        ("CREATE VIEW public.later AS SELECT * FROM llmspell.kv_store", "reads as its owner"),
+        (
+            (
+                "CREATE VIEW public.lower WITH (security_invoker = true) AS SELECT * FROM llmspell.kv_store;"
+                "CREATE VIEW public.later AS SELECT * FROM public.lower"
+            ),
+            "reads as its owner",
+        ),
+        ("CREATE MATERIALIZED VIEW public.later AS SELECT * FROM llmspell.kv_store", "materialised view"),
+        (
+            (
+                "CREATE TABLE public.copies (LIKE llmspell.kv_store);"
+                "CREATE RULE copy AS ON INSERT TO llmspell.kv_store DO ALSO INSERT INTO public.copies VALUES (NEW.*)"
+            ),
+            "rewrite rule copy",
+        ),
+        ("CREATE ROLE later LOGIN; GRANT llmspell_operator TO later", "may become llmspell_operator"),
+        (
+            "CREATE ROLE between; CREATE ROLE later LOGIN; GRANT llmspell_operator TO between; GRANT between TO later",
+            "may become llmspell_operator",
+        ),
+        (
+            (
+                "ALTER TABLE llmspell.artifact_chunks ADD CONSTRAINT later FOREIGN KEY (content_hash, tenant_id)"
+                " REFERENCES llmspell.artifact_content (content_hash, tenant_id)"
+            ),
+            "constraint later does not start with tenant_id",
+        ),
+        (
+            "ALTER TABLE llmspell.kv_store ADD CONSTRAINT later EXCLUDE USING btree (key WITH =)",
+            "constraint later does not start with tenant_id",
+        ),
     ],
 )
 def test_the_audit_finds_a_hole(owner: Connection, sabotage: str, finding: str) -> None:
     owner.execute(sabotage.encode())
 
     assert any(finding in problem for _, problem in owner.execute(rls_audit().encode()).fetchall())
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "found"),
+    [
+        (
+            "CREATE ROLE later LOGIN NOINHERIT; GRANT llmspell TO later",
+            ("later", "may become llmspell, who is not bound to a tenant"),
+        ),
+        (
+            "ALTER ROLE llmspell_app SET app.current_tenant_id = 'acme'",
+            ("llmspell_app", "starts its connections with a tenant (app.current_tenant_id is set for it)"),
+        ),
+        (
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET app.current_tenant_id = acme', current_database()); END $$",
+            ("all roles", "starts its connections with a tenant (app.current_tenant_id is set for it)"),
+        ),
+    ],
+)
+def test_the_audit_finds_a_hole_that_only_an_administrator_makes(
+    postgres_database: PostgresDatabase, sabotage: str, found: tuple[str, str]
+) -> None:
+    with psycopg.connect(postgres_database.superuser_url) as superuser:
+        superuser.execute(sabotage.encode())
+        rows = superuser.execute(rls_audit().encode()).fetchall()
+        superuser.rollback()
+
+    assert found in rows
 
 
 def test_the_text_generator_and_the_migrations_write_the_same_policies(owner: Connection) -> None:

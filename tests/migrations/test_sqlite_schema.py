@@ -13,7 +13,7 @@ from tests.migrations.schemas import SQLITE, migrate_sqlite, schema_file, sqlite
 A = "tenant-a"
 ID = bytes(15) + b"\x01"
 HASH = "a" * 64
-SHARED = {"schema_migrations", "store_meta", "event_seq"}
+SHARED = {"schema_migrations", "store_meta"}
 # The base tables of AMB-002 without test_table, which probes row-level security.
 SIXTEEN = {
     "vector_embeddings_384",

@@ -75,14 +75,16 @@ class Oracle:
             self.carve(key, start, end, lambda one: object in (None, one.object))
         else:
             fact, object, start, end = rest
-            before = max((one for one in rows if one.fact == fact), key=lambda one: one.start)
+            pieces = sorted((one for one in rows if one.fact == fact), key=lambda one: one.start)
+            met = [one for one in pieces if (start is None or start < one.end) and (end is None or one.start < end)]
+            before = (met or pieces)[-1]
             new = before._replace(
                 object=object or before.object,
                 start=before.start if start is None else start,
                 end=before.end if end is None else end,
             )
-            self.beliefs[key] = [one for one in rows if one.fact != fact]
-            self.carve(key, new.start, new.end, lambda one: one_value or one.object == new.object)
+            self.beliefs[key] = [one for one in rows if one != before]
+            self.carve(key, new.start, new.end, lambda one: one_value or one.fact == fact or one.object == new.object)
             self.beliefs[key].append(new)
 
     def answer(self, as_of: int | None) -> Answer:

@@ -86,7 +86,7 @@ async def test_rows_that_show_without_a_tenant_are_a_hole(postgres_database: Pos
 
     report = await examine(postgres_database.app_url, tenant=ACME)
 
-    assert "sees 1 rows" in problems(report)
+    assert "sees rows of tenants (1)" in problems(report)
 
 
 async def test_a_store_without_row_level_security_is_refused() -> None:

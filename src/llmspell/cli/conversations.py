@@ -22,9 +22,10 @@ from datetime import datetime
 from typing import IO, Any, NamedTuple
 from uuid import UUID, uuid5
 
+from llmspell.cli.values import decode
 from llmspell.clock import MICROSECOND, Clock, parse_instant
 from llmspell.codec import require_key, require_metadata, require_text
-from llmspell.errors import InvalidInput, InvalidLimit
+from llmspell.errors import InvalidInput, InvalidLimit, InvalidTime
 from llmspell.memory.memory import ROLE_MAX_BYTES, MemoryInput
 from llmspell.storage.contracts.memories import CONTENT_MAX_CHARACTERS, MEMORY_KINDS
 
@@ -42,7 +43,7 @@ LISTS = ("turns", "memories")
 
 
 class Malformed(NamedTuple):
-    """What is wrong with one item: where it stands ("line 7", "turns[3]") and what the matter is."""
+    """What is wrong with one item: where it stands ("line 7", "turns[3]") and what the matter is, with a period."""
 
     where: str
     problem: str
@@ -120,11 +121,11 @@ class Reader:
             try:
                 text = line.decode().removeprefix("\ufeff").strip()
                 if text:
-                    yield where, "", json.loads(text, parse_constant=_refuse_constant)
+                    yield where, "", decode(text)
             except UnicodeDecodeError:
-                yield where, "", Malformed(where, "is not UTF-8")
+                yield where, "", Malformed(where, "is not UTF-8.")
             except (ValueError, RecursionError) as error:
-                yield where, "", Malformed(where, f"is not JSON: {error}")
+                yield where, "", Malformed(where, f"is not JSON: {error}.")
 
     def _document(self) -> Any:
         self._stream.seek(0)
@@ -132,7 +133,7 @@ class Reader:
         if len(data) > JSON_MAX_BYTES:
             raise InvalidLimit("file", "must be at most 256 MiB as one JSON document", hint="Use JSON Lines.")
         try:
-            return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
+            return decode(data.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise InvalidInput("file", f"is not JSON: {error}") from error
 
@@ -178,7 +179,12 @@ class Reader:
         last, count = self._times.get(session, (None, 0))
         count = count + 1 if last == at else 0
         self._times[session] = (at, count)
-        return at + count * MICROSECOND
+        try:
+            return at + count * MICROSECOND
+        except OverflowError as exc:
+            raise InvalidTime(
+                "at", "leaves no later instant for an item behind another of its session", given=at.isoformat()
+            ) from exc
 
 
 def _checked_names(found: Mapping[str, Any], prefix: str) -> tuple[str | None, str | None, Any, dict[str, Any]]:
@@ -224,7 +230,3 @@ def _inside(conversation: Mapping[str, Any], where: str, prefix: str) -> Iterato
         raise InvalidInput("file", "must have one list, under `turns` or under `memories`")
     for number, entry in enumerate(conversation[names[0]]):
         yield f"{where}{names[0]}[{number}]", prefix, entry
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Entry] = {
     "context": Entry("context:context", "Assemble what matters for a question, within a token budget."),
     "graph": Entry("graph:graph", "Assert facts and ask them as of any instant."),
     "models": Entry("models:models", "Install and list local embedding models."),
+    "tenants": Entry("tenants:tenants", "Register tenants, and look them up."),
     "embed": Entry("embed:embed", "Compute embeddings that are still pending."),
     "database": Entry("database:database", "Migrate, verify and tune the store."),
     "dev": Entry("dev:dev", "Run a private database server for development."),
@@ -43,8 +44,24 @@ COMMANDS: dict[str, Entry] = {
 }
 
 
+class ReaderLeft(Exception):
+    """Whoever read our output has gone. Not an OSError: click would end the process for one, as if a command had failed."""
+
+
 class LazyGroup(FramedGroup):
     """The root: names and help texts come from `COMMANDS`, objects are imported when they are wanted."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*arguments, **extra)
+        except BrokenPipeError as exc:  # while the help was printed
+            raise ReaderLeft from exc
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as exc:
+            raise ReaderLeft from exc
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -60,9 +77,12 @@ class LazyGroup(FramedGroup):
             raise click.NoSuchCommand(args[0], possibilities=list(COMMANDS), ctx=ctx)
         return super().resolve_command(ctx, args)
 
+    def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
+        return [(name, entry.help) for name, entry in COMMANDS.items()]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+            formatter.write_dl(self.summaries(ctx))
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -111,9 +131,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = root.main(arguments, standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderLeft):
         return _reader_left()
-    except SystemExit as done:  # click ends so after shell completion, and when a pipe broke inside of it
+    except SystemExit as done:  # click ends so after shell completion
         return done.code if isinstance(done.code, int) else ExitCode.FAILED
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - the edge of the process
         return _report(error, as_json=as_json)
@@ -145,10 +165,10 @@ def _reader_left() -> int:
     try:
         os.dup2(sink, sys.stdout.fileno())
     except (OSError, ValueError):  # stdout is not a file: there is nothing to redirect
-        return ExitCode.FAILED
+        pass
     finally:
         os.close(sink)
-    return ExitCode.FAILED
+    return ExitCode.READER_LEFT
 
 
 def _write_utf8() -> None:

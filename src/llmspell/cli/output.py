@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import enum
 import functools
+import inspect
 import json
 import sys
 import uuid
@@ -41,8 +42,11 @@ R = TypeVar("R")
 
 _OPTIONS = "llmspell.cli.options"
 _OUTPUT = "llmspell.cli.output"
+_HELP_AS_JSON = "llmspell.cli.help_as_json"
 PROGRESS_STEPS = 10
 PLAIN_WIDTH = 100
+JOINERS = "\u200c\u200d"
+"""Zero-width non-joiner and joiner: Persian and Indic words and composed emoji are misspelt without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +95,46 @@ def global_options() -> list[click.Option]:
 
 
 class _Framed(click.Command):
-    """A command with the options of the frame, listed apart from its own in the help."""
+    """A command with the options of the frame, listed apart from its own in the help; its help can be a document."""
 
     def __init__(self, *arguments: Any, **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
         self.params.extend(global_options())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # `--help` ends the parsing where it stands, so a `--json` behind it would come too late.
+        own = args[: args.index("--")] if "--" in args else args
+        ctx.meta[_HELP_AS_JSON] = ctx.meta.get(_HELP_AS_JSON, False) or "--json" in own
+        return super().parse_args(ctx, args)
+
+    def get_help(self, ctx: click.Context) -> str:
+        if not ctx.meta.get(_HELP_AS_JSON):
+            return super().get_help(ctx)
+        return json.dumps(self.document(ctx), ensure_ascii=False)
+
+    def document(self, ctx: click.Context) -> dict[str, Any]:
+        """Return the help as a document of plain values; a group has its commands with what they do."""
+        options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
+        document: dict[str, Any] = {
+            "command": ctx.command_path,
+            "usage": " ".join([ctx.command_path, *self.collect_usage_pieces(ctx)]),
+            "help": inspect.cleandoc(self.help or "").replace("\b\n", ""),
+            "options": [
+                {"option": record[0], "help": record[1]}
+                for option in options
+                if (record := option.get_help_record(ctx))
+            ],
+        }
+        if isinstance(self, click.Group):
+            document["commands"] = [{"command": name, "help": text} for name, text in self.summaries(ctx)]
+        return document
+
+    def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
+        """Return each command of a group with the line that says what it does."""
+        if not isinstance(self, click.Group):
+            return []
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        return [(name, (inner.help or "").partition("\n")[0]) for name, inner in found if inner is not None]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         own: list[tuple[str, str]] = []
@@ -206,13 +245,24 @@ class Output:
                 plain(document), ensure_ascii=False, allow_nan=False, indent=2 if sys.stdout.isatty() else None
             )
             print(text, flush=True)
-        elif render is not None and (self.on_terminal or render_in_pipes):
+        elif render is not None and self.on_terminal:
             render(self.console())
             sys.stdout.flush()
+        elif render is not None and render_in_pipes:
+            self._print_drawing(render)
         else:
             for line in lines() if lines is not None else plain_lines(plain(document)):
                 print(line)
             sys.stdout.flush()
+
+    def _print_drawing(self, render: Callable[[Console], None]) -> None:
+        """Draw in a pipe: a table fills its cells with spaces, which nobody wants at the ends of lines."""
+        console = self.console()
+        with console.capture() as captured:
+            render(console)
+        for line in captured.get().splitlines():
+            print(line.rstrip(" "))
+        sys.stdout.flush()
 
     def console(self) -> Console:
         """Return a rich console on stdout: no markup, no emoji codes, no highlighting; colour by the rules above."""
@@ -337,8 +387,16 @@ def plain(value: object) -> Any:
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line with control characters shown as escapes: a stored text must not drive the terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    """Return `text` on one line with control characters shown as escapes: a stored text must not drive the terminal.
+
+    The two joiners stay: scripts and emoji are spelt with them. What turns the direction of writing is escaped.
+    """
+    return "".join(c if c.isprintable() or c in JOINERS else ascii(c)[1:-1] for c in text)
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return "1 item" or "1,200 items"."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def plain_lines(document: Any) -> Iterable[str]:

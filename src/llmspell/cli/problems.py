@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 import json
+import shlex
 import sys
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import click
@@ -32,6 +34,8 @@ class ExitCode(enum.IntEnum):
     CONFLICT = 5
     """Somebody else was first, or a precondition such as the schema version does not hold."""
     INTERRUPTED = 130
+    READER_LEFT = 141
+    """Whoever read the output (`| head`) left before its end: nothing failed. As a shell reports SIGPIPE."""
 
 
 EXIT_CODES: dict[type[errors.LlmspellError], ExitCode] = {
@@ -42,6 +46,7 @@ EXIT_CODES: dict[type[errors.LlmspellError], ExitCode] = {
     errors.ProviderUnavailable: ExitCode.UNAVAILABLE,
     errors.TenantInactive: ExitCode.DENIED,
     errors.UnsafeRole: ExitCode.DENIED,
+    errors.AccessRefused: ExitCode.DENIED,
     errors.ProviderRefused: ExitCode.DENIED,
     errors.Conflict: ExitCode.CONFLICT,
     errors.SchemaTooNew: ExitCode.CONFLICT,
@@ -59,6 +64,24 @@ class Problem(NamedTuple):
     hint: str
     retryable: bool
     exit_code: ExitCode
+    problems: tuple[dict[str, str], ...] = ()
+    """One entry for each thing that is wrong, where there may be several: `where` and `problem`."""
+
+
+class Several(click.ClickException):
+    """Several things are wrong with what was given: `message` sums them up, `entries` are (where, problem)."""
+
+    def __init__(self, message: str, entries: Sequence[tuple[str, str]]) -> None:
+        super().__init__(message)
+        self.entries = tuple(entries)
+
+
+COMMAND_HINTS: dict[type[errors.LlmspellError], Callable[[errors.LlmspellError], str]] = {
+    errors.TenantUnknown: lambda error: (
+        f"Run: llmspell tenants create {shlex.quote(str(error.fields.get('tenant', 'ID')))}"
+    ),
+}
+"""Hints in the words of the command line, where the error's own are in those of Python."""
 
 
 def exit_code_of(kind: type[errors.LlmspellError]) -> ExitCode:
@@ -77,11 +100,16 @@ def problem_of(error: BaseException) -> Problem:
         named = ", ".join(f"{name}={errors.shown(value)}" for name, value in error.fields.items())
         detail = error.detail + (f" ({named})" if named else "")
         kind = type(error)
-        return Problem(error.code, title_of(kind), detail, error.hint, error.retryable, exit_code_of(kind))
+        hint = COMMAND_HINTS[kind](error) if kind in COMMAND_HINTS else error.hint
+        return Problem(error.code, title_of(kind), detail, hint, error.retryable, exit_code_of(kind))
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx else "llmspell"
         title, hint = "The command line cannot be read.", f"Try: {where} --help"
         return Problem("usage", title, error.format_message(), hint, False, ExitCode.USAGE)
+    if isinstance(error, Several):
+        listed = tuple({"where": where, "problem": problem} for where, problem in error.entries)
+        message = error.format_message()
+        return Problem("failed", "Nothing was done.", message, "", False, ExitCode.FAILED, listed)
     if isinstance(error, click.ClickException):
         return Problem("failed", "Nothing was done.", error.format_message(), "", False, ExitCode.FAILED)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
@@ -103,15 +131,27 @@ def report(error: BaseException, *, as_json: bool) -> ExitCode:
     from llmspell.observe import redact
 
     problem = problem_of(error)
-    problem = problem._replace(detail=redact(problem.detail), hint=redact(problem.hint))
+    listed = tuple({name: redact(text) for name, text in entry.items()} for entry in problem.problems)
+    problem = problem._replace(detail=redact(problem.detail), hint=redact(problem.hint), problems=listed)
     if as_json:
         document = {name: value for name, value in problem._asdict().items() if name != "exit_code"}
+        if not listed:
+            del document["problems"]
         print(json.dumps({"error": document}, ensure_ascii=False), file=sys.stderr)
         return problem.exit_code
-    print(_label("error:", "red"), problem.detail, file=sys.stderr)
+    print(_label("error:", "red"), _lines(problem.detail), file=sys.stderr)
+    for entry in listed:
+        print(_lines(f"  {entry['where']}: {entry['problem']}"), file=sys.stderr)
     if problem.hint:
-        print(_label("hint:", "cyan"), problem.hint, file=sys.stderr)
+        print(_label("hint:", "cyan"), _lines(problem.hint), file=sys.stderr)
     return problem.exit_code
+
+
+def _lines(text: str) -> str:
+    """Escape what could drive the terminal; the end of a server's log keeps its lines."""
+    from llmspell.cli.output import printable
+
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _label(text: str, colour: str) -> str:

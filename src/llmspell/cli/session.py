@@ -7,6 +7,7 @@
 
 Rule 1: settings are loaded once per process; `--store`, `--tenant` and `--config` come last and win.
 Rule 2: the store is opened by the command that needs it and closed when the command ends, also after an error.
+Rule 3: a file is made only by a command that keeps something (`creates=True`): who only asks is told that there is none.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmspell.cli.output import current_options
+from llmspell.errors import NotFound
 
 if TYPE_CHECKING:
     from llmspell.settings import Settings
@@ -46,18 +48,42 @@ def current_settings() -> Settings:
     return meta[_SETTINGS]  # type: ignore[no-any-return]
 
 
+def require_store(url: str) -> None:
+    """Refuse a store in a file that is not there, before opening it would make it.
+
+    Raises:
+        NotFound: names the file.
+    """
+    from llmspell.ops.schema_status import missing_file
+
+    path = missing_file(url)
+    if path is not None:
+        raise NotFound(
+            "There is no store yet; nothing was made.",
+            hint="Keep something first (llmspell add …), or make an empty store: llmspell database migrate"
+            " (is it the right one? llmspell config explain storage.url)",
+            path=str(path),
+        )
+
+
 @asynccontextmanager
-async def open_spell() -> AsyncIterator[Spell]:
-    """Open the configured store and close it at the end."""
+async def open_spell(*, creates: bool = False) -> AsyncIterator[Spell]:
+    """Open the configured store and close it at the end. `creates`: the command keeps something, so a file may be made.
+
+    Raises:
+        NotFound: the store is a file that is not there, and the command would keep nothing in it.
+    """
     import llmspell
 
     settings = current_settings()
+    if not creates:
+        require_store(settings.storage.url)
     async with llmspell.connect(settings.storage.url, settings=settings) as spell:
         yield spell
 
 
 @asynccontextmanager
-async def open_tenant() -> AsyncIterator[Tenant]:
-    """Open the configured store, bound to the tenant of `--tenant` or of the settings."""
-    async with open_spell() as spell:
+async def open_tenant(*, creates: bool = False) -> AsyncIterator[Tenant]:
+    """Open the configured store as `open_spell` does, bound to the tenant of `--tenant` or of the settings."""
+    async with open_spell(creates=creates) as spell:
         yield spell.tenant(current_settings().tenant_id)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from llmspell.cli.output import printable
+from llmspell.cli.output import counted, printable
 from llmspell.clock import parse_instant
 from llmspell.retrieval.fusion import MEANING
 from llmspell.storage.text.memory_text import spoken_date
@@ -48,10 +48,11 @@ def _stored(console: Console, document: Mapping[str, Any], number: int) -> None:
     stored, store, versions = document["stored"], document["store"], document["versions"]
     _title(console, number, "What was stored")
     period = f"{spoken_date(stored['from'])} to {spoken_date(stored['to'])}"
-    _indented(console, f"{stored['memories']:,} memories of {stored['sessions']:,} conversations, {period}")
+    memories = counted(stored["memories"], "memory", "memories")
+    _indented(console, f"{memories} of {counted(stored['sessions'], 'conversation')}, {period}")
     if stored["told"]:
         told = stored["told"]
-        parts = [f"{told.get('assert', 0)} facts told"]
+        parts = [f"{counted(told.get('assert', 0), 'fact')} told"]
         parts += [f"{told['correct']} corrected later"] if told.get("correct") else []
         parts += [f"{told['retract']} ended"] if told.get("retract") else []
         kept = f"{stored['fact_versions']} versions kept, each with the time it was true and the time it was known"
@@ -183,7 +184,11 @@ def _timings(console: Console, document: Mapping[str, Any], number: int) -> None
     rows = [
         ("store", f"{timings['store_per_memory_ms']:.1f} ms", "a memory, embedder included"),
         ("embed a question", f"{timings['embedding_p50_ms']:.1f} ms", "median"),
-        ("search", f"{timings['search_p50_ms']:.1f} ms", f"median, embedder included, over {count:,} memories"),
+        (
+            "search",
+            f"{timings['search_p50_ms']:.1f} ms",
+            f"median, embedder included, over {counted(count, 'memory', 'memories')}",
+        ),
         ("search", f"{timings['search_p50_ms_without_embedder']:.1f} ms", "median, embedder not included"),
         ("context", f"{timings['context_p50_ms_without_embedder']:.1f} ms", "median, embedder not included"),
     ]

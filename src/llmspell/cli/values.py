@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import click
+
+
+def decode(text: str) -> Any:
+    """Decode JSON as RFC 8259 has it: no NaN, no infinities, and no key twice in one object.
+
+    Raises:
+        ValueError: it is something else; RecursionError: it is nested too deep.
+    """
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_twins)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no value of JSON")
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; of two values under one key the decoder would silently keep the last."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twin = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twin!r} is given twice")
+    return made
 
 
 class JsonObject(click.ParamType[dict[str, Any]]):
@@ -17,7 +40,7 @@ class JsonObject(click.ParamType[dict[str, Any]]):
         if isinstance(value, dict):
             return value
         try:
-            found = json.loads(value)
+            found = decode(value)
         except (ValueError, RecursionError) as error:
             self.fail(f"is not JSON: {error}", param, ctx)
         if not isinstance(found, dict):
@@ -37,6 +60,6 @@ class KeyValue(click.ParamType[tuple[str, Any]]):
         if not key or not equals:
             self.fail(f"must be KEY=VALUE, not {value!r}", param, ctx)
         try:
-            return key, json.loads(text)
+            return key, decode(text)
         except (ValueError, RecursionError):
             return key, text

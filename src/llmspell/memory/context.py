@@ -21,7 +21,7 @@ import msgspec
 from llmspell.clock import optional_instant
 from llmspell.codec import require_limit
 from llmspell.memory.embedding import Embedding
-from llmspell.memory.memory import Memory, Ranked
+from llmspell.memory.memory import Memory, Ranked, within
 from llmspell.retrieval.budget import BUDGET_MAX_TOKENS, Item, Packed, Rejected, pack
 from llmspell.retrieval.explanation import explain
 from llmspell.storage.contracts.graph import Entity, Fact, Graph
@@ -104,7 +104,7 @@ class ContextAssembler:
         facts, entities = await self._facts(query, as_of=valid, known_at=known)
         items, reasons = self._fact_items(facts, entities)
         packed_facts = pack(items, max_tokens=int(max_tokens * FACTS_SHARE), overhead=ITEM_OVERHEAD, sections=_COSTS)
-        memory_items, memory_reasons = await self._memory_items(ranked)
+        memory_items, memory_reasons = await self._memory_items(ranked, within(session, filters))
         left = max_tokens - packed_facts.tokens_used
         packed = pack(memory_items, max_tokens=left, overhead=ITEM_OVERHEAD, sections=_COSTS)
         done = time.perf_counter()
@@ -121,7 +121,7 @@ class ContextAssembler:
         self, query: str, *, as_of: datetime | None, known_at: datetime | None
     ) -> tuple[list[Fact], list[Entity]]:
         """Return the facts about the entities that a question names."""
-        entities = await self._graph.mentioned(names_in(query))
+        entities = await self._graph.mentioned(names_in(query), as_of=as_of, known_at=known_at)
         facts: dict[tuple[UUID, datetime], Fact] = {}
         for entity in entities:
             for fact in await self._graph.neighbours(entity.id, as_of=as_of, known_at=known_at, limit=FACTS_PER_ENTITY):
@@ -140,11 +140,13 @@ class ContextAssembler:
         items.sort(key=lambda item: (-item.score, item.id))
         return items, reasons
 
-    async def _memory_items(self, ranked: Ranked) -> tuple[list[Item], dict[str, str]]:
-        """Return memories in the order of their rank, the best ones followed by the turns around them."""
+    async def _memory_items(
+        self, ranked: Ranked, filters: Mapping[str, Any] | None
+    ) -> tuple[list[Item], dict[str, str]]:
+        """Return memories in the order of their rank, the best ones followed by the turns around them that match too."""
         records = dict(ranked.rankings.records)
         best = [UUID(one.id) for one in ranked.fused[:NEIGHBOURS_OF]]
-        around = await self._memories.adjacent(best) if best else {}
+        around = await self._memories.adjacent(best, filters=filters) if best else {}
         missing = [id for pair in around.values() for id in pair if id is not None and id not in records]
         records |= await self._memories.get_batch(missing) if missing else {}
         items: list[Item] = []

@@ -5,19 +5,13 @@ Rule: no storage connection is held here; an embedder may take as long as it nee
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 from llmspell.providers.cache import CachedEmbedder
-from llmspell.providers.embedder import Embedder
+from llmspell.providers.embedder import Embedder, checked_vectors
+from llmspell.retrieval.windows import split_to_fit
 from llmspell.storage.contracts.memories import EmbeddingSpace
 from llmspell.tenant import TenantId
-
-WINDOWS_MAX = 64
-"""A memory of 32,768 characters has about 40 windows of 256 tokens."""
-WINDOW_OVERLAP = 0.1
-"""The share of a window that the next one repeats, so that a sentence cut in two is whole in one of them."""
-_MARGIN = 0.9  # words differ in tokens, so windows of equal words aim below the limit
 
 
 class Embedding:
@@ -59,26 +53,28 @@ class Embedding:
 
     async def query(self, text: str) -> bytes:
         """Embed a question; of one longer than the model reads, the beginning counts."""
-        (vector,) = await self.embedder.embed([text])
+        (vector,) = await self._embed([text])
         return vector
 
     async def texts(self, texts: Sequence[str]) -> list[tuple[bytes, ...]]:
         """Embed texts, each as one vector or as one per window."""
         parts = [self.windows(text) for text in texts]
-        vectors = iter(await self.embedder.embed([window for windows in parts for window in windows]))
+        vectors = iter(await self._embed([window for windows in parts for window in windows]))
         return [tuple(next(vectors) for _ in windows) for windows in parts]
 
-    def windows(self, text: str) -> list[str]:
-        """Cut a text into overlapping windows that the model reads whole."""
+    async def _embed(self, texts: Sequence[str]) -> list[bytes]:
+        """Embed, and believe nothing: an embedder may be anybody's.
+
+        Raises:
+            ProviderError: it failed, or its answer is not one vector of the right size for each text.
+        """
         embedder = self.embedder
-        total, most = embedder.count_tokens(text), embedder.max_tokens
-        if total <= most:
-            return [text]
-        words = text.split()
-        size = max(1, math.floor(len(words) * most * _MARGIN / total))
-        step = max(1, round(size * (1 - WINDOW_OVERLAP)))
-        starts = range(0, max(1, len(words) - round(size * WINDOW_OVERLAP)), step)
-        return [" ".join(words[start : start + size]) for start in starts][:WINDOWS_MAX]
+        return checked_vectors(await embedder.embed(texts), count=len(texts), dimension=embedder.dimension)
+
+    def windows(self, text: str) -> list[str]:
+        """Cut a text into overlapping windows that the model reads whole; together they hold all of it."""
+        embedder = self.embedder
+        return split_to_fit(text, count=embedder.count_tokens, max_tokens=embedder.max_tokens)
 
     def count_tokens(self, text: str) -> int:
         """Count tokens by the embedder's tokenizer."""

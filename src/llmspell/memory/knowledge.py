@@ -120,8 +120,12 @@ class KnowledgeGraph:
     ) -> Fact:
         """Say what was really so. What was believed before stays visible to `known_at`.
 
+        Of a fact in several pieces (part of it was retracted) it speaks of the latest piece that meets the dates given, or
+        of the latest of all. During the corrected period other pieces give way; outside of it they stay believed.
+
         Raises:
             NotFound: the fact is not believed now.
+            InvalidTime: the corrected period is reversed.
         """
         correction = FactCorrection(
             object=object,
@@ -288,14 +292,29 @@ class KnowledgeGraph:
         """Stop believing in an entity and every fact about it; say whether it was believed. Its history stays."""
         return await self._storage.delete_entity(entity, actor=actor)
 
-    async def mentioned(self, names: Sequence[str], *, limit: int = 20) -> builtins.list[Entity]:
+    async def mentioned(
+        self,
+        names: Sequence[str],
+        *,
+        as_of: Instant | None = None,
+        known_at: Instant | None = None,
+        limit: int = 20,
+    ) -> builtins.list[Entity]:
         """Return entities that bear one of these names, whatever their case."""
-        return await self._storage.mentioned(names, limit=limit)
+        return await self._storage.mentioned(
+            names,
+            as_of=optional_instant(as_of, field="as_of"),
+            known_at=optional_instant(known_at, field="known_at"),
+            limit=limit,
+        )
 
     async def stats(self) -> GraphStats:
         """Count entities, facts and versions."""
         return await self._storage.stats()
 
     async def delete_before(self, instant: Instant, *, limit: int = 1_000) -> int:
-        """Prune versions whose belief ended before an instant; `known_at` answers from before it are lost."""
+        """Prune versions whose belief ended before an instant; `known_at` answers from before it are lost.
+
+        The last version of an entity stays, so that a name keeps its id.
+        """
         return await self._storage.delete_before(parse_instant(instant, field="instant"), limit=limit)

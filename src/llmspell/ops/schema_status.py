@@ -27,6 +27,18 @@ def is_file(url: str) -> bool:
     return url.startswith(SQLITE_SCHEME)
 
 
+def missing_file(url: str) -> Path | None:
+    """Return the file of a store that is not there, or None: it is there, cannot be looked at, or is no file at all."""
+    named = url.removeprefix(SQLITE_SCHEME)
+    if not is_file(url) or "?" in named or named in ("", ":memory:"):
+        return None  # whoever opens it says what is wrong with such a URL
+    path = _path(url)
+    try:
+        return None if path.exists() else path
+    except OSError:
+        return None
+
+
 def status_of_file(url: str) -> MigrationStatus:
     """Compare a file with the migrations of this release; a missing or empty file lacks all of them.
 
@@ -35,7 +47,7 @@ def status_of_file(url: str) -> MigrationStatus:
         Unavailable: it cannot be read.
         SchemaTooNew, MigrationModified, MigrationError: what is applied does not fit this release.
     """
-    path = Path(unquote(url.removeprefix(SQLITE_SCHEME))).expanduser().absolute()
+    path = _path(url)
     migrations = load(SQLITE_PACKAGE)
     applied = _applied(path) if path.is_file() and path.stat().st_size else []
     pending = plan(migrations, applied).pending
@@ -47,6 +59,10 @@ def status_of_outdated_server(error: SchemaOutdated) -> MigrationStatus:
     names = [migration.name for migration in load(POSTGRES_PACKAGE)]
     pending = error.fields.get("pending")
     return _status(names, len(names) - (pending if isinstance(pending, int) else len(names)))
+
+
+def _path(url: str) -> Path:
+    return Path(unquote(url.removeprefix(SQLITE_SCHEME))).expanduser().absolute()
 
 
 def _applied(path: Path) -> list[Applied]:

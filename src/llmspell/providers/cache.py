@@ -8,6 +8,7 @@ Rule 1: a key is "emb:" and the BLAKE3 of model, dimension and text, each with i
 Rule 2: one call asks the provider once, for each text once, and only for what is not known; a text that another call is
         asking for already is waited for instead.
 Rule 3: writing to disk never delays a caller. What is not written when the process ends is lost, and only that.
+Rule 4: erasing a tenant is done when it returns, or it raises. What was asked for before is answered and not kept.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 from blake3 import blake3
 
 from llmspell.clock import Clock, SystemClock, to_microseconds
-from llmspell.errors import InvalidSetting, ProviderError, ProviderProtocol
+from llmspell.errors import InvalidSetting, ProviderError, StorageError
 from llmspell.observe import logger
-from llmspell.providers.cache_files import SHARED, EmbeddingFiles
-from llmspell.providers.embedder import Embedder, require_texts
+from llmspell.providers.cache_files import SHARED, EmbeddingFiles, erase_namespace
+from llmspell.providers.embedder import COMPONENT_BYTES, Embedder, checked_vectors, require_texts
 from llmspell.tenant import TenantId
 
 KEY_PREFIX = "emb:"
 MEMORY_MAX_ENTRIES = 10_000  # about 16 MB at 384 dimensions, 123 MB at 3,072
 PENDING_WRITES_MAX = 2_000  # entries that wait for the disk; more are kept in memory only
-DIMENSION_BYTES = 4  # of a float32
 PRODUCTION_PATH = Path("/var/cache/llmspell/embeddings")  # RAG-11
 Digest: TypeAlias = bytes
 
@@ -89,6 +90,16 @@ class CacheMetrics:
         return self.hits / asked if asked else 0.0
 
 
+class Life:
+    """The time of a namespace from one erasure to the next: what began in a life that ended keeps nothing."""
+
+    __slots__ = ("__weakref__", "ended", "namespace")
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self.ended = False
+
+
 class EmbeddingCache:
     """The memory of a `CachedEmbedder`. Belongs to one event loop; its folder may be shared by processes."""
 
@@ -100,6 +111,8 @@ class EmbeddingCache:
         self._ttl_us = int(self.config.ttl_seconds * 1_000_000)
         self._memory_max = min(self.config.max_entries, MEMORY_MAX_ENTRIES)
         self._memory: OrderedDict[tuple[str, Digest], tuple[int, bytes]] = OrderedDict()
+        # Held by whoever reads or asks, so that there are as many as operations under way.
+        self._lives: WeakValueDictionary[str, Life] = WeakValueDictionary()
         self._files: EmbeddingFiles | None = None
         self._files_failed = self.config.persistence_path is None
         # One writer: order is kept, so an erasure comes after the writes that were waiting before it.
@@ -118,39 +131,62 @@ class EmbeddingCache:
         self._memory.move_to_end((namespace, digest))
         return entry[1]
 
-    async def read(self, namespace: str, digests: Sequence[Digest], *, size_bytes: int) -> dict[Digest, bytes]:
+    def life(self, namespace: str) -> Life:
+        """Return the namespace's present life. Take it before asking for what is to be kept, and hold it until then."""
+        return self._lives.setdefault(namespace, Life(namespace))
+
+    async def read(self, life: Life, digests: Sequence[Digest], *, size_bytes: int) -> dict[Digest, bytes]:
         """Return the vectors that the folder has, and remember them. What is of another size is left out."""
         if self._files_failed or not digests or self._closed:
             return {}
         now_us = to_microseconds(self._clock.now())
-        found = await asyncio.to_thread(self._read_all, namespace, list(digests), now_us)
+        found = await asyncio.to_thread(self._read_all, life.namespace, list(digests), now_us)
         fitting = {digest: entry for digest, entry in found.items() if len(entry[1]) == size_bytes}
         for digest, (written_us, vector) in fitting.items():
-            self._remember(namespace, digest, vector, written_us)
+            if not life.ended:
+                self._remember(life.namespace, digest, vector, written_us)
         return {digest: vector for digest, (_, vector) in fitting.items()}
 
-    def keep(self, namespace: str, digest: Digest, vector: bytes) -> None:
-        """Remember a vector, and let it be written behind the caller's back."""
+    def keep(self, life: Life, digest: Digest, vector: bytes) -> None:
+        """Remember a vector, and let it be written behind the caller's back; unless its life has ended."""
+        if life.ended:
+            return
         now_us = to_microseconds(self._clock.now())
-        self._remember(namespace, digest, vector, now_us)
+        self._remember(life.namespace, digest, vector, now_us)
         if self._files_failed or self._closed:
             return
         if not self._pending.acquire(blocking=False):
             self.metrics.lost_writes += 1
             return
-        self._writer.submit(self._write, namespace, digest, vector, now_us)
+        self._writer.submit(self._write, life.namespace, digest, vector, now_us)
 
     async def erase_tenant(self, tenant: TenantId) -> None:
-        """Forget every entry of a tenant, in memory and on disk. Shared entries belong to nobody and stay until their TTL.
+        """Forget every entry of a tenant, in memory and on disk, also of questions that are under way.
+
+        Shared entries belong to nobody and stay until their TTL. It works as well after `aclose`, and where the folder
+        could not be used. Another process that is writing for the tenant at this moment must have stopped before.
 
         Raises:
-            OSError: the files cannot be removed.
+            StorageError: the files cannot be removed.
         """
         namespace = namespace_of(tenant)
+        life = self._lives.pop(namespace, None)
+        if life is not None:
+            life.ended = True
         for key in [key for key in self._memory if key[0] == namespace]:
             del self._memory[key]
-        if not self._files_failed and not self._closed:
-            await asyncio.wrap_future(self._writer.submit(self._erase, namespace))
+        if self.config.persistence_path is None:
+            return
+        try:
+            if self._closed:
+                await asyncio.to_thread(self._erase_after_close, namespace)
+            else:
+                await asyncio.wrap_future(self._writer.submit(erase_namespace, self.config.persistence_path, namespace))
+        except OSError as exc:
+            raise StorageError(
+                f"The tenant's embeddings in {self.config.persistence_path} cannot be removed: {exc}.",
+                hint="They are erased only when this succeeds: mend the folder's permissions and try again.",
+            ) from exc
 
     async def flush(self) -> None:
         """Wait until everything that was kept so far is on disk."""
@@ -203,10 +239,10 @@ class EmbeddingCache:
         finally:
             self._pending.release()
 
-    def _erase(self, namespace: str) -> None:
-        files = self._open_files()
-        if files is not None:
-            files.erase(namespace)
+    def _erase_after_close(self, namespace: str) -> None:
+        self._writer.shutdown(wait=True)  # what was waiting is written first
+        if self.config.persistence_path is not None:
+            erase_namespace(self.config.persistence_path, namespace)
 
 
 class CachedEmbedder:
@@ -266,22 +302,23 @@ class CachedEmbedder:
         checked = require_texts(texts)
         digests = [self._digest(text) for text in checked]
         wanted = dict(zip(digests, checked, strict=True))
+        life = self.cache.life(self._namespace)
         known = self._recall(wanted)
         if len(known) < len(wanted):
             absent = [
                 digest for digest in wanted if digest not in known and (self._namespace, digest) not in self._asked
             ]
-            known |= await self.cache.read(self._namespace, absent, size_bytes=self._size_bytes)
+            known |= await self.cache.read(life, absent, size_bytes=self._size_bytes)
             # Other calls went on meanwhile: what they found or asked for is not asked for again.
             known |= self._recall({digest: text for digest, text in wanted.items() if digest not in known})
         self.cache.metrics.record_hit(len(known))
         self.cache.metrics.record_miss(len(wanted) - len(known))
         if len(known) < len(wanted):
-            known |= await self._ask({digest: text for digest, text in wanted.items() if digest not in known})
+            known |= await self._ask({digest: text for digest, text in wanted.items() if digest not in known}, life)
         return [known[digest] for digest in digests]
 
     async def erase_tenant(self, tenant: TenantId) -> None:
-        """As `EmbeddingCache.erase_tenant`."""
+        """As `EmbeddingCache.erase_tenant`. Calls that are under way get their answers."""
         await self.cache.erase_tenant(tenant)
 
     async def aclose(self) -> None:
@@ -295,7 +332,7 @@ class CachedEmbedder:
 
     @property
     def _size_bytes(self) -> int:
-        return self._embedder.dimension * DIMENSION_BYTES
+        return self._embedder.dimension * COMPONENT_BYTES
 
     def _digest(self, text: str) -> Digest:
         return key_digest(self._embedder.model, self._embedder.dimension, text, tenant=self._tenant)
@@ -304,13 +341,13 @@ class CachedEmbedder:
         found = ((digest, self.cache.recall(self._namespace, digest)) for digest in wanted)
         return {digest: vector for digest, vector in found if vector is not None}
 
-    async def _ask(self, missing: dict[Digest, str]) -> dict[Digest, bytes]:
+    async def _ask(self, missing: dict[Digest, str], life: Life) -> dict[Digest, bytes]:
         """The vectors of what nobody knows: from calls that are under way, and one call for the rest."""
         joined = {digest: self._asked[key] for digest in missing if (key := (self._namespace, digest)) in self._asked}
         own = {digest: text for digest, text in missing.items() if digest not in joined}
         answers: dict[Digest, bytes] = {}
         if own:
-            answers |= await self._start(own)
+            answers |= await self._start(own, life)
         failed: dict[Digest, str] = {}
         for digest, task in joined.items():
             try:
@@ -319,12 +356,12 @@ class CachedEmbedder:
                 # That call may have failed because of its other texts; ask for this one by itself, once.
                 failed[digest] = missing[digest]
         if failed:
-            answers |= await self._start(failed)
+            answers |= await self._start(failed, life)
         return answers
 
-    async def _start(self, missing: dict[Digest, str]) -> dict[Digest, bytes]:
+    async def _start(self, missing: dict[Digest, str], life: Life) -> dict[Digest, bytes]:
         """Ask in a task of our own, so that a caller who leaves takes nothing from those who joined."""
-        task = asyncio.get_running_loop().create_task(self._generate(missing))
+        task = asyncio.get_running_loop().create_task(self._generate(missing, life))
         keys = [(self._namespace, digest) for digest in missing]
         self._asked.update(dict.fromkeys(keys, task))
         self._tasks.add(task)
@@ -340,13 +377,12 @@ class CachedEmbedder:
         task.add_done_callback(ended)
         return await asyncio.shield(task)
 
-    async def _generate(self, missing: dict[Digest, str]) -> dict[Digest, bytes]:
+    async def _generate(self, missing: dict[Digest, str], life: Life) -> dict[Digest, bytes]:
         vectors = await self._embedder.embed(list(missing.values()))
-        if len(vectors) != len(missing) or any(len(vector) != self._size_bytes for vector in vectors):
-            raise ProviderProtocol(f"The embedder {self.model} answered vectors of another number or size.")
-        answers = dict(zip(missing, vectors, strict=True))
+        checked = checked_vectors(vectors, count=len(missing), dimension=self.dimension)
+        answers = dict(zip(missing, checked, strict=True))
         for digest, vector in answers.items():
-            self.cache.keep(self._namespace, digest, vector)
+            self.cache.keep(life, digest, vector)
         return answers
 
 

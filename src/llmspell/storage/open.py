@@ -12,12 +12,11 @@ from urllib.parse import unquote
 from llmspell.clock import Clock
 from llmspell.errors import InvalidUrl
 from llmspell.ids import IdSource
-from llmspell.settings import Settings, default_store_url, masked
+from llmspell.settings import URL_HINT, Settings, default_store_url, masked
 from llmspell.storage.contracts.backend import Backend
 
 SQLITE, POSTGRESQL = "sqlite:///", ("postgresql://", "postgres://")
 MEMORY = ("memory://", "memory:")
-URL_HINT = "Use memory://, sqlite:///path/to/file.db or postgresql://user@host/database."
 
 
 async def open_backend(url: str, *, settings: Settings, clock: Clock, ids: IdSource) -> Backend:

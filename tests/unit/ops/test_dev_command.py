@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import llmspell
+from llmspell.ops import postgres_installation
 from llmspell.ops.embedded_postgres import EmbeddedCluster
 from llmspell.ops.postgres_installation import server_account
 
@@ -49,7 +52,12 @@ def test_the_commands_go_through_a_whole_cycle(folder: Path) -> None:
 
 AS_SOMEBODY = """
 import importlib.readers, os, sys
-import llmspell.cli.commands.dev, llmspell.cli.main, llmspell.observe, llmspell.ops.embedded_postgres, llmspell.settings
+import llmspell.cli.commands.dev, llmspell.cli.main, llmspell.observe, llmspell.ops.embedded_postgres
+import llmspell.ops.postgres_installation, llmspell.settings
+# The packages may lie where only root can go; the programs were copied to where everybody can, and are looked up there.
+sys.path.append(str(llmspell.ops.postgres_installation.program_folder(
+    llmspell.ops.postgres_installation.server_account()
+).parents[2]))
 os.setgroups([])
 os.setgid(int(sys.argv[2]))
 os.setuid(int(sys.argv[2]))
@@ -62,13 +70,36 @@ for step in sys.argv[3:]:
 def test_the_commands_go_through_a_whole_cycle_as_an_ordinary_user(folder: Path) -> None:
     somebody = server_account().uid
     os.chown(folder, somebody, somebody)
-    data = folder / "data"
-    # Dropped after the imports, because the interpreter itself may live where only root can go.
+    data, code = folder / "data", folder / "code"
+    shutil.copytree(Path(llmspell.__file__).parent, code / "llmspell", ignore=shutil.ignore_patterns("__pycache__"))
+    postgres_installation._let_everybody_read(code)
+    # Dropped after the imports, because the interpreter, its packages and this clone may lie where only root can go.
     command = [sys.executable, "-c", AS_SOMEBODY, str(data), str(somebody), *(step for step, _ in CYCLE)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd="/")
+    environment = os.environ | {"PYTHONPATH": str(code)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd="/", env=environment)
 
     assert [line for line in done.stderr.splitlines() if line] == [f"{step} {code}" for step, code in CYCLE]
     assert (data / "pgdata").stat().st_uid == somebody
+
+
+@root_only
+@pytest.mark.parametrize("named", [True, False])
+def test_a_data_folder_that_the_environment_names_in_vain_is_said(folder: Path, named: bool) -> None:
+    closed = folder / "closed"
+    closed.mkdir(mode=0o700)
+    places = {"XDG_DATA_HOME": str(closed)} if named else {"HOME": str(closed), "XDG_DATA_HOME": ""}
+
+    done = run_cli("status", env=os.environ | places)
+
+    assert (f"which cannot enter {closed}" in done.stderr) is named
+
+
+def test_start_says_what_a_new_server_needs(folder: Path) -> None:
+    done = run_cli("start", "--data", str(folder / "data"))
+    EmbeddedCluster(folder / "data").stop()
+
+    assert "llmspell database migrate" in done.stderr
+    assert "llmspell tenants create" in done.stderr
 
 
 def test_the_output_of_start_can_be_evaluated_by_a_shell(folder: Path) -> None:

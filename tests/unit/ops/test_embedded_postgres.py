@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmspell.errors import InvalidSetting, StorageError, Unavailable
+from llmspell.errors import InvalidSetting, MissingExtra, StorageError, Unavailable
 from llmspell.ops import postgres_installation
 from llmspell.ops.embedded_postgres import OPERATOR_ROLE, OWNER_ROLE, SUPERUSER, EmbeddedCluster
 from llmspell.ops.postgres_installation import ServerAccount, default_data_dir, server_account
@@ -476,6 +476,33 @@ def test_a_folder_that_somebody_else_closed_is_an_error_of_our_tree(cluster: Emb
     finally:
         os.seteuid(0)
         cluster.data_dir.chmod(0o711)
+
+
+@root_only
+@pytest.mark.parametrize("mode", [0o700, 0o711])
+def test_packages_in_a_closed_folder_are_not_called_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    closed = folder / "closed"
+    packages = closed if mode == 0o711 else closed / "site-packages"
+    packages.mkdir(parents=True)
+    closed.chmod(mode)
+    monkeypatch.setattr(sys, "path", [str(folder / "absent"), str(packages)])
+    os.seteuid(server_account().uid)
+    try:
+        with pytest.raises(StorageError, match=rf"{closed} is closed to it") as caught:
+            postgres_installation._installation()
+    finally:
+        os.seteuid(0)
+
+    assert "chmod" in caught.value.hint
+
+
+def test_a_package_that_is_not_there_is_a_missing_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(folder)])
+
+    with pytest.raises(MissingExtra):
+        postgres_installation._installation()
 
 
 @root_only

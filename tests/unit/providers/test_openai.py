@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import struct
 from datetime import timedelta
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stamina
 
 from llmspell.clock import ManualClock, SystemClock
 from llmspell.errors import (
@@ -360,3 +362,35 @@ async def test_a_closed_embedder_says_so(endpoint: PlannedEndpoint) -> None:
 
     with pytest.raises(ProviderError, match="closed"):
         await embedder.embed(["late"])
+
+
+async def test_a_retry_is_told_at_debug_by_our_logger_and_by_nobody_else(
+    endpoint: PlannedEndpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint.plan(503, b"")
+    embedder = opened(endpoint)
+
+    with caplog.at_level(logging.DEBUG):
+        await embedder.embed(["a"])
+        await embedder.aclose()
+
+    told = [record for record in caplog.records if record.name in ("stamina", "llmspell")]
+    assert [(record.name, record.levelno) for record in told] == [("llmspell", logging.DEBUG)]
+    assert f"asking {endpoint.base_url} again" in told[0].getMessage()
+
+
+async def test_the_retries_of_others_are_told_as_before(
+    endpoint: PlannedEndpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint.plan(503, b"")
+    embedder = opened(endpoint)
+    await embedder.embed(["a"])
+    await embedder.aclose()
+    caplog.clear()
+
+    async for attempt in stamina.retry_context(on=KeyError, attempts=2, wait_initial=0, wait_jitter=0):
+        with attempt:
+            if attempt.num == 1:
+                raise KeyError
+
+    assert [record.getMessage() for record in caplog.records if record.name == "stamina"] == ["stamina.retry_scheduled"]

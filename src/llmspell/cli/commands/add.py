@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, get_args
 
 import click
 
-from llmspell.cli.output import async_command, command, current_output
+from llmspell.cli.output import async_command, command, counted, current_output
 from llmspell.cli.session import current_settings, open_tenant
 from llmspell.cli.values import JsonObject
 from llmspell.storage.contracts.memories import MemoryKind, MemoryRecord
@@ -67,7 +67,7 @@ async def add(text: str | None, source: str | None, *, dry_run: bool, **fields: 
 
 async def _add_one(text: str, fields: dict[str, Any]) -> None:
     output, id_ = current_output(), fields.pop("id_")
-    async with open_tenant() as tenant:
+    async with open_tenant(creates=True) as tenant:
         record = await tenant.memory.add(text, id=id_, **fields)
     output.emit(record, render=lambda console: console.print(f"Kept as {record.id}"), lines=lambda: [str(record.id)])
     if record.embedding_state == "pending":
@@ -82,26 +82,30 @@ async def _add_file(source: str, *, dry_run: bool) -> None:
     current_settings()  # a wrong configuration is said before a long file is read
     with _opened(source) as stream:
         reader = Reader(stream, clock=SystemClock())
-        total = _check(reader, output)
+        total = _check(reader)
         document: dict[str, Any] = {"file": source, "items": total, "dry_run": dry_run}
         if dry_run:
-            output.emit(document, lines=lambda: [f"{total:,} items are well-formed; nothing was kept"])
+            output.emit(document, lines=lambda: [f"{counted(total, 'item')} well-formed; nothing was kept"])
             return
-        async with open_tenant() as tenant:
+        async with open_tenant(creates=True) as tenant:
             document |= await _import(tenant, reader, total, output)
     output.emit(document, lines=lambda: [_summary(document)])
-    if document["different"]:
-        output.warn(f"{document['different']:,} were there already with another text; they are as they were.")
-    if document["pending"]:
-        output.warn(
-            f"{document['pending']:,} embeddings are pending: found by their words only.",
-            hint="Run: llmspell embed --pending",
+    if different := document["different"]:
+        were = (
+            "was there already with another text; it is as it was"
+            if different == 1
+            else ("were there already with another text; they are as they were")
         )
+        output.warn(f"{different:,} {were}.")
+    if pending := document["pending"]:
+        are = "is pending: its memory is" if pending == 1 else "are pending: their memories are"
+        output.warn(f"{counted(pending, 'embedding')} {are} found by words only.", hint="Run: llmspell embed --pending")
 
 
 def _summary(document: dict[str, Any]) -> str:
-    there = f", {document['skipped']:,} were there already" if document["skipped"] else ""
-    return f"{document['added']:,} of {document['items']:,} items kept{there}"
+    skipped = document["skipped"]
+    there = f", {skipped:,} {'was' if skipped == 1 else 'were'} there already" if skipped else ""
+    return f"{document['added']:,} of {counted(document['items'], 'item')} kept{there}"
 
 
 @contextmanager
@@ -131,13 +135,15 @@ def _spooled(stream: IO[bytes]) -> Iterator[IO[bytes]]:
         yield copy
 
 
-def _check(reader: Reader, output: Output) -> int:
+def _check(reader: Reader) -> int:
     """Read everything once, and count.
 
     Raises:
-        click.ClickException: something is wrong; up to ten problems are named.
+        Several: something is wrong; the first ten problems are named, in the order of the file.
+        click.ClickException: there is nothing in it.
     """
     from llmspell.cli.conversations import Malformed
+    from llmspell.cli.problems import Several
 
     total, wrong = 0, 0
     problems: list[Malformed] = []
@@ -147,29 +153,35 @@ def _check(reader: Reader, output: Output) -> int:
             wrong += 1
             problems += [item] if len(problems) < PROBLEMS_SHOWN else []
     if problems:
-        for problem in problems[1:]:
-            output.warn(problem.sentence)
-        raise click.ClickException(
-            f"{problems[0].sentence} {wrong:,} of {total:,} items are wrong: nothing was imported"
-        )
+        first = f"; the first {PROBLEMS_SHOWN}:" if wrong > PROBLEMS_SHOWN else ":"
+        are = "is" if wrong == 1 else "are"
+        raise Several(f"{wrong:,} of {counted(total, 'item')} {are} wrong, nothing was imported{first}", problems)
     if total == 0:
         raise click.ClickException("the file has no items: nothing was imported")
     return total
 
 
 async def _import(tenant: Tenant, reader: Reader, total: int, output: Output) -> dict[str, int]:
+    """Keep every item, batch by batch. Whatever ends it early, how much is kept by then is said."""
     added = skipped = different = pending = 0
     items = reader.read()
-    with output.progress(total, "Importing") as progress:
-        while batch := _batch(items):
-            records = await tenant.memory.add_many(batch, skip_existing=True)
-            kept = {record.id for record in records}
-            there = [item for item in batch if item.id not in kept]
-            added += len(records)
-            skipped += len(there)
-            pending += _pending(records)
-            different += await _different(tenant, there)
-            progress.advance(len(batch))
+    try:
+        with output.progress(total, "Importing") as progress:
+            while batch := _batch(items):
+                records = await tenant.memory.add_many(batch, skip_existing=True)
+                kept = {record.id for record in records}
+                there = [item for item in batch if item.id not in kept]
+                added += len(records)
+                skipped += len(there)
+                pending += _pending(records)
+                different += await _different(tenant, there)
+                progress.advance(len(batch))
+    finally:
+        if added + skipped < total:  # an error, or Ctrl-C, which arrives here as a cancellation
+            output.warn(
+                f"the import stopped early: {added + skipped:,} of {counted(total, 'item')} are in the store.",
+                hint="Run the same command again: it goes on where this one stopped, and keeps nothing twice.",
+            )
     return {"added": added, "skipped": skipped, "different": different, "pending": pending}
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmspell.cli.commands.database_diagnostics import isolation, pool_size
-from llmspell.cli.output import async_command, current_options, current_output, group
+from llmspell.cli.output import async_command, counted, current_options, current_output, group
 from llmspell.cli.problems import ExitCode
-from llmspell.cli.session import current_settings, open_spell
+from llmspell.cli.session import current_settings, open_spell, require_store
 from llmspell.codec import DIMENSIONS
 from llmspell.errors import InvalidSetting, SchemaOutdated, Unsupported
 from llmspell.storage.contracts.capabilities import Capability
@@ -84,8 +84,12 @@ async def list_migrations() -> ExitCode:
 @click.option("--backend", type=click.Choice(BACKENDS), help="The store to look at; default: the configured one.")
 @async_command
 async def health(backend: str | None) -> None:
-    """Open the store, ask it something, and show what it is and can do. Exit code 3 when it cannot be reached."""
+    """Open the store, ask it something, and show what it is and can do.
+
+    Exit code 3 when it cannot be reached, 1 when it is a file that is not there.
+    """
     settings = _settings_of(backend)
+    require_store(settings.storage.url)
     import llmspell
     from llmspell.settings import masked
 
@@ -137,7 +141,7 @@ async def promote(space: str, dimension: str, dry_run: bool) -> None:
             return
         moved = await spell.admin.promote(current_settings().tenant_id, space, dimension=int(dimension))
     document = {"space": space, "dimension": int(dimension), "moved": moved, "dry_run": False}
-    output.emit(document, lines=lambda: [f"{moved:,} vectors moved"])
+    output.emit(document, lines=lambda: [f"{counted(moved, 'vector')} moved"])
 
 
 def _settings_of(backend: str | None) -> Settings:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmspell.cli.output import async_command, command, current_output, printable
+from llmspell.cli.output import async_command, command, counted, current_output, printable
 from llmspell.cli.problems import ExitCode
 from llmspell.cli.session import current_settings
 
@@ -48,8 +48,10 @@ def _isolation_lines(report: IsolationReport) -> Iterable[str]:
         if has
     ]
     yield f"role      {printable(role.name)}: {', '.join(attributes) or 'no attribute beyond LOGIN'}"
-    yield f"          owns {role.tables_owned} tables; member of {printable(', '.join(role.member_of)) or 'no role'}"
+    yield f"          owns {counted(role.tables_owned, 'table')}; member of {printable(', '.join(role.member_of)) or 'no role'}"
     yield f"tenant    asked for {printable(observed.tenant_asked)}, the database sees {printable(observed.tenant_seen or 'none')}"
+    if not observed.tenant_registered:
+        yield f"          {printable(observed.tenant_asked)} is not registered in this store; llmspell tenants create does it"
     yield f"          left on the connection afterwards: {printable(observed.tenant_left) or 'nothing'}"
     yield f"          rows visible without a tenant: {observed.rows_without_tenant:,}"
     for table in tables:
@@ -58,7 +60,7 @@ def _isolation_lines(report: IsolationReport) -> Iterable[str]:
         yield f"{kind:9} {printable(table.name)}: {flags if table.tenant else 'shared, without rows of tenants'}"
     for hole in report.holes:
         yield f"HOLE      {printable(hole.subject)}: {printable(hole.problem)}"
-    yield f"result    {'isolated' if report.isolated else f'{len(report.holes)} holes'}"
+    yield f"result    {'isolated' if report.isolated else counted(len(report.holes), 'hole')}"
 
 
 def _word(flag: bool) -> str:
@@ -93,10 +95,10 @@ def pool_size(cores: int, spindles: int, instances: int, max_connections: int | 
 
 
 def _pool_lines(plan: PoolPlan, *, given: bool) -> Iterable[str]:
-    computed = f"{plan.cores} cores x 2 + {plan.spindles} = {plan.computed}"
+    computed = f"{counted(plan.cores, 'core')} x 2 + {plan.spindles} = {plan.computed}"
     yield f"pool_size        {plan.pool_size}  ({'as given' if given else f'{computed}, rounded up to a multiple of 5'})"
     yield (
-        f"max_connections  {plan.connections}  ({plan.pool_size} x {plan.instances} instances"
+        f"max_connections  {plan.connections}  ({plan.pool_size} x {counted(plan.instances, 'instance')}"
         f" + {plan.admin_reserve} for administrators + {plan.margin} margin)"
     )
     if plan.fits:

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
     from llmspell.ops.embedded_postgres import ClusterStatus, EmbeddedCluster
 
+NEXT = (
+    "Next, with these variables in your shell:",
+    "  llmspell database migrate          make the tables, or bring them up to date",
+    "  llmspell tenants create default    a server serves registered tenants only",
+)
+"""What `start` says to do, on stderr: a server that was just made has no schema and no tenant."""
+
 data_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--data",
     "data_dir",
@@ -49,11 +56,14 @@ def start(data_dir: Path | None, port: int | None) -> None:
     cluster = _cluster(data_dir, port=port)
     started = cluster.start()
     status = cluster.status()
-    current_output().note(
+    output = current_output()
+    output.note(
         f"PostgreSQL {'started' if started else 'already runs'}: process {status.pid}, data in {status.data_dir}"
     )
+    for line in NEXT:
+        output.note(line)
     urls = _urls(cluster, tcp=port is not None)
-    current_output().emit(
+    output.emit(
         {"started": started, **_document(status), "urls": urls},
         lines=lambda: [f"export {name}={shlex.quote(url)}" for name, url in urls.items()],
     )
@@ -105,7 +115,14 @@ def _cluster(data_dir: Path | None, *, port: int | None = None) -> EmbeddedClust
     if data_dir is None:
         from llmspell.settings import directories
 
-        data_dir = default_data_dir(directories().data, server_account())
+        account, named = server_account(), directories().data
+        data_dir = default_data_dir(named, account)
+        # A folder that the environment names is a wish; that of root's home is only where everybody's would be.
+        if data_dir.parent != named and named != directories({}).data:
+            current_output().warn(
+                f"The data folder {named} is not used: PostgreSQL, started by root, runs as uid {account.uid},"
+                f" which cannot enter {account.first_unreachable(named / data_dir.name)}. Using {data_dir}."
+            )
     return EmbeddedCluster(data_dir, port=port)
 
 

@@ -72,7 +72,7 @@ async def assert_fact(subject: str, predicate: str, object_: str, **options: Any
     With the cardinality "one" a new value ends the old one where it begins.
     """
     properties = dict(options.pop("properties"))
-    async with open_tenant() as tenant:
+    async with open_tenant(creates=True) as tenant:
         fact = await tenant.graph.assert_fact(subject, predicate, object_, properties=properties, **options)
     _emit_fact(fact)
 
@@ -201,7 +201,7 @@ async def paths(start: str, end: str, **options: Any) -> ExitCode:
 @async_command
 async def declare(predicate: str, cardinality: Cardinality) -> None:
     """Declare whether a subject has one value of a predicate at a time, or many."""
-    async with open_tenant() as tenant:
+    async with open_tenant(creates=True) as tenant:
         await tenant.graph.declare(predicate, cardinality)
     document = {"predicate": predicate, "cardinality": cardinality}
     current_output().emit(document, lines=lambda: [f"{predicate}\t{cardinality}"])

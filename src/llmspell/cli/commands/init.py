@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from llmspell.cli.output import command, current_output
-from llmspell.errors import AlreadyExists
+from llmspell.errors import FileExists
 from llmspell.settings import PROJECT_FILE_NAME, Setting, schema
 
 HEAD = """\
@@ -38,7 +38,7 @@ def init(force: bool) -> None:
             with file.open("x", encoding="utf-8") as stream:
                 stream.write(text)
         except FileExistsError as exc:
-            raise AlreadyExists(f"{file} exists already.", hint="Edit it, or replace it with --force.") from exc
+            raise FileExists(f"{file} exists already; it was left as it is.") from exc
     output = current_output()
     output.emit({"path": str(file)}, lines=lambda: [str(file)])
     output.note("Next: llmspell quickstart")

@@ -182,7 +182,7 @@ class Graph(Protocol):
         that is already believed appends nothing and returns what is believed.
 
         Raises:
-            InvalidTime: a reversed period.
+            InvalidTime: a reversed period; it is refused before anything is declared.
             Conflict: the predicate is declared with another cardinality, or a concurrent transaction was first.
         """
         ...
@@ -204,13 +204,17 @@ class Graph(Protocol):
         ...
 
     async def correct(self, fact_id: UUID, correction: FactCorrection) -> Fact:
-        """Replace what is believed of a fact, keeping what was believed before for `known_at`.
+        """Replace what is believed of one piece of a fact, keeping what was believed before for `known_at`.
 
-        All current periods of the fact are closed and one corrected version is recorded; other facts of a predicate of
-        cardinality "one" give way during its period.
+        A retraction can leave a fact in several pieces of valid time. The correction speaks of the latest piece that meets
+        the period from `valid_from` to `valid_to` (one that is not given is unbounded), or of the latest of all when none
+        meets it; a date that is given replaces that of the piece. During the corrected period all else gives way: the
+        other pieces of the fact, what is believed of the same (subject, predicate, object), and, for cardinality "one",
+        every other fact of the subject. Outside of it other pieces and facts stay believed.
 
         Raises:
             NotFound: the fact is not believed now.
+            InvalidTime: the corrected period is reversed.
         """
         ...
 
@@ -270,8 +274,18 @@ class Graph(Protocol):
         """Return chains of facts between two entities, shortest first, without repeating an entity; up to 100."""
         ...
 
-    async def mentioned(self, names: Sequence[str], *, limit: int = 20) -> list[Entity]:
-        """Return entities believed now whose name equals one of `names` when both are case-folded; at most 200 names."""
+    async def mentioned(
+        self,
+        names: Sequence[str],
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        limit: int = 20,
+    ) -> list[Entity]:
+        """Return entities whose name equals one of `names` when both are case-folded, by name; at most 200 names.
+
+        They are those that were true at `as_of`, as known at `known_at`: one that was deleted since is found too.
+        """
         ...
 
     async def history(self, fact_id: UUID) -> list[Fact]:
@@ -287,5 +301,9 @@ class Graph(Protocol):
         ...
 
     async def delete_before(self, instant: datetime, *, limit: int = 1_000) -> int:
-        """Prune at most `limit` versions whose belief ended before `instant`; `known_at` answers before it are lost."""
+        """Prune at most `limit` versions whose belief ended before `instant`; `known_at` answers before it are lost.
+
+        Facts go first, then entities, each by the end of belief. The last version of an entity (by recorded, then by valid
+        time) stays even when it is believed no longer, so that a name keeps its id.
+        """
         ...

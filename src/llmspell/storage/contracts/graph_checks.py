@@ -1,6 +1,7 @@
 """Checks of what `Graph` takes, before anything is written; every backend calls the same ones.
 
-Rule: a check is pure, raises an error of our tree that names the field, and returns nothing but checked values.
+Rule 1: a check is pure, raises an error of our tree that names the field, and returns nothing but checked values.
+Rule 2: what only a backend can find out (a conflict of declarations) is raised there, after all checks, in these words.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 
 from llmspell.clock import optional_instant, parse_instant, require_period
 from llmspell.codec import NAME_MAX_BYTES, require_key, require_limit, require_metadata, require_text
-from llmspell.errors import InvalidInput, InvalidLimit
+from llmspell.errors import Conflict, InvalidInput, InvalidLimit
 from llmspell.storage.contracts.graph import Cardinality, Direction, FactCorrection, NewFact
 
 PREDICATE_MAX_BYTES = 255
@@ -80,6 +81,25 @@ def require_cardinality(value: Cardinality) -> Cardinality:
     if not isinstance(value, str) or value not in get_args(Cardinality):
         raise InvalidInput("cardinality", "must be one of one, many", given=value)
     return value
+
+
+def declared_otherwise(predicate: str, declared: Cardinality) -> Conflict:
+    """Return the error of a declaration that contradicts an earlier one."""
+    return Conflict(
+        "The predicate is declared with another cardinality.",
+        predicate=predicate,
+        declared=declared,
+        hint="A cardinality is declared once: use the declared one, or another predicate.",
+    )
+
+
+def beliefs_overlap(predicate: str) -> Conflict:
+    """Return the error of declaring "one" over beliefs that overlap."""
+    return Conflict(
+        "The predicate cannot hold one value at a time: some beliefs of one subject overlap.",
+        predicate=predicate,
+        hint="Retract or correct them first.",
+    )
 
 
 def require_direction(value: Direction) -> Direction:

@@ -31,6 +31,8 @@ CONTENT_MAX_CHARACTERS = 32_768  # C16
 ADD_MAX = 1_000
 CANDIDATES_MAX = 1_000
 QUERY_MAX_CHARACTERS = 8_192
+EXPIRED = "expired"
+"""The reason that the history of a memory gives when its time was over."""
 TEXT_COLLECTION = "memories"
 """The collection of text postings that memories live in."""
 
@@ -72,7 +74,11 @@ class NewMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an update replaces; UNSET leaves a field as it is. New content drops the old embeddings."""
+    """What an update replaces; UNSET leaves a field as it is. New content drops the old embeddings.
+
+    `embedded_text` is the searchable text that the embeddings were made from. When the memory turns out to say something else
+    (another writer was faster), they are not kept, and the memory is pending.
+    """
 
     content: str | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
@@ -82,6 +88,7 @@ class MemoryChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     at: datetime | msgspec.UnsetType = msgspec.UNSET
     token_count: int | msgspec.UnsetType | None = msgspec.UNSET
     embeddings: tuple[bytes, ...] = ()
+    embedded_text: str | None = None
 
 
 class MemoryRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +112,7 @@ class MemoryRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of a memory's history. A forgotten one has no content, metadata, session or role."""
+    """One entry of a memory's history. A forgotten one has no content, metadata, session, role or expiry."""
 
     id: UUID
     version: int
@@ -119,6 +126,7 @@ class MemoryVersion(msgspec.Struct, frozen=True, kw_only=True):
     recorded_at: datetime
     actor: str | None
     reason: str | None
+    expires_at: datetime | None
 
 
 class Scored(msgspec.Struct, frozen=True):
@@ -141,7 +149,8 @@ class MemoryQuery(msgspec.Struct, frozen=True, kw_only=True):
 class MemoryRankings(msgspec.Struct, frozen=True, kw_only=True):
     """What a search found: a ranking by meaning, one by words, and every record that either names.
 
-    `unembedded` counts the tenant's memories whose embedding is pending: those that meaning cannot find yet.
+    `unembedded` counts the tenant's memories that meaning cannot find yet: their embedding is pending, or in another space than the
+    query's.
     """
 
     dense: list[Scored]
@@ -216,10 +225,10 @@ class Memories(Protocol):
         ...
 
     async def restore(self, id: UUID, *, actor: str | None = None, reason: str | None = None) -> MemoryRecord:
-        """Bring a deleted memory back as it was, with its embedding pending.
+        """Bring a deleted memory back as it was, with its embedding pending; it expires when it would have.
 
         Raises:
-            NotFound: it never existed or was forgotten.
+            NotFound: it never existed, was forgotten, or would have expired by now.
             AlreadyExists: it is not deleted.
         """
         ...
@@ -264,15 +273,26 @@ class Memories(Protocol):
         """
         ...
 
-    async def adjacent(self, ids: Sequence[UUID]) -> dict[UUID, tuple[UUID | None, UUID | None]]:
+    async def adjacent(
+        self, ids: Sequence[UUID], *, filters: Mapping[str, Any] | None = None
+    ) -> dict[UUID, tuple[UUID | None, UUID | None]]:
         """Return the memories just before and just after each of these in its session, by (at, id); at most 1,000 ids.
 
+        Only memories that match the filter count as neighbours; those in between are passed over.
         A memory without a session has no neighbours; one that does not exist is not in the answer.
         """
         ...
 
-    async def pending(self, *, limit: int = 100) -> builtins.list[MemoryRecord]:
-        """Return memories whose embedding is pending, oldest first."""
+    async def pending(self, *, space_id: str | None = None, limit: int = 100) -> builtins.list[MemoryRecord]:
+        """Return memories whose embedding is pending, oldest first.
+
+        With `space_id` also those whose embedding is in another space: after the pending ones, by space, then oldest first. That is
+        how the memories of one model are found when another comes into use.
+        """
+        ...
+
+    async def taken(self, ids: Sequence[UUID]) -> set[UUID]:
+        """Return those ids that `add` refuses: of live, expired, deleted and forgotten memories; at most 1,000 ids."""
         ...
 
     async def attach_embeddings(self, space_id: str, items: Sequence[tuple[UUID, int, tuple[bytes, ...]]]) -> int:
@@ -282,8 +302,8 @@ class Memories(Protocol):
         """
         ...
 
-    async def mark_embedding_failed(self, ids: Sequence[UUID]) -> int:
-        """Mark pending memories as failed, and return how many."""
+    async def mark_embedding_failed(self, ids: Sequence[UUID], *, space_id: str | None = None) -> int:
+        """Mark pending memories as failed, and return how many; with `space_id`, those embedded in another space too."""
         ...
 
     async def touch(self, ids: Sequence[UUID]) -> int:
@@ -300,4 +320,11 @@ class Memories(Protocol):
 
     async def delete_before(self, instant: datetime, *, limit: int = 1_000) -> int:
         """Delete at most `limit` memories said before `instant`; call again while it returns `limit`."""
+        ...
+
+    async def delete_expired(self, *, limit: int = 1_000) -> int:
+        """Delete at most `limit` memories that have expired, for the reason "expired"; call again while it returns `limit`.
+
+        Readers see no difference; it frees the rows, terms and embeddings. The history stays.
+        """
         ...

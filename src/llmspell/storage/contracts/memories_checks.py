@@ -25,7 +25,7 @@ from llmspell.codec import (
     require_text,
     unpack_vector,
 )
-from llmspell.errors import InvalidInput, InvalidVector
+from llmspell.errors import InvalidInput, InvalidKey, InvalidVector, NotFound
 from llmspell.storage.contracts.memories import (
     CANDIDATES_MAX,
     CONTENT_MAX_CHARACTERS,
@@ -38,11 +38,13 @@ from llmspell.storage.contracts.memories import (
     MemoryQuery,
     NewMemory,
 )
+from llmspell.storage.contracts.vectors import FREE_SPACE
 
 SPACE_ID_MAX_BYTES = 128
 REASON_MAX_CHARACTERS = 2_000
 COUNT_MAX = 2**31 - 1
 """The largest token count and version: they are 32-bit columns."""
+_FREE_SPACES = frozenset(f"{FREE_SPACE}-{dimension}" for dimension in DIMENSIONS)
 _FLOAT32_BYTES = array.array("f").itemsize
 
 
@@ -59,10 +61,11 @@ def require_space(space: EmbeddingSpace) -> EmbeddingSpace:
     """Check an embedding space.
 
     Raises:
-        InvalidKey: `space_id` or `model`.
+        InvalidKey: `space_id` (also that of the free vectors of a dimension) or `model`.
         InvalidVector: `dimension` is not one that vectors may have.
     """
-    require_space_id(space.space_id)
+    if require_space_id(space.space_id) in _FREE_SPACES:
+        raise InvalidKey("space_id", "is that of free vectors", given=space.space_id)
     require_key(space.model, field="model", max_bytes=NAME_MAX_BYTES)
     if isinstance(space.dimension, bool) or space.dimension not in DIMENSIONS:
         sizes = ", ".join(map(str, DIMENSIONS))
@@ -171,6 +174,21 @@ def require_expected(version: int | None) -> None:
     """
     if version is not None:
         require_limit(version, field="expected_version", maximum=COUNT_MAX)
+
+
+def require_time_left(expires_at: datetime | None, *, now: datetime, id: UUID) -> None:
+    """Check that a memory which comes back would not have expired by now.
+
+    Raises:
+        NotFound: it would have.
+    """
+    if expires_at is not None and expires_at <= now:
+        raise NotFound(
+            "The memory would have expired by now.",
+            id=id,
+            expires_at=expires_at,
+            hint="Its text is in the history: add it again, with another expiry.",
+        )
 
 
 def require_order(order: ListOrder) -> None:

@@ -26,6 +26,7 @@ from llmspell.storage.contracts import memories_checks as checks
 from llmspell.storage.contracts.filters import Node, parse
 from llmspell.storage.contracts.memories import (
     ADD_MAX,
+    EXPIRED,
     FILTER_FIELDS,
     EmbeddingSpace,
     ListOrder,
@@ -50,7 +51,7 @@ OFFSET_MAX = 1_000_000
 
 
 class StoredMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """The current row of a memory, its terms, and its windows in each embedding space."""
+    """The current row of a memory, its terms, and its windows in each embedding space, the one written last at the end."""
 
     record: MemoryRecord
     terms: dict[str, int]
@@ -60,6 +61,17 @@ class StoredMemory(msgspec.Struct, frozen=True, kw_only=True):
     def length(self) -> int:
         """How many terms the text has."""
         return sum(self.terms.values())
+
+    def waits(self, space_id: str | None) -> bool:
+        """Whether its embedding is pending, or in another space than this one."""
+        if self.record.embedding_state == "ready" and space_id is not None:
+            return self.space_id != space_id
+        return self.record.embedding_state == "pending"
+
+    @property
+    def space_id(self) -> str:
+        """The space of its embedding; empty without one."""
+        return next(reversed(self.embeddings), "")
 
 
 class InMemoryMemories:
@@ -152,6 +164,10 @@ class InMemoryMemories:
             _require_version(stored.record, expected_version)
             before = stored.record
             changed = replace(before, **changes)
+            if change.embedded_text is not None and _text(changed) != change.embedded_text:
+                windows, changed = (), replace(changed, token_count=before.token_count)
+            if _text(changed) != _text(before) and not windows and changed.token_count == before.token_count:
+                changed = replace(changed, token_count=None)
             if _same(changed, before) and not windows:
                 return _copy(before)
             embeddings = stored.embeddings if _text(changed) == _text(before) else {}
@@ -192,6 +208,7 @@ class InMemoryMemories:
             versions = state.memory_versions.get(wanted)
             if versions is None or versions[-1].operation == "forget":
                 raise NotFound("There is no deleted memory with this id.", id=wanted)
+            checks.require_time_left(versions[-1].expires_at, now=now, id=wanted)
             record = _restored(versions, now)
             self._store(state, record, {})
             _append(state, record, "restore", actor=actor, reason=reason, now=now)
@@ -209,7 +226,8 @@ class InMemoryMemories:
             if versions is None or versions[-1].operation == "forget":
                 return False
             redacted = tuple(
-                replace(one, content=None, session=None, role=None, metadata=None, reason=None) for one in versions
+                replace(one, content=None, session=None, role=None, metadata=None, reason=None, expires_at=None)
+                for one in versions
             )
             tombstone = replace(
                 redacted[-1],
@@ -286,28 +304,37 @@ class InMemoryMemories:
             dense=dense,
             text=text,
             records={one.record.id: _copy(one.record) for one in live if one.record.id in named},
-            unembedded=sum(_is_live(one.record, now) and one.record.embedding_state == "pending" for one in stored),
+            unembedded=sum(_is_live(one.record, now) and one.waits(query.space_id) for one in stored),
         )
 
-    async def adjacent(self, ids: Sequence[UUID]) -> dict[UUID, tuple[UUID | None, UUID | None]]:
+    async def adjacent(
+        self, ids: Sequence[UUID], *, filters: Mapping[str, Any] | None = None
+    ) -> dict[UUID, tuple[UUID | None, UUID | None]]:
         wanted = set(_ids(ids))
-        sessions: dict[str, builtins.list[UUID]] = {}
+        matching = await self._records(parse(filters, FILTER_FIELDS))
         found: dict[UUID, tuple[UUID | None, UUID | None]] = {}
-        for record in sorted(await self._records(None), key=lambda one: (one.at, one.id)):
-            if record.session is not None:
-                sessions.setdefault(record.session, []).append(record.id)
-            elif record.id in wanted:
-                found[record.id] = (None, None)
-        for turns in sessions.values():
-            for before, id, after in zip([None, *turns], turns, [*turns[1:], None], strict=False):
-                if id in wanted:
-                    found[id] = (before, after)
+        for record in await self._records(None):
+            if record.id in wanted:
+                place = (record.at, record.id)
+                same = [one for one in matching if one.session == record.session and record.session is not None]
+                before = max((one for one in same if (one.at, one.id) < place), key=_place, default=None)
+                after = min((one for one in same if (one.at, one.id) > place), key=_place, default=None)
+                found[record.id] = (None if before is None else before.id, None if after is None else after.id)
         return found
 
-    async def pending(self, *, limit: int = 100) -> builtins.list[MemoryRecord]:
+    async def pending(self, *, space_id: str | None = None, limit: int = 100) -> builtins.list[MemoryRecord]:
         require_limit(limit)
-        waiting = [one for one in await self._records(None) if one.embedding_state == "pending"]
-        return _copies(sorted(waiting, key=lambda one: (one.created_at, one.id))[:limit])
+        if space_id is not None:
+            checks.require_space_id(space_id)
+        now = self._clock.now()
+        stored = await self._unit.read(lambda state: state.memories.rows())
+        waiting = [one for one in stored if _is_live(one.record, now) and one.waits(space_id)]
+        waiting.sort(key=lambda one: (one.space_id, one.record.created_at, one.record.id))
+        return _copies([one.record for one in waiting[:limit]])
+
+    async def taken(self, ids: Sequence[UUID]) -> set[UUID]:
+        wanted = _ids(ids)
+        return await self._unit.read(lambda state: {id for id in wanted if id in state.memory_versions})
 
     async def attach_embeddings(self, space_id: str, items: Sequence[tuple[UUID, int, tuple[bytes, ...]]]) -> int:
         checks.require_space_id(space_id)
@@ -320,27 +347,30 @@ class InMemoryMemories:
                 windows = _windows(embeddings, space.dimension)
                 stored = _live(state, parse_id(id, field=f"items[{position}].id"), now)
                 if stored is not None and stored.record.version == version and windows:
-                    self._store(state, stored.record, {**stored.embeddings, space_id: windows})
+                    others = {id: kept for id, kept in stored.embeddings.items() if id != space_id}
+                    self._store(state, stored.record, {**others, space_id: windows})
                     attached += 1
             return attached
 
         return await self._unit.write(work)
 
-    async def mark_embedding_failed(self, ids: Sequence[UUID]) -> int:
-        return await self._mark(ids, lambda one: one.embedding_state == "pending", embedding_state="failed")
+    async def mark_embedding_failed(self, ids: Sequence[UUID], *, space_id: str | None = None) -> int:
+        if space_id is not None:
+            checks.require_space_id(space_id)
+        return await self._mark(ids, lambda one: one.waits(space_id), embedding_state="failed")
 
     async def touch(self, ids: Sequence[UUID]) -> int:
-        return await self._mark(ids, lambda one: True, last_accessed_at=self._clock.now())
+        return await self._mark(ids, lambda _: True, last_accessed_at=self._clock.now())
 
     async def mark_processed(self, ids: Sequence[UUID]) -> int:
-        return await self._mark(ids, lambda one: True, processed=True)
+        return await self._mark(ids, lambda _: True, processed=True)
 
-    async def _mark(self, ids: Sequence[UUID], chosen: Callable[[MemoryRecord], bool], **marks: Any) -> int:
+    async def _mark(self, ids: Sequence[UUID], chosen: Callable[[StoredMemory], bool], **marks: Any) -> int:
         wanted = _ids(ids)
         now = self._clock.now()
 
         def work(state: State) -> int:
-            found = [stored for id in wanted if (stored := _live(state, id, now)) is not None and chosen(stored.record)]
+            found = [stored for id in wanted if (stored := _live(state, id, now)) is not None and chosen(stored)]
             for stored in found:
                 state.memories.put(stored.record.id, replace(stored, record=replace(stored.record, **marks)))
             return len(found)
@@ -358,12 +388,23 @@ class InMemoryMemories:
         now = self._clock.now()
 
         def work(state: State) -> int:
-            said = sorted((one.record.at, one.record.id) for one in state.memories.rows() if _is_live(one.record, now))
-            gone = [id for at, id in said if at < before][:limit]
-            for id in gone:
-                stored = state.memories.get(id)
-                if stored is not None:
-                    _delete(state, stored.record, actor=None, reason=None, now=now)
+            records = [one.record for one in state.memories.rows() if _is_live(one.record, now)]
+            said = sorted((one for one in records if one.at < before), key=_place)[:limit]
+            for record in said:
+                _delete(state, record, actor=None, reason=None, now=now)
+            return len(said)
+
+        return await self._unit.write(work)
+
+    async def delete_expired(self, *, limit: int = 1_000) -> int:
+        require_limit(limit)
+        now = self._clock.now()
+
+        def work(state: State) -> int:
+            records = [one.record for one in state.memories.rows() if not _is_live(one.record, now)]
+            gone = sorted(records, key=lambda one: (one.expires_at or now, one.id))[:limit]
+            for record in gone:
+                _delete(state, record, actor=None, reason=EXPIRED, now=now)
             return len(gone)
 
         return await self._unit.write(work)
@@ -384,6 +425,10 @@ class InMemoryMemories:
         terms = self._analyser.counts(_text(record))
         state.memories.put(record.id, StoredMemory(record=record, terms=terms, embeddings=embeddings))
         return record
+
+
+def _place(record: MemoryRecord) -> tuple[datetime, UUID]:
+    return record.at, record.id
 
 
 def _text(record: MemoryRecord) -> str:
@@ -427,7 +472,7 @@ def _restored(versions: tuple[MemoryVersion, ...], now: datetime) -> MemoryRecor
         processed=False,
         embedding_state="pending",
         token_count=None,
-        expires_at=None,
+        expires_at=last.expires_at,
     )
 
 
@@ -448,6 +493,7 @@ def _append(
         recorded_at=now,
         actor=actor,
         reason=reason,
+        expires_at=record.expires_at,
     )
     state.memory_versions.put(record.id, (*(state.memory_versions.get(record.id) or ()), version))
 

@@ -12,8 +12,14 @@ from psycopg.conninfo import conninfo_to_dict
 from llmspell.errors import InvalidUrl
 
 CONNECT_TIMEOUT_S = 10
-_KEEPALIVE: dict[str, Any] = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-"""A peer that vanished without a word is noticed within a minute."""
+_KEEPALIVE: dict[str, Any] = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""A peer that vanished without a word is noticed within a minute: also one that owes a receipt for what was sent, where no
+keepalive is sent (milliseconds; systems that do not have it ignore it)."""
 _SCHEME = re.compile(r"^postgres(?:ql)?://")
 
 

@@ -22,10 +22,10 @@ from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.postgres import migrate as migrator
 from llmspell.storage.postgres.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.postgres.errors import require_driver
+from llmspell.storage.postgres.schema_status import read_status
 from llmspell.storage.postgres.statements import bind_texts, fixed
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
-from llmspell.storage.relational.migrations import Applied, load, plan
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.tenants import RelationalTenants
 from llmspell.storage.text.analyser import Analyser
@@ -42,8 +42,6 @@ MAX_LIFETIME_S = 1_800.0
 STATEMENT_CACHE_SIZE = 100
 CURSOR_KEY_BYTES = 32
 _CHECK = fixed("driver.check", "SELECT 1")
-_TABLE_EXISTS = fixed("driver.schema", migrator.TABLE_EXISTS)
-_APPLIED = fixed("driver.schema", migrator.APPLIED)
 
 
 @lru_cache(maxsize=1)
@@ -86,14 +84,8 @@ class PostgresBackend:
             yield storages(unit, self._runtime)
 
     async def migration_status(self) -> MigrationStatus:
-        migrations = load(migrator.PACKAGE)
         async with self._database.pool.link() as link:
-            (exists,) = await link.exchange((bind_texts(_TABLE_EXISTS),), commits=False, name=_TABLE_EXISTS.label)
-            applied: list[Applied] = []
-            if link.rows(exists)[0][0]:
-                (rows,) = await link.exchange((bind_texts(_APPLIED),), commits=False, name=_APPLIED.label)
-                applied = [Applied(*row) for row in link.rows(rows)]
-        return migrator.summary(migrations, plan(migrations, applied))
+            return await read_status(link)
 
     async def migrate(self) -> MigrationStatus:
         if self._admin_url is None:

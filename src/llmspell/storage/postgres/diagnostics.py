@@ -15,6 +15,8 @@ import msgspec
 
 from llmspell.clock import SystemClock
 from llmspell.storage.postgres.errors import require_driver
+from llmspell.storage.postgres.migrate import require_current
+from llmspell.storage.postgres.schema_status import read_status
 from llmspell.storage.postgres.statements import bind_texts, fixed
 from llmspell.storage.postgres.tenancy import rls_audit
 from llmspell.storage.relational.catalog import parse
@@ -31,6 +33,10 @@ _UNIT = parse(
 -- name: bound -> value
 -- The tenant that the database sees while a unit of work runs.
 SELECT current_setting('app.current_tenant_id', true) FROM (SELECT :tenant_id) AS asked;
+
+-- name: registered -> value
+-- Whether the tenant is registered, as it sees itself.
+SELECT EXISTS (SELECT FROM llmspell.tenants WHERE tenant_id = :tenant_id);
 """,
 )
 _BOUND_OUTSIDE = fixed("diagnostics.bound", "SELECT coalesce(current_setting('app.current_tenant_id', true), '')")
@@ -39,7 +45,7 @@ _ROLE = fixed(
     """
 SELECT r.rolname::text, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolcreatedb, r.rolreplication,
   (SELECT count(*)::int8 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-   WHERE n.nspname IN ('llmspell', 'llmspell_archive') AND c.relkind IN ('r', 'p') AND pg_has_role(r.oid, c.relowner, 'USAGE')),
+   WHERE n.nspname IN ('llmspell', 'llmspell_archive') AND c.relkind IN ('r', 'p') AND pg_has_role(r.oid, c.relowner, 'MEMBER')),
   (SELECT coalesce(string_agg(pg_get_userbyid(m.roleid)::text, ',' ORDER BY m.roleid), '')
    FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid),
   (SELECT count(*)::int8 FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
@@ -97,13 +103,15 @@ class TableFlags(msgspec.Struct, frozen=True, kw_only=True):
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """What the database says.
 
-    `tenant_seen`: the tenant inside a unit of work of `tenant_asked`. `tenant_left`: what the same connection shows to whoever
+    `tenant_registered`: the store knows `tenant_asked`; its policies bind it either way. `tenant_seen`: the tenant inside a
+    unit of work of `tenant_asked`. `tenant_left`: what the same connection shows to whoever
     has it next; empty when nothing was left. `rows_without_tenant`: keys and memories that are visible there.
     `audit`: the rows (subject, problem) of the audit.
     """
 
     role: RoleFacts
     tenant_asked: str
+    tenant_registered: bool
     tenant_seen: str | None
     tenant_left: str
     rows_without_tenant: int
@@ -116,7 +124,8 @@ async def observe_isolation(url: str, *, tenant: TenantId) -> Observed:
 
     Raises:
         MissingExtra, InvalidUrl.
-        Unavailable, StorageError: the server cannot be reached, or the schema is not there.
+        Unavailable, StorageError: the server cannot be reached or asked.
+        SchemaOutdated, SchemaTooNew, MigrationModified, MigrationError: its schema is not that of this release.
         MissingExtension: `vector` is missing.
     """
     require_driver()
@@ -128,20 +137,24 @@ async def observe_isolation(url: str, *, tenant: TenantId) -> Observed:
     connect = Connector(read_url(url), statement_cache_size=0, enforce_tenant_isolation=False)
     database = Database(connect, PoolSettings(size=1, timeout_s=CONNECT_TIMEOUT_S), clock=SystemClock())
     try:
+        async with database.pool.link() as link:
+            require_current(await read_status(link))
+        registered = bool(await database.unit(tenant).value(_UNIT["registered"]))
         seen = await database.unit(tenant).value(_UNIT["bound"])
         async with database.pool.link() as link:  # the connection that the unit of work has just given back
-            return await _observed(link, tenant, seen)
+            return await _observed(link, tenant, seen, registered=registered)
     finally:
         database.pool.close()
 
 
-async def _observed(link: Link, tenant: TenantId, seen: str | None) -> Observed:
+async def _observed(link: Link, tenant: TenantId, seen: str | None, *, registered: bool) -> Observed:
     asked = (_BOUND_OUTSIDE, _ROLE, _TABLES, _SEEN_WITHOUT_TENANT, _AUDIT)
     results = await link.exchange(tuple(map(bind_texts, asked)), commits=False, name="diagnostics.isolation")
     left, role, tables, rows, audit = (link.rows(result) for result in results)
     return Observed(
         role=_role(role[0]),
         tenant_asked=tenant,
+        tenant_registered=registered,
         tenant_seen=seen,
         tenant_left=left[0][0],
         rows_without_tenant=int(rows[0][0]),

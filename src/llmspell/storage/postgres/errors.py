@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmspell.errors import (
+    AccessRefused,
     AlreadyExists,
     Conflict,
     DiskFull,
@@ -100,7 +101,7 @@ def translate(failure: Failure, *, query: str) -> LlmspellError:
     if state in _CONSTRAINTS:
         return StorageError("A constraint refused the write; nothing was written.", query=query, **_named(failure))
     if state == "42501":
-        return StorageError(
+        return AccessRefused(
             "The database refused the access.",
             hint="Does the role have its grants? Run `llmspell database migrate`; tenants are kept apart by the database.",
             query=query,
@@ -138,8 +139,7 @@ def connection_failed(exc: Exception, *, target: str) -> StorageError:
     """Return the error for a connection that could not be made to `target` (host and database, no secrets)."""
     message = _brief(str(exc).rpartition("FATAL: ")[2])
     if any(sign in message for sign in _REFUSALS):
-        hint = "Check role, password and database name."
-        return StorageError(f"The server refused the connection: {message}.", hint=hint, target=target)
+        return AccessRefused(f"The server refused the connection: {message}.", target=target)
     return Unavailable(
         f"The server cannot be reached: {message}.", hint="Is it running, and is the address right?", target=target
     )

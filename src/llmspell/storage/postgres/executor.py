@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmspell import observe
 from llmspell.errors import LlmspellError, TransactionClosed, TransactionError, TransactionTimeout
-from llmspell.storage.postgres.link import BIND_TENANT, COMMIT, ROLLBACK, Link
+from llmspell.storage.postgres.link import COMMIT, ROLLBACK, Link, bind_tenant
 from llmspell.storage.postgres.statements import Bound, Command, bind, bind_texts, command, fixed
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class OneShot(Runner):
     def __init__(self, pool: Pool, tenant: TenantId) -> None:
         super().__init__(tenant)
         self._pool = pool
-        self._bind_tenant = bind_texts(BIND_TENANT, self._tenant_text)
+        self._bind_tenant = bind_tenant(self._tenant_text)
 
     async def _run(self, statements: Iterable[Bound], name: str, *, writes: bool, decode: bool) -> Answer:
         link = await self._pool.acquire()
@@ -154,7 +154,7 @@ class Transaction:
         self._timeout_s = timeout_s
         self._deadline = None if timeout_s is None else clock.monotonic() + timeout_s
         self._link: Link | None = None
-        self._pending: list[Bound] = [bind_texts(begin), bind_texts(BIND_TENANT, tenant.encode())]
+        self._pending: list[Bound] = [bind_texts(begin), bind_tenant(tenant.encode())]
         self._turn = asyncio.Lock()
         self._closed = False
         self._expired = False

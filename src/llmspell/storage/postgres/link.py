@@ -182,8 +182,9 @@ class Link:
             if state.sent % FLUSH_EVERY == 0:
                 yield from self._flush()
         pgconn.pipeline_sync()
-        state.sync_sent = True
         yield from self._flush()
+        # Only now has the server all that it needs to commit.
+        state.sync_sent = True
         yield from self._collect(state, expected)
         state.done = True
 
@@ -226,7 +227,10 @@ class Link:
 
     def _flush(self) -> Generator[Wait, Ready | int, None]:
         while self._pgconn.flush():
-            ready = yield Wait.RW
+            ready: Ready | int | None = yield Wait.RW
+            if ready is None:
+                # Cancelled: the driver has told the server to stop and resumes this to its end. Sending the rest would write it.
+                raise Lost("cancelled before all was sent")
             if ready & Ready.R:
                 # The server may stop reading until its answers are read.
                 self._pgconn.consume_input()
@@ -276,4 +280,14 @@ BEGIN_WRITE = fixed("driver.begin", "BEGIN ISOLATION LEVEL READ COMMITTED, READ 
 BEGIN_SERIAL = fixed("driver.begin", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ WRITE")
 COMMIT = fixed("driver.commit", "COMMIT", writes=True)
 ROLLBACK = fixed("driver.rollback", "ROLLBACK")
-BIND_TENANT: Command = fixed("driver.tenant", "SELECT set_config('app.current_tenant_id', $1, true)")
+LOCK_TIMEOUT = b"30s"
+"""How long a statement waits for a lock of another transaction, which lasts no longer by default. Then it is a `Conflict`."""
+_BIND_TENANT: Command = fixed(
+    "driver.tenant",
+    "SELECT set_config('app.current_tenant_id', $1, true), set_config('lock_timeout', $2, true)",
+)
+
+
+def bind_tenant(tenant: bytes) -> Bound:
+    """Bind a tenant, and the limit on waiting, for the transaction that the next statements run in."""
+    return bind_texts(_BIND_TENANT, tenant, LOCK_TIMEOUT)

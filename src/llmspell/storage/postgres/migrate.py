@@ -3,11 +3,14 @@
 Rule 1: each migration is one transaction that takes the lock, looks again at what is applied, runs one file and records it. So two
 processes may migrate at once, a pooler may stand in between, and a failure leaves the database as it was before that file.
 Rule 2: everything applied is verified before anything runs.
-Rule 3: serving roles never migrate: a role without the right to create is told which URL to use.
+Rule 3: serving roles never migrate: a role without the right to create is told which URL to use. Nor does a superuser: its
+functions and tables would ignore row-level security.
+Rule 4: a migration that cannot have a lock soon gives way, and tries again a bounded number of times.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +26,19 @@ if TYPE_CHECKING:
 
 PACKAGE = "llmspell.storage.postgres"
 LOCK_KEY = 0x6C6C_6D73_7065_6C6C  # "llmspell" in ASCII
-LOCK_TIMEOUT = "600s"
+TURN_TIMEOUT = "600s"
 """How long to wait for another process that migrates."""
+LOCK_TIMEOUT = "5s"
+"""How long a migration waits for a lock on a table: whoever comes after it waits behind it, so it must not wait long."""
+LOCK_ATTEMPTS = 12
+LOCK_PAUSE_S = 2.0
+"""Between two attempts: others get their turn."""
+_LOCK_NOT_AVAILABLE = "55P03"
+_TURN = "schema_migrations"  # what runs before a migration: waiting for the turn, and the bookkeeping
+_ROLE = "SELECT rolname::text, rolsuper, rolbypassrls FROM pg_catalog.pg_roles WHERE rolname = current_user"
 TABLE_EXISTS = "SELECT to_regclass('llmspell.schema_migrations') IS NOT NULL"
 APPLIED = "SELECT version::int8, name::text, sha256::text FROM llmspell.schema_migrations ORDER BY version"
+_LIMIT_LOCKS = "SELECT set_config('lock_timeout', %s, true)"
 _RECORD = "INSERT INTO llmspell.schema_migrations (version, name, sha256) VALUES (%s, %s, %s)"
 _OWN_ERRORS: dict[str, type[LlmspellError]] = {"LS307": UnsafeRole, "LS308": MissingExtension}
 """SQLSTATEs that our migrations raise with a hint of their own."""
@@ -37,14 +49,16 @@ def migrate(admin_url: str, *, announce: Callable[[str], None] | None = None) ->
 
     Raises:
         Unavailable, StorageError: the server cannot be reached as this role.
+        UnsafeRole: the role is a superuser or has BYPASSRLS, or leaves the serving roles rights that they must not have.
         MissingExtension: an administrator must create `vector` first.
         MigrationModified, SchemaTooNew, MigrationError: what is applied does not fit this release; nothing ran.
         MigrationFailed: names the migration and what the server said; earlier ones stay applied.
     """
     migrations = load(PACKAGE)
     with _connected(admin_url) as connection:
+        _require_suitable(connection)
         for _ in range(len(migrations) + 1):
-            if _apply_next(connection, migrations, announce) is None:
+            if _apply_patiently(connection, migrations, announce) is None:
                 break
         return summary(migrations, plan(migrations, _applied(connection)))
 
@@ -101,17 +115,46 @@ def _applied(connection: psycopg.Connection[Any]) -> list[Applied]:
     return [Applied(*row) for row in connection.execute(APPLIED).fetchall()]
 
 
+def _require_suitable(connection: psycopg.Connection[Any]) -> None:
+    row = connection.execute(_ROLE).fetchone()
+    if row is not None and (row[1] or row[2]):
+        why = "is a superuser" if row[1] else "has BYPASSRLS"
+        raise UnsafeRole(
+            f"The role `{row[0]}` {why}: what it owned would ignore row-level security.",
+            hint="Migrate as `llmspell`: CREATE ROLE llmspell LOGIN CREATEROLE; ALTER DATABASE … OWNER TO llmspell;",
+        )
+
+
+def _apply_patiently(
+    connection: psycopg.Connection[Any], migrations: tuple[Migration, ...], announce: Callable[[str], None] | None
+) -> Migration | None:
+    import psycopg
+
+    for _ in range(LOCK_ATTEMPTS - 1):
+        try:
+            return _apply_next(connection, migrations, announce)
+        except MigrationFailed as exc:
+            cause = exc.__cause__
+            busy = isinstance(cause, psycopg.Error) and cause.sqlstate == _LOCK_NOT_AVAILABLE
+            if not busy or exc.fields.get("migration") == _TURN:
+                raise
+        announce = None  # it was heard
+        time.sleep(LOCK_PAUSE_S)
+    return _apply_next(connection, migrations, announce)
+
+
 def _apply_next(
     connection: psycopg.Connection[Any], migrations: tuple[Migration, ...], announce: Callable[[str], None] | None
 ) -> Migration | None:
     """Apply the first pending migration, and return it; None when there is none."""
     import psycopg
 
-    running = "schema_migrations"
+    running = _TURN
     try:
         with connection.transaction():
-            connection.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+            connection.execute(_LIMIT_LOCKS, (TURN_TIMEOUT,))
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
+            connection.execute(_LIMIT_LOCKS, (LOCK_TIMEOUT,))
             pending = plan(migrations, _applied(connection)).pending
             if not pending:
                 return None
@@ -138,6 +181,10 @@ def _failed(exc: psycopg.Error, migration: str, role: str) -> LlmspellError:
             hint=hint or "Migrate with DATABASE_ADMIN_URL, the role that owns the database; serving roles cannot.",
             migration=migration,
         )
-    if exc.sqlstate == "55P03":
-        return MigrationFailed("Another process has been migrating for too long.", migration=migration)
+    if exc.sqlstate == _LOCK_NOT_AVAILABLE:
+        return MigrationFailed(
+            "Another process has been migrating, or using a table, for too long.",
+            hint="Migrate again when long transactions have ended (pg_stat_activity shows them).",
+            migration=migration,
+        )
     return MigrationFailed(f"The migration {migration} did not run: {message}.", hint=hint, sqlstate=exc.sqlstate)

@@ -4,8 +4,9 @@ New vectors are searched exactly through a partial btree; the vectors of a promo
 ones, and a search is the union of both, in one statement.
 
 Rule 1: the settings of the index scan are local to the transaction that searches.
-Rule 2: an approximate scan may stop early among the vectors of other tenants. When it gave fewer hits than asked for, the space is
-searched exactly, so that an answer always has min(limit, matching) hits.
+Rule 2: an approximate scan may stop early among the vectors of other tenants. When it gave fewer candidates than asked for, and the
+space has more, the space is searched exactly: so an answer always has min(limit, matching) hits, and the exact part, however many
+hits it has, never stands in for nearer ones in the index.
 Rule 3: no cache exists outside the database, so writers have nothing to note.
 """
 
@@ -35,12 +36,18 @@ EF_SEARCH_MIN = 100
 EF_SEARCH_MAX = 1_000  # pgvector's own limit
 OVERSAMPLE = 4
 """Candidates per hit: several windows may belong to one memory, and half precision may swap neighbours."""
+SCAN_TUPLES_MAX = 20_000
+"""Vectors that one scan of the index looks at, of all tenants (pgvector's own default, whatever the server is set to)."""
 HALF_PRECISION_DIMENSION = 3072
 PROMOTED_MAX = 10_000
 """Promoted spaces that are remembered."""
 PROMOTE_BATCH = 500
 """Vectors per transaction of a promotion: at 18 ms each in the index, a batch holds its locks for some seconds."""
 PROMOTE_BATCHES_MAX = 1_000_000
+
+
+# What the row without an id says: nothing of the space is in the index (0), some is (1), or the scan gave too little of it (2).
+_OUTSIDE, _STARVED = 0.0, 2.0
 
 
 class _Kind(msgspec.Struct, frozen=True):
@@ -99,17 +106,17 @@ class PgvectorNeighbours:
         space = (executor.tenant, parameters["space_id"])
         if space not in self._promoted:
             tail = self._queries.of(kind.tail, dimension).filtered(fragment)
-            promoted, found = _read(await executor.rows(tail, **parameters))
-            if not promoted:
+            state, found = _read(await executor.rows(tail, **parameters))
+            if state == _OUTSIDE:
                 return _ranked(found)
             self._remember(space)
         half = dimension == HALF_PRECISION_DIMENSION
         candidates = limit if kind.one_vector_each and not half else limit * OVERSAMPLE
         union = getattr(self._queries, kind.half) if half else self._queries.of(kind.union, dimension)
         ef_search = str(min(EF_SEARCH_MAX, max(EF_SEARCH_MIN, candidates)))
-        rows = await executor.rows(union.filtered(fragment), candidates=candidates, ef_search=ef_search, **parameters)
-        promoted, found = _read(rows)
-        if promoted and len(found) < limit:
+        settings = {"candidates": candidates, "ef_search": ef_search, "max_scan_tuples": str(SCAN_TUPLES_MAX)}
+        state, found = _read(await executor.rows(union.filtered(fragment), **settings, **parameters))
+        if state == _STARVED:
             found = await executor.rows(self._queries.of(kind.exact, dimension).filtered(fragment), **parameters)
         return _ranked(found)
 
@@ -119,9 +126,10 @@ class PgvectorNeighbours:
             self._promoted.popitem(last=False)
 
 
-def _read(rows: list[Row]) -> tuple[bool, list[Row]]:
-    """Take apart what a search gave: whether the space is promoted, and the hits."""
-    return any(id is None and score for id, score in rows), [row for row in rows if row[0] is not None]
+def _read(rows: list[Row]) -> tuple[float, list[Row]]:
+    """Take apart what a search gave: the state of the space, and the hits."""
+    (state,) = (score for id, score in rows if id is None)
+    return state, [row for row in rows if row[0] is not None]
 
 
 def _ranked(rows: list[Row]) -> list[Scored]:

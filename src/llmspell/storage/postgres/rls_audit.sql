@@ -1,8 +1,8 @@
 -- What here would let one tenant reach another: one row per finding (subject, problem), none when all is well.
 -- Every role that can connect may run it. It looks at catalogues, so it also sees a table or partition made tomorrow.
-WITH tables AS (
+WITH RECURSIVE tables AS (
     SELECT c.oid, n.nspname, c.relname, format('%I.%I', n.nspname, c.relname) AS subject, c.relkind, c.relispartition,
-        c.relrowsecurity, c.relforcerowsecurity, c.relacl,
+        c.relrowsecurity, c.relforcerowsecurity, c.relacl, c.relowner,
         EXISTS (
             SELECT FROM pg_catalog.pg_attribute AS a
             WHERE a.attrelid = c.oid AND a.attname = 'tenant_id' AND a.attnotnull AND NOT a.attisdropped
@@ -16,6 +16,21 @@ serving AS (SELECT r.* FROM pg_catalog.pg_roles AS r WHERE r.rolname IN ('llmspe
 isolation (polname, polcmd, reads, writes) AS (
     VALUES ('tenant_isolation_select', 'r', true, false), ('tenant_isolation_insert', 'a', false, true),
         ('tenant_isolation_update', 'w', true, true), ('tenant_isolation_delete', 'd', true, false)
+),
+-- Whatever reads our tables, at any depth, in any schema.
+readers (oid) AS (
+    SELECT t.oid FROM tables AS t
+    UNION
+    SELECT r.ev_class FROM readers AS below
+    JOIN pg_catalog.pg_depend AS d ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = below.oid
+        AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+    JOIN pg_catalog.pg_rewrite AS r ON r.oid = d.objid
+),
+-- Who can become whom, by one grant or several.
+becomes (member, role) AS (
+    SELECT m.member, m.roleid FROM pg_catalog.pg_auth_members AS m
+    UNION
+    SELECT b.member, m.roleid FROM becomes AS b JOIN pg_catalog.pg_auth_members AS m ON m.member = b.role
 ),
 own_rows (expression) AS (
     VALUES ('((tenant_id)::text = ( SELECT current_setting(''app.current_tenant_id''::text, true) AS current_setting))')
@@ -55,6 +70,59 @@ WHERE a.grantee = 0
     OR (s.rolname = 'llmspell_app' AND (t.relispartition OR t.nspname = 'llmspell_archive'))
     OR (s.rolname = 'llmspell_app' AND t.relname IN (SELECT relname FROM shared) AND a.privilege_type <> 'SELECT')
 UNION ALL
+SELECT t.subject, format('%s may %s column %I', coalesce(s.rolname, 'everybody'), x.privilege_type, a.attname)
+FROM tables AS t JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND NOT a.attisdropped
+CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) AS x LEFT JOIN serving AS s ON s.oid = x.grantee
+WHERE x.grantee = 0 OR s.rolname IS NOT NULL
+UNION ALL
+SELECT format('%I.%I', n.nspname, c.relname), format('%s may %s a sequence', coalesce(s.rolname, 'everybody'), x.privilege_type)
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS x LEFT JOIN serving AS s ON s.oid = x.grantee
+WHERE n.nspname IN ('llmspell', 'llmspell_archive') AND c.relkind = 'S'
+    AND (x.grantee = 0 OR s.rolname = 'llmspell_app' OR (s.rolname IS NOT NULL AND x.privilege_type = 'UPDATE'))
+UNION ALL
+SELECT coalesce(n.nspname, 'every schema')::text, format('default privileges let %s %s new %s', coalesce(s.rolname, 'everybody'),
+    x.privilege_type, CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions'
+        WHEN 'n' THEN 'schemas' ELSE 'objects' END)
+FROM pg_catalog.pg_default_acl AS d LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = d.defaclnamespace
+CROSS JOIN LATERAL pg_catalog.aclexplode(d.defaclacl) AS x LEFT JOIN serving AS s ON s.oid = x.grantee
+WHERE (n.nspname IN ('llmspell', 'llmspell_archive')
+        OR (d.defaclnamespace = 0 AND d.defaclrole IN (SELECT t.relowner FROM tables AS t)))
+    AND d.defaclobjtype IN ('r', 'S', 'f', 'n')
+    AND (x.grantee = 0 OR s.rolname IS NOT NULL)
+    AND NOT (n.nspname IS NOT DISTINCT FROM 'llmspell' AND x.grantee <> 0 AND NOT x.is_grantable AND (
+        (d.defaclobjtype = 'r' AND x.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE'))
+        OR (d.defaclobjtype = 'S' AND s.rolname = 'llmspell_operator' AND x.privilege_type IN ('USAGE', 'SELECT'))
+    ))
+UNION ALL
+SELECT coalesce(r.rolname, 'all roles'), 'starts its connections with a tenant (app.current_tenant_id is set for it)'
+FROM pg_catalog.pg_db_role_setting AS g LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = g.setrole
+LEFT JOIN pg_catalog.pg_database AS b ON b.oid = g.setdatabase
+WHERE (g.setdatabase = 0 OR b.datname = pg_catalog.current_database())
+    AND EXISTS (SELECT FROM unnest(g.setconfig) AS setting WHERE setting LIKE 'app.current\_tenant\_id=_%')
+UNION ALL
+SELECT r.rolname, format('may become %s, who is not bound to a tenant', pg_catalog.pg_get_userbyid(b.role))
+FROM becomes AS b JOIN pg_catalog.pg_roles AS r ON r.oid = b.member
+WHERE r.rolcanlogin AND NOT r.rolsuper AND r.oid NOT IN (SELECT t.relowner FROM tables AS t)
+    AND r.oid NOT IN (SELECT s.oid FROM serving AS s) -- every membership of those is named below
+    AND (b.role IN (SELECT t.relowner FROM tables AS t)
+        OR b.role IN (SELECT s.oid FROM serving AS s WHERE s.rolname = 'llmspell_operator'))
+UNION ALL
+SELECT s.rolname, 'may create temporary tables, which outlive a tenant on a pooled connection'
+FROM serving AS s WHERE pg_catalog.has_database_privilege(s.oid, pg_catalog.current_database(), 'TEMP')
+UNION ALL
+SELECT t.subject, format('has the rewrite rule %s, which runs as its owner', r.rulename)
+FROM tables AS t JOIN pg_catalog.pg_rewrite AS r ON r.ev_class = t.oid
+UNION ALL
+SELECT t.subject, format('constraint %s does not start with tenant_id, so it tells of other tenants', k.conname)
+FROM tables AS t JOIN pg_catalog.pg_constraint AS k ON k.conrelid = t.oid
+LEFT JOIN pg_catalog.pg_index AS i ON k.contype = 'x' AND i.indexrelid = k.conindid
+LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid
+    AND a.attnum = CASE k.contype WHEN 'x' THEN i.indkey[0] ELSE k.conkey[1] END
+LEFT JOIN pg_catalog.pg_attribute AS f ON k.contype = 'f' AND f.attrelid = k.confrelid AND f.attnum = k.confkey[1]
+WHERE k.contype IN ('f', 'x')
+    AND (a.attname IS DISTINCT FROM 'tenant_id' OR (k.contype = 'f' AND f.attname IS DISTINCT FROM 'tenant_id'))
+UNION ALL
 SELECT s.rolname, 'may bypass row-level security or administer the cluster'
 FROM serving AS s WHERE s.rolsuper OR s.rolbypassrls OR s.rolcreaterole OR s.rolcreatedb OR s.rolreplication
 UNION ALL
@@ -81,12 +149,14 @@ SELECT s.rolname, 'may create schemas in this database'
 FROM serving AS s WHERE pg_catalog.has_database_privilege(s.oid, pg_catalog.current_database(), 'CREATE')
 UNION ALL
 SELECT c.oid::regclass::text, 'is a view that reads as its owner' FROM pg_catalog.pg_class AS c
-WHERE c.relnamespace IN (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'llmspell')
+WHERE (c.oid IN (SELECT oid FROM readers)
+        OR c.relnamespace IN (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'llmspell'))
     AND c.relkind = 'v' AND NOT coalesce('security_invoker=true' = ANY (c.reloptions), false)
 UNION ALL
 SELECT c.oid::regclass::text, 'has no row-level security, for it is a materialised view or a foreign table'
 FROM pg_catalog.pg_class AS c
-WHERE c.relnamespace IN (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'llmspell')
+WHERE (c.oid IN (SELECT oid FROM readers)
+        OR c.relnamespace IN (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'llmspell'))
     AND c.relkind IN ('m', 'f')
 UNION ALL
 SELECT f.oid::regprocedure::text, 'runs as its owner with a search_path that the caller chooses'

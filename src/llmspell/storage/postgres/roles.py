@@ -25,13 +25,24 @@ SELECT r.rolname::text, r.rolsuper, r.rolbypassrls, current_setting('server_vers
      JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_catalog.pg_extension'::regclass AND e.oid = d.refobjid
    WHERE e.extname = 'vector' AND t.typname = 'vector'),
   EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-          WHERE n.nspname = 'llmspell' AND c.relkind IN ('r', 'p') AND pg_has_role(r.oid, c.relowner, 'USAGE'))
+          WHERE n.nspname IN ('llmspell', 'llmspell_archive') AND c.relkind IN ('r', 'p')
+            AND pg_has_role(r.oid, c.relowner, 'MEMBER')),
+  EXISTS (SELECT FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL unnest(p.polroles) AS named (oid)
+          WHERE n.nspname IN ('llmspell', 'llmspell_archive') AND p.polpermissive
+            AND p.polname NOT IN ('tenant_isolation_select', 'tenant_isolation_insert',
+              'tenant_isolation_update', 'tenant_isolation_delete')
+            AND CASE WHEN named.oid = 0 THEN true ELSE pg_has_role(r.oid, named.oid, 'MEMBER') END),
+  coalesce(current_setting('app.current_tenant_id', true), '') <> ''
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
 """
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What a connection says of itself. `vector_oid`: the type number of `vector` in this database."""
+    """What a connection says of itself. `vector_oid`: the type number of `vector` in this database.
+
+    Owners and policies are also those of roles that it could become by SET ROLE, not only of those it inherits.
+    """
 
     role: str
     superuser: bool
@@ -40,6 +51,8 @@ class Facts(msgspec.Struct, frozen=True):
     vector_version: str | None
     vector_oid: int | None
     owns_tables: bool
+    other_policies: bool = False
+    tenant_preset: bool = False
 
 
 async def read_facts(connection: psycopg.AsyncConnection[Any]) -> Facts:
@@ -57,7 +70,8 @@ def require_suitable(facts: Facts, *, enforce_tenant_isolation: bool) -> None:
     Raises:
         StorageError: the server is older than PostgreSQL 15.
         MissingExtension: `vector` is missing or older than 0.8.
-        UnsafeRole: the role is a superuser, has BYPASSRLS or owns the tables; not raised without `enforce_tenant_isolation`.
+        UnsafeRole: the role is a superuser, has BYPASSRLS, owns the tables, is let past by a policy that is not a tenant's (the
+            operator's), or starts with a tenant; not raised without `enforce_tenant_isolation`.
     """
     if facts.server_version < SERVER_VERSION_MIN:
         raise StorageError(
@@ -80,13 +94,19 @@ def require_suitable(facts: Facts, *, enforce_tenant_isolation: bool) -> None:
     for unsafe, why in (
         (facts.superuser, "is a superuser"),
         (facts.bypasses, "has BYPASSRLS"),
-        (facts.owns_tables, "owns the tables"),
+        (facts.owns_tables, "owns the tables, or is a member of the role that does"),
+        (facts.other_policies, "is or may become one that sees the rows of all tenants, such as `llmspell_operator`"),
     ):
         if unsafe:
             raise UnsafeRole(
                 f"The role `{facts.role}` {why}, so tenants would not be kept apart by the database.",
                 hint="Serve as `llmspell_app`, and keep the owner for migrations (DATABASE_ADMIN_URL).",
             )
+    if facts.tenant_preset:
+        raise UnsafeRole(
+            f"A connection as `{facts.role}` starts with a tenant, so work without a tenant would see that one's rows.",
+            hint="Run: ALTER ROLE … RESET app.current_tenant_id; the same for ALTER DATABASE and for options in the URL.",
+        )
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 
 CREATE SCHEMA llmspell;
 CREATE SCHEMA llmspell_archive;
-CREATE SEQUENCE llmspell.event_seq AS bigint;
 CREATE OR REPLACE FUNCTION llmspell.apply_tenant_rls(target regclass)
  RETURNS void
  LANGUAGE plpgsql
@@ -35,58 +34,21 @@ BEGIN
 END
 $function$
 ;
-CREATE OR REPLACE FUNCTION llmspell.bump_agent_data_version()
- RETURNS trigger
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-BEGIN
-    NEW.data_version := OLD.data_version + 1;
-    RETURN NEW;
-END
-$function$
-;
-CREATE OR REPLACE FUNCTION llmspell.cleanup_expired_api_keys(as_of timestamp with time zone DEFAULT now())
- RETURNS bigint
- LANGUAGE sql
- SET search_path TO 'pg_catalog', 'pg_temp'
-BEGIN ATOMIC
- WITH expired AS (
-          UPDATE llmspell.api_keys k SET is_active = false, deactivated_at = cleanup_expired_api_keys.as_of
-           WHERE (k.is_active AND (k.expires_at <= cleanup_expired_api_keys.as_of))
-           RETURNING 1 AS "?column?"
-         )
-  SELECT count(*) AS count
-    FROM expired;
-END
-;
-CREATE OR REPLACE FUNCTION llmspell.cleanup_old_event_log_partitions(before timestamp with time zone)
+CREATE OR REPLACE FUNCTION llmspell.archive_event_log_partitions(before timestamp with time zone)
  RETURNS SETOF text
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
  SET "TimeZone" TO 'UTC'
+ SET lock_timeout TO '5s'
 AS $function$
 DECLARE
-    stray_months date[];
-    stray date;
     part record;
     index record;
     archived_name text;
     times integer;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('llmspell.event_log partitions', 0));
-    ALTER TABLE llmspell.event_log_default NO FORCE ROW LEVEL SECURITY;
-    SELECT array_agg(month) INTO stray_months FROM (
-        SELECT DISTINCT date_trunc('month', e."timestamp")::date AS month
-        FROM llmspell.event_log_default AS e
-        WHERE e."timestamp" < date_trunc('month', before)
-        ORDER BY month LIMIT 120
-    ) AS old;
-    ALTER TABLE llmspell.event_log_default FORCE ROW LEVEL SECURITY;
-    FOREACH stray IN ARRAY coalesce(stray_months, '{}') LOOP
-        PERFORM llmspell.create_event_log_partition(stray, (stray + interval '1 month')::date);
-    END LOOP;
     FOR part IN
         SELECT child.oid, child.relname AS name, bounds.lower_end, bounds.upper_end
         FROM pg_inherits AS i
@@ -124,6 +86,59 @@ BEGIN
         EXECUTE format('ALTER TABLE llmspell.%I SET SCHEMA llmspell_archive', archived_name);
         RETURN NEXT format('ARCHIVED: %s (%s to %s)', archived_name, part.lower_end::date, part.upper_end::date);
     END LOOP;
+END
+$function$
+;
+CREATE OR REPLACE FUNCTION llmspell.bump_agent_data_version()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+    NEW.data_version := OLD.data_version + 1;
+    RETURN NEW;
+END
+$function$
+;
+CREATE OR REPLACE FUNCTION llmspell.cleanup_expired_api_keys(as_of timestamp with time zone DEFAULT now())
+ RETURNS bigint
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+BEGIN ATOMIC
+ WITH expired AS (
+          UPDATE llmspell.api_keys k SET is_active = false, deactivated_at = cleanup_expired_api_keys.as_of
+           WHERE (k.is_active AND (k.expires_at <= cleanup_expired_api_keys.as_of))
+           RETURNING 1 AS "?column?"
+         )
+  SELECT count(*) AS count
+    FROM expired;
+END
+;
+CREATE OR REPLACE FUNCTION llmspell.cleanup_old_event_log_partitions(before timestamp with time zone)
+ RETURNS SETOF text
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+ SET lock_timeout TO '5s'
+AS $function$
+DECLARE
+    stray_months date[];
+    stray date;
+BEGIN
+    IF NOT pg_has_role(current_user, 'llmspell_operator', 'USAGE') THEN
+        RAISE EXCEPTION 'the role % does not see the events of all tenants', current_user
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Call it as llmspell_operator.';
+    END IF;
+    SELECT array_agg(month) INTO stray_months FROM (
+        SELECT DISTINCT date_trunc('month', e."timestamp")::date AS month
+        FROM llmspell.event_log_default AS e
+        WHERE e."timestamp" < date_trunc('month', before)
+        ORDER BY month LIMIT 120
+    ) AS old;
+    FOREACH stray IN ARRAY coalesce(stray_months, '{}') LOOP
+        PERFORM llmspell.create_event_log_partition(stray, (stray + interval '1 month')::date);
+    END LOOP;
+    RETURN QUERY SELECT * FROM llmspell.archive_event_log_partitions(before);
 END
 $function$
 ;
@@ -184,6 +199,7 @@ CREATE OR REPLACE FUNCTION llmspell.create_event_log_partition(start_date date, 
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
  SET "TimeZone" TO 'UTC'
+ SET lock_timeout TO '5s'
 AS $function$
 DECLARE
     partition_name CONSTANT text := format('event_log_%s', to_char(start_date, 'YYYY_MM'));
@@ -233,6 +249,7 @@ CREATE OR REPLACE FUNCTION llmspell.ensure_future_event_log_partitions()
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
  SET "TimeZone" TO 'UTC'
+ SET lock_timeout TO '5s'
 AS $function$
 DECLARE
     this_month CONSTANT date := date_trunc('month', now())::date;
@@ -277,6 +294,34 @@ BEGIN ATOMIC
      max(h."timestamp") AS max
     FROM llmspell.hook_history h;
 END
+;
+CREATE OR REPLACE FUNCTION llmspell.keep_to_calendar(target regclass)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+DECLARE
+    instant name;
+BEGIN
+    FOR instant IN
+        SELECT a.attname FROM pg_attribute AS a
+        WHERE a.attrelid = target AND a.atttypid = 'timestamptz'::regtype AND a.attnum > 0 AND NOT a.attisdropped
+            AND NOT EXISTS (
+                SELECT FROM pg_constraint AS c
+                WHERE c.conrelid = target AND c.conname = format('%s_in_calendar', a.attname)
+            )
+        ORDER BY a.attnum
+    LOOP
+        EXECUTE format(
+            'ALTER TABLE %s ADD CONSTRAINT %I CHECK (%I >= %L AND (%I < %L%s))',
+            target, format('%s_in_calendar', instant), instant, '0001-01-01 00:00:00+00',
+            instant, '10000-01-01 00:00:00+00',
+            CASE WHEN instant IN ('valid_time_end', 'transaction_time_end')
+                THEN format(' OR %I = %L', instant, 'infinity') ELSE '' END
+        );
+    END LOOP;
+END
+$function$
 ;
 CREATE OR REPLACE FUNCTION llmspell.rotate_api_key(in_tenant character varying, old_key character varying, new_key character varying, sealed bytea, new_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, as_of timestamp with time zone DEFAULT now())
  RETURNS character varying
@@ -419,7 +464,7 @@ CREATE TABLE llmspell.event_log (
     event_type character varying(255) COLLATE "C" NOT NULL,
     correlation_id uuid NOT NULL,
     "timestamp" timestamp with time zone NOT NULL,
-    sequence bigint NOT NULL DEFAULT nextval('llmspell.event_seq'::regclass),
+    sequence bigint NOT NULL,
     language character varying(50) COLLATE "C" NOT NULL DEFAULT 'python'::character varying,
     payload jsonb NOT NULL
 ) PARTITION BY RANGE ("timestamp") ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
@@ -430,10 +475,15 @@ CREATE TABLE llmspell.event_log_default (
     event_type character varying(255) COLLATE "C" NOT NULL,
     correlation_id uuid NOT NULL,
     "timestamp" timestamp with time zone NOT NULL,
-    sequence bigint NOT NULL DEFAULT nextval('llmspell.event_seq'::regclass),
+    sequence bigint NOT NULL,
     language character varying(50) COLLATE "C" NOT NULL DEFAULT 'python'::character varying,
     payload jsonb NOT NULL
 ) PARTITION OF llmspell.event_log DEFAULT WITH (autovacuum_vacuum_scale_factor=0.02, autovacuum_analyze_scale_factor=0.01) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE llmspell.event_sequences (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    value bigint NOT NULL
+) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE llmspell.hook_history (
     execution_id uuid NOT NULL,
@@ -501,7 +551,8 @@ CREATE TABLE llmspell.memory_versions (
     event_at timestamp with time zone NOT NULL,
     recorded_at timestamp with time zone NOT NULL,
     actor text COLLATE "C",
-    reason text
+    reason text,
+    expires_at timestamp with time zone
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE llmspell.predicates (
@@ -680,10 +731,16 @@ ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_data_version_check
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_pkey PRIMARY KEY (tenant_id, state_id);
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_schema_version_check CHECK ((schema_version > 0));
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.agent_states ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT unique_agent_state UNIQUE (tenant_id, agent_id);
+ALTER TABLE llmspell.agent_states ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.api_keys ADD CONSTRAINT api_keys_pkey PRIMARY KEY (tenant_id, key_id);
 ALTER TABLE llmspell.api_keys ADD CONSTRAINT api_keys_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.api_keys ADD CONSTRAINT api_keys_usage_count_check CHECK ((usage_count >= 0));
+ALTER TABLE llmspell.api_keys ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.api_keys ADD CONSTRAINT deactivated_at_in_calendar CHECK (((deactivated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (deactivated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.api_keys ADD CONSTRAINT expires_at_in_calendar CHECK (((expires_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.api_keys ADD CONSTRAINT last_used_at_in_calendar CHECK (((last_used_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (last_used_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.artifact_chunks ADD CONSTRAINT artifact_chunks_chunk_no_check CHECK ((chunk_no >= 0));
 ALTER TABLE llmspell.artifact_chunks ADD CONSTRAINT artifact_chunks_data_check CHECK (((octet_length(data) >= 1) AND (octet_length(data) <= 1048576)));
 ALTER TABLE llmspell.artifact_chunks ADD CONSTRAINT artifact_chunks_pkey PRIMARY KEY (tenant_id, content_hash, chunk_no);
@@ -692,6 +749,8 @@ ALTER TABLE llmspell.artifact_chunks ADD CONSTRAINT artifact_chunks_tenant_id_co
 ALTER TABLE llmspell.artifact_content ADD CONSTRAINT artifact_content_original_size_bytes_check CHECK ((original_size_bytes >= 0));
 ALTER TABLE llmspell.artifact_content ADD CONSTRAINT artifact_content_pkey PRIMARY KEY (tenant_id, content_hash);
 ALTER TABLE llmspell.artifact_content ADD CONSTRAINT artifact_content_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.artifact_content ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.artifact_content ADD CONSTRAINT last_accessed_at_in_calendar CHECK (((last_accessed_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (last_accessed_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.artifact_content ADD CONSTRAINT storage_consistency CHECK (((((storage_type)::text <> 'bytea'::text) OR ((data IS NOT NULL) AND (octet_length(data) < 1048576))) AND (((storage_type)::text <> 'chunks'::text) OR (data IS NULL))));
 ALTER TABLE llmspell.artifact_content ADD CONSTRAINT valid_reference_count CHECK ((reference_count >= 0));
 ALTER TABLE llmspell.artifact_content ADD CONSTRAINT valid_size CHECK (((size_bytes >= 0) AND (size_bytes <= 104857600)));
@@ -703,65 +762,111 @@ ALTER TABLE llmspell.artifacts ADD CONSTRAINT artifacts_session_fkey FOREIGN KEY
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT artifacts_size_bytes_check CHECK ((size_bytes >= 0));
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT artifacts_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT artifacts_version_check CHECK ((version > 0));
+ALTER TABLE llmspell.artifacts ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.artifacts ADD CONSTRAINT stored_at_in_calendar CHECK (((stored_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (stored_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT unique_artifact_sequence UNIQUE (tenant_id, session_id, sequence);
+ALTER TABLE llmspell.artifacts ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT embedding_spaces_change_seq_check CHECK ((change_seq >= 0));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT embedding_spaces_deleted_seq_check CHECK ((deleted_seq >= 0));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT embedding_spaces_pkey PRIMARY KEY (tenant_id, space_id);
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT embedding_spaces_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT space_id_fits_its_index CHECK (((space_id <> ''::text) AND (octet_length(space_id) <= 128)));
+ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT valid_space_dimension CHECK ((dimension = ANY (ARRAY[384, 768, 1536, 3072])));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT valid_space_state CHECK (((state)::text = ANY ((ARRAY['active'::character varying, 'building'::character varying, 'retired'::character varying])::text[])));
+ALTER TABLE llmspell.entities ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.entities ADD CONSTRAINT entities_pkey PRIMARY KEY (tenant_id, entity_id, transaction_time_start, valid_time_start);
 ALTER TABLE llmspell.entities ADD CONSTRAINT entities_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.entities ADD CONSTRAINT transaction_time_end_in_calendar CHECK (((transaction_time_end >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND ((transaction_time_end < '10000-01-01 00:00:00+00'::timestamp with time zone) OR (transaction_time_end = 'infinity'::timestamp with time zone))));
+ALTER TABLE llmspell.entities ADD CONSTRAINT transaction_time_start_in_calendar CHECK (((transaction_time_start >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (transaction_time_start < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.entities ADD CONSTRAINT tx_time_range CHECK ((transaction_time_start < transaction_time_end));
+ALTER TABLE llmspell.entities ADD CONSTRAINT valid_time_end_in_calendar CHECK (((valid_time_end >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND ((valid_time_end < '10000-01-01 00:00:00+00'::timestamp with time zone) OR (valid_time_end = 'infinity'::timestamp with time zone))));
 ALTER TABLE llmspell.entities ADD CONSTRAINT valid_time_range CHECK ((valid_time_start < valid_time_end));
+ALTER TABLE llmspell.entities ADD CONSTRAINT valid_time_start_in_calendar CHECK (((valid_time_start >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (valid_time_start < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.event_log ADD CONSTRAINT event_log_pkey PRIMARY KEY (tenant_id, "timestamp", event_id);
 ALTER TABLE llmspell.event_log ADD CONSTRAINT event_log_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.event_log ADD CONSTRAINT timestamp_in_calendar CHECK ((("timestamp" >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND ("timestamp" < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.event_log_default ADD CONSTRAINT event_log_default_pkey PRIMARY KEY (tenant_id, "timestamp", event_id);
 ALTER TABLE llmspell.event_log_default ADD CONSTRAINT event_log_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.event_log_default ADD CONSTRAINT timestamp_in_calendar CHECK ((("timestamp" >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND ("timestamp" < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.event_sequences ADD CONSTRAINT event_sequences_pkey PRIMARY KEY (tenant_id);
+ALTER TABLE llmspell.event_sequences ADD CONSTRAINT event_sequences_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.event_sequences ADD CONSTRAINT event_sequences_value_check CHECK ((value >= 0));
+ALTER TABLE llmspell.hook_history ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.hook_history ADD CONSTRAINT hook_history_context_size_check CHECK ((context_size >= 0));
 ALTER TABLE llmspell.hook_history ADD CONSTRAINT hook_history_duration_ms_check CHECK ((duration_ms >= 0));
 ALTER TABLE llmspell.hook_history ADD CONSTRAINT hook_history_pkey PRIMARY KEY (tenant_id, execution_id);
 ALTER TABLE llmspell.hook_history ADD CONSTRAINT hook_history_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.hook_history ADD CONSTRAINT timestamp_in_calendar CHECK ((("timestamp" >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND ("timestamp" < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.kv_store ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.kv_store ADD CONSTRAINT expires_at_in_calendar CHECK (((expires_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.kv_store ADD CONSTRAINT kv_store_pkey PRIMARY KEY (tenant_id, key);
 ALTER TABLE llmspell.kv_store ADD CONSTRAINT kv_store_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.kv_store ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.memories ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.memories ADD CONSTRAINT event_at_in_calendar CHECK (((event_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (event_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.memories ADD CONSTRAINT expires_at_in_calendar CHECK (((expires_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.memories ADD CONSTRAINT last_accessed_at_in_calendar CHECK (((last_accessed_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (last_accessed_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.memories ADD CONSTRAINT memories_pkey PRIMARY KEY (tenant_id, memory_id);
 ALTER TABLE llmspell.memories ADD CONSTRAINT memories_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.memories ADD CONSTRAINT memories_text_length_check CHECK ((text_length >= 0));
 ALTER TABLE llmspell.memories ADD CONSTRAINT memories_token_count_check CHECK ((token_count >= 0));
 ALTER TABLE llmspell.memories ADD CONSTRAINT memories_version_check CHECK ((version > 0));
+ALTER TABLE llmspell.memories ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.memories ADD CONSTRAINT valid_embedding_state CHECK ((embedding_state = ANY (ARRAY['ready'::text, 'pending'::text, 'failed'::text])));
 ALTER TABLE llmspell.memories ADD CONSTRAINT valid_memory_type CHECK ((memory_type = ANY (ARRAY['conversation'::text, 'knowledge'::text, 'experience'::text, 'skill'::text, 'preference'::text])));
+ALTER TABLE llmspell.memory_versions ADD CONSTRAINT event_at_in_calendar CHECK (((event_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (event_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.memory_versions ADD CONSTRAINT expires_at_in_calendar CHECK (((expires_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.memory_versions ADD CONSTRAINT memory_versions_pkey PRIMARY KEY (tenant_id, memory_id, version);
 ALTER TABLE llmspell.memory_versions ADD CONSTRAINT memory_versions_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.memory_versions ADD CONSTRAINT memory_versions_version_check CHECK ((version > 0));
+ALTER TABLE llmspell.memory_versions ADD CONSTRAINT recorded_at_in_calendar CHECK (((recorded_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (recorded_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.memory_versions ADD CONSTRAINT valid_memory_operation CHECK ((operation = ANY (ARRAY['add'::text, 'update'::text, 'delete'::text, 'restore'::text, 'forget'::text])));
+ALTER TABLE llmspell.predicates ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.predicates ADD CONSTRAINT predicates_pkey PRIMARY KEY (tenant_id, predicate);
 ALTER TABLE llmspell.predicates ADD CONSTRAINT predicates_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.predicates ADD CONSTRAINT valid_cardinality CHECK ((cardinality = ANY (ARRAY['one'::text, 'many'::text])));
+ALTER TABLE llmspell.procedural_patterns ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.procedural_patterns ADD CONSTRAINT first_seen_in_calendar CHECK (((first_seen >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (first_seen < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.procedural_patterns ADD CONSTRAINT last_seen_in_calendar CHECK (((last_seen >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (last_seen < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.procedural_patterns ADD CONSTRAINT positive_frequency CHECK ((frequency > 0));
 ALTER TABLE llmspell.procedural_patterns ADD CONSTRAINT procedural_pattern_fits_its_index CHECK (((octet_length((scope)::text) <= 500) AND (octet_length((key)::text) <= 500) AND (octet_length(value) <= 1024)));
 ALTER TABLE llmspell.procedural_patterns ADD CONSTRAINT procedural_patterns_pkey PRIMARY KEY (tenant_id, pattern_id);
 ALTER TABLE llmspell.procedural_patterns ADD CONSTRAINT procedural_patterns_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.procedural_patterns ADD CONSTRAINT unique_procedural_pattern UNIQUE (tenant_id, scope, key, value);
+ALTER TABLE llmspell.procedural_patterns ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.relationships ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.relationships ADD CONSTRAINT relationships_confidence_check CHECK (((confidence >= (0)::double precision) AND (confidence <= (1)::double precision)));
 ALTER TABLE llmspell.relationships ADD CONSTRAINT relationships_pkey PRIMARY KEY (tenant_id, relationship_id, transaction_time_start, valid_time_start);
 ALTER TABLE llmspell.relationships ADD CONSTRAINT relationships_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.relationships ADD CONSTRAINT transaction_time_end_in_calendar CHECK (((transaction_time_end >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND ((transaction_time_end < '10000-01-01 00:00:00+00'::timestamp with time zone) OR (transaction_time_end = 'infinity'::timestamp with time zone))));
+ALTER TABLE llmspell.relationships ADD CONSTRAINT transaction_time_start_in_calendar CHECK (((transaction_time_start >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (transaction_time_start < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.relationships ADD CONSTRAINT tx_time_range CHECK ((transaction_time_start < transaction_time_end));
+ALTER TABLE llmspell.relationships ADD CONSTRAINT valid_time_end_in_calendar CHECK (((valid_time_end >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND ((valid_time_end < '10000-01-01 00:00:00+00'::timestamp with time zone) OR (valid_time_end = 'infinity'::timestamp with time zone))));
 ALTER TABLE llmspell.relationships ADD CONSTRAINT valid_time_range CHECK ((valid_time_start < valid_time_end));
+ALTER TABLE llmspell.relationships ADD CONSTRAINT valid_time_start_in_calendar CHECK (((valid_time_start >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (valid_time_start < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.schema_migrations ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
 ALTER TABLE llmspell.schema_migrations ADD CONSTRAINT schema_migrations_sha256_check CHECK ((sha256 ~ '^[0-9a-f]{64}$'::text));
 ALTER TABLE llmspell.schema_migrations ADD CONSTRAINT schema_migrations_version_check CHECK ((version > 0));
+ALTER TABLE llmspell.sessions ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.sessions ADD CONSTRAINT expires_at_in_calendar CHECK (((expires_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.sessions ADD CONSTRAINT last_accessed_at_in_calendar CHECK (((last_accessed_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (last_accessed_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.sessions ADD CONSTRAINT sessions_artifact_count_check CHECK ((artifact_count >= 0));
 ALTER TABLE llmspell.sessions ADD CONSTRAINT sessions_pkey PRIMARY KEY (tenant_id, session_id);
 ALTER TABLE llmspell.sessions ADD CONSTRAINT sessions_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.sessions ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.sessions ADD CONSTRAINT valid_session_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'archived'::character varying, 'expired'::character varying])::text[])));
 ALTER TABLE llmspell.store_meta ADD CONSTRAINT store_meta_pkey PRIMARY KEY (name);
+ALTER TABLE llmspell.tenant_clocks ADD CONSTRAINT last_recorded_in_calendar CHECK (((last_recorded >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (last_recorded < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.tenant_clocks ADD CONSTRAINT tenant_clocks_pkey PRIMARY KEY (tenant_id);
 ALTER TABLE llmspell.tenant_clocks ADD CONSTRAINT tenant_clocks_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.tenants ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.tenants ADD CONSTRAINT tenants_pkey PRIMARY KEY (tenant_id);
 ALTER TABLE llmspell.tenants ADD CONSTRAINT tenants_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.tenants ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.tenants ADD CONSTRAINT valid_tenant_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'deleted'::character varying])::text[])));
+ALTER TABLE llmspell.test_table ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.test_table ADD CONSTRAINT test_table_pkey PRIMARY KEY (tenant_id, id);
 ALTER TABLE llmspell.test_table ADD CONSTRAINT test_table_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.text_postings ADD CONSTRAINT text_postings_length_check CHECK ((length > 0));
@@ -770,22 +875,34 @@ ALTER TABLE llmspell.text_postings ADD CONSTRAINT text_postings_tenant_id_check 
 ALTER TABLE llmspell.text_postings ADD CONSTRAINT text_postings_tf_check CHECK ((tf > 0));
 ALTER TABLE llmspell.text_stats ADD CONSTRAINT text_stats_pkey PRIMARY KEY (tenant_id, collection, delta_id) INCLUDE (documents, terms);
 ALTER TABLE llmspell.text_stats ADD CONSTRAINT text_stats_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.vector_embeddings_1536 ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.vector_embeddings_1536 ADD CONSTRAINT unique_vector_1536_part UNIQUE (tenant_id, space_id, owner_id, part_no);
+ALTER TABLE llmspell.vector_embeddings_1536 ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.vector_embeddings_1536 ADD CONSTRAINT vector_embeddings_1536_part_no_check CHECK ((part_no >= 0));
 ALTER TABLE llmspell.vector_embeddings_1536 ADD CONSTRAINT vector_embeddings_1536_pkey PRIMARY KEY (tenant_id, id);
 ALTER TABLE llmspell.vector_embeddings_1536 ADD CONSTRAINT vector_embeddings_1536_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.vector_embeddings_3072 ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.vector_embeddings_3072 ADD CONSTRAINT unique_vector_3072_part UNIQUE (tenant_id, space_id, owner_id, part_no);
+ALTER TABLE llmspell.vector_embeddings_3072 ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.vector_embeddings_3072 ADD CONSTRAINT vector_embeddings_3072_part_no_check CHECK ((part_no >= 0));
 ALTER TABLE llmspell.vector_embeddings_3072 ADD CONSTRAINT vector_embeddings_3072_pkey PRIMARY KEY (tenant_id, id);
 ALTER TABLE llmspell.vector_embeddings_3072 ADD CONSTRAINT vector_embeddings_3072_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.vector_embeddings_384 ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.vector_embeddings_384 ADD CONSTRAINT unique_vector_384_part UNIQUE (tenant_id, space_id, owner_id, part_no);
+ALTER TABLE llmspell.vector_embeddings_384 ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.vector_embeddings_384 ADD CONSTRAINT vector_embeddings_384_part_no_check CHECK ((part_no >= 0));
 ALTER TABLE llmspell.vector_embeddings_384 ADD CONSTRAINT vector_embeddings_384_pkey PRIMARY KEY (tenant_id, id);
 ALTER TABLE llmspell.vector_embeddings_384 ADD CONSTRAINT vector_embeddings_384_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.vector_embeddings_768 ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.vector_embeddings_768 ADD CONSTRAINT unique_vector_768_part UNIQUE (tenant_id, space_id, owner_id, part_no);
+ALTER TABLE llmspell.vector_embeddings_768 ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.vector_embeddings_768 ADD CONSTRAINT vector_embeddings_768_part_no_check CHECK ((part_no >= 0));
 ALTER TABLE llmspell.vector_embeddings_768 ADD CONSTRAINT vector_embeddings_768_pkey PRIMARY KEY (tenant_id, id);
 ALTER TABLE llmspell.vector_embeddings_768 ADD CONSTRAINT vector_embeddings_768_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.workflow_states ADD CONSTRAINT completed_at_in_calendar CHECK (((completed_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (completed_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.workflow_states ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.workflow_states ADD CONSTRAINT last_updated_in_calendar CHECK (((last_updated >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (last_updated < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.workflow_states ADD CONSTRAINT started_at_in_calendar CHECK (((started_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (started_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT valid_workflow_status CHECK (((status)::text = ANY ((ARRAY['pending'::character varying, 'running'::character varying, 'completed'::character varying, 'failed'::character varying, 'cancelled'::character varying])::text[])));
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_current_step_check CHECK ((current_step >= 0));
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_pkey PRIMARY KEY (tenant_id, workflow_id);
@@ -815,6 +932,7 @@ CREATE INDEX idx_memories_event ON llmspell.memories USING btree (tenant_id, eve
 CREATE INDEX idx_memories_expires ON llmspell.memories USING btree (tenant_id, expires_at) WHERE (expires_at IS NOT NULL);
 CREATE INDEX idx_memories_pending ON llmspell.memories USING btree (tenant_id, created_at) WHERE (embedding_state = 'pending'::text);
 CREATE INDEX idx_memories_session ON llmspell.memories USING btree (tenant_id, session, event_at, memory_id);
+CREATE INDEX idx_memories_space ON llmspell.memories USING btree (tenant_id, space_id, created_at, memory_id) WHERE (embedding_state = 'ready'::text);
 CREATE INDEX idx_memories_type ON llmspell.memories USING btree (tenant_id, memory_type, event_at);
 CREATE INDEX idx_memories_unprocessed ON llmspell.memories USING btree (tenant_id, session) WHERE (NOT processed);
 CREATE INDEX idx_memory_versions_recorded ON llmspell.memory_versions USING btree (tenant_id, recorded_at);
@@ -832,7 +950,7 @@ CREATE INDEX idx_vector_1536_hnsw ON llmspell.vector_embeddings_1536 USING hnsw 
 CREATE INDEX idx_vector_1536_scope ON llmspell.vector_embeddings_1536 USING btree (tenant_id, space_id, scope);
 CREATE INDEX idx_vector_3072_created ON llmspell.vector_embeddings_3072 USING btree (tenant_id, created_at);
 CREATE INDEX idx_vector_3072_exact ON llmspell.vector_embeddings_3072 USING btree (tenant_id, space_id) WHERE (NOT ann);
-CREATE INDEX idx_vector_3072_hnsw ON llmspell.vector_embeddings_3072 USING hnsw (((embedding)::public.halfvec(3072)) public.halfvec_cosine_ops) WITH (m='24', ef_construction='256') WHERE ann;
+CREATE INDEX idx_vector_3072_hnsw ON llmspell.vector_embeddings_3072 USING hnsw (((public.l2_normalize(embedding))::public.halfvec(3072)) public.halfvec_cosine_ops) WITH (m='24', ef_construction='256') WHERE ann;
 CREATE INDEX idx_vector_3072_scope ON llmspell.vector_embeddings_3072 USING btree (tenant_id, space_id, scope);
 CREATE INDEX idx_vector_384_created ON llmspell.vector_embeddings_384 USING btree (tenant_id, created_at);
 CREATE INDEX idx_vector_384_exact ON llmspell.vector_embeddings_384 USING btree (tenant_id, space_id) WHERE (NOT ann);
@@ -892,6 +1010,11 @@ CREATE POLICY tenant_isolation_delete ON llmspell.event_log_default FOR DELETE U
 CREATE POLICY tenant_isolation_insert ON llmspell.event_log_default FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_select ON llmspell.event_log_default FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_update ON llmspell.event_log_default FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY operator_access ON llmspell.event_sequences FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.event_sequences FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.event_sequences FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.event_sequences FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.event_sequences FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY operator_access ON llmspell.hook_history FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
 CREATE POLICY tenant_isolation_delete ON llmspell.hook_history FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_insert ON llmspell.hook_history FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
@@ -982,6 +1105,7 @@ CREATE POLICY tenant_isolation_delete ON llmspell.workflow_states FOR DELETE USI
 CREATE POLICY tenant_isolation_insert ON llmspell.workflow_states FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_select ON llmspell.workflow_states FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_update ON llmspell.workflow_states FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+GRANT EXECUTE ON FUNCTION llmspell.archive_event_log_partitions(timestamp with time zone) TO llmspell_operator;
 GRANT EXECUTE ON FUNCTION llmspell.cleanup_expired_api_keys(timestamp with time zone) TO llmspell_app;
 GRANT EXECUTE ON FUNCTION llmspell.cleanup_expired_api_keys(timestamp with time zone) TO llmspell_operator;
 GRANT EXECUTE ON FUNCTION llmspell.cleanup_old_event_log_partitions(timestamp with time zone) TO llmspell_operator;
@@ -1016,8 +1140,8 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.entities TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.event_log TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.event_log TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.event_log_default TO llmspell_operator;
-GRANT USAGE ON llmspell.event_seq TO llmspell_app;
-GRANT SELECT, USAGE ON llmspell.event_seq TO llmspell_operator;
+GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.event_sequences TO llmspell_app;
+GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.event_sequences TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.hook_history TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.hook_history TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.kv_store TO llmspell_app;
@@ -1058,7 +1182,6 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.vector_embeddings_768 TO llmspe
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.vector_embeddings_768 TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.workflow_states TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.workflow_states TO llmspell_operator;
-ALTER DEFAULT PRIVILEGES IN SCHEMA llmspell GRANT USAGE ON SEQUENCES TO llmspell_app;
 ALTER DEFAULT PRIVILEGES IN SCHEMA llmspell GRANT SELECT, USAGE ON SEQUENCES TO llmspell_operator;
 ALTER DEFAULT PRIVILEGES IN SCHEMA llmspell GRANT DELETE, INSERT, SELECT, UPDATE ON TABLES TO llmspell_app;
 ALTER DEFAULT PRIVILEGES IN SCHEMA llmspell GRANT DELETE, INSERT, SELECT, UPDATE ON TABLES TO llmspell_operator;

@@ -41,7 +41,10 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_WRITING = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE|TRUNCATE)\b", re.IGNORECASE)
+_WRITING = re.compile(
+    r"\b(?:INSERT|UPDATE|DELETE|MERGE|TRUNCATE|CALL|DO|nextval|setval)\b|\bllmspell\s*\.\s*\w+\s*\(", re.IGNORECASE
+)
+"""What may change something. A function of ours is taken to: most do. Too much costs a read nothing but a cautious error."""
 
 
 class Command(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ import msgspec
 
 from llmspell.clock import parse_instant, require_period
 from llmspell.codec import encode_json, require_limit
-from llmspell.errors import Conflict, NotFound
+from llmspell.errors import NotFound
 from llmspell.ids import parse_id
 from llmspell.storage.contracts import graph_checks as checks
 from llmspell.storage.contracts.graph import (
@@ -35,6 +35,16 @@ from llmspell.storage.relational.runtime import Runtime
 T = TypeVar("T")
 
 
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """What a graph knows of the parts of an assertion."""
+
+    cardinality: Cardinality | None
+    ends: dict[str, tuple[UUID, bool]]
+    """The entities that bear the names, with whether they are believed."""
+    fact: UUID | None
+    """The id that the fact had before."""
+
+
 class RelationalGraph(GraphReads):
     """`Graph` by the queries of `graph.sql`."""
 
@@ -43,26 +53,21 @@ class RelationalGraph(GraphReads):
         self._recorded: datetime | None = None  # the instant of the open transaction, once it has recorded something
 
     async def _change(self, work: Callable[[Executor, datetime], Awaitable[T]]) -> T:
-        """Run a change at the recorded instant: the transaction's own, or the tenant's next."""
-        if not self._unit.in_transaction:
-            return await self._unit.write(lambda executor: self._at_next_instant(executor, work))
-        known, self._recorded = self._recorded, None  # a failed savepoint gives the instant back
-        if known is None:
+        """Run a change at the recorded instant: the transaction's own, or the tenant's next.
 
-            async def first(executor: Executor) -> tuple[datetime, T]:
-                recorded = await self._next_instant(executor)
-                return recorded, await work(executor, recorded)
+        The instant is looked up and kept by the unit of work itself. A transaction runs one unit at a time, whatever tasks
+        or threads ask, so its concurrent changes share one instant; and a unit that fails, or is given up before it ran,
+        keeps nothing, as its savepoint keeps nothing of the clock.
+        """
 
-            self._recorded, result = await self._unit.write(first)
+        async def at_instant(executor: Executor) -> T:
+            recorded = self._recorded or await self._next_instant(executor)
+            result = await work(executor, recorded)
+            if self._unit.in_transaction:
+                self._recorded = recorded
             return result
-        instant = known
-        try:
-            return await self._unit.write(lambda executor: work(executor, instant))
-        finally:
-            self._recorded = instant
 
-    async def _at_next_instant(self, executor: Executor, work: Callable[[Executor, datetime], Awaitable[T]]) -> T:
-        return await work(executor, await self._next_instant(executor))
+        return await self._unit.write(at_instant)
 
     async def _next_instant(self, executor: Executor) -> datetime:
         now = self._dialect.instant(self._runtime.clock.now())
@@ -73,30 +78,28 @@ class RelationalGraph(GraphReads):
         checks.require_cardinality(cardinality)
 
         async def work(executor: Executor, recorded: datetime) -> None:
-            await self._cardinality(executor, predicate, cardinality)
+            await self._declare(executor, predicate, cardinality, await self._declared(executor, predicate))
 
         await self._change(work)
 
-    async def _cardinality(self, executor: Executor, predicate: str, wanted: Cardinality | None) -> Cardinality:
-        """Return a predicate's cardinality, declaring it when asked to."""
+    async def _declared(self, executor: Executor, predicate: str) -> Cardinality | None:
         declared: Cardinality | None = await executor.value(self._queries.predicate, predicate=predicate)
-        if wanted is None or declared == wanted:
-            return declared or "many"
+        return declared
+
+    async def _declare(
+        self, executor: Executor, predicate: str, wanted: Cardinality, declared: Cardinality | None
+    ) -> None:
+        """Declare a predicate of which it is known how it is declared."""
+        if declared == wanted:
+            return
         if declared is not None:
-            raise Conflict(
-                "The predicate is declared with another cardinality.", predicate=predicate, declared=declared, hint=" "
-            )
+            raise checks.declared_otherwise(predicate, declared)
         forever = self._dialect.open_end(None)
         overlapping = self._queries.overlapping
         if wanted == "one" and await executor.value(overlapping, predicate=predicate, forever=forever):
-            raise Conflict(
-                "The predicate cannot hold one value at a time: some beliefs of one subject overlap.",
-                predicate=predicate,
-                hint="Retract or correct them first.",
-            )
+            raise checks.beliefs_overlap(predicate)
         now = self._dialect.instant(self._runtime.clock.now())
         await executor.execute(self._queries.declare, predicate=predicate, cardinality=wanted, now=now)
-        return wanted
 
     async def predicates(self) -> dict[str, Cardinality]:
         return dict(await self._unit.rows(self._queries.predicates))
@@ -188,17 +191,21 @@ class RelationalGraph(GraphReads):
         require_period(start, fact.valid_to, fields=("valid_from", "valid_to"))
 
         async def work(executor: Executor, recorded: datetime) -> Fact:
-            held = await self._cardinality(executor, fact.predicate, cardinality)
-            types = {fact.object: fact.object_type, fact.subject: fact.subject_type}
-            ends = await self._entities(executor, types, recorded, fact.actor)
-            believed = await self._believed(executor, ends[fact.subject], fact.predicate)
+            known = await self._known(executor, fact)
+            if cardinality is not None:
+                await self._declare(executor, fact.predicate, cardinality, known.cardinality)
+            held = cardinality or known.cardinality or "many"
+            created = self._missing(known.ends, fact, recorded)
+            ids = {**known.ends, **{entity.name: (entity.id, True) for entity in created}}
+            subject, object = ids[fact.subject][0], ids[fact.object][0]
+            believed = await self._believed(executor, subject, fact.predicate)
             end = graph_plan.end_of_assertion(believed, start, fact.valid_to, held)
             new = Fact(
-                id=await self._fact_id(executor, ends[fact.subject], fact.predicate, ends[fact.object]),
-                subject_id=ends[fact.subject],
+                id=known.fact or self._runtime.ids.new(),
+                subject_id=subject,
                 subject=fact.subject,
                 predicate=fact.predicate,
-                object_id=ends[fact.object],
+                object_id=object,
                 object=fact.object,
                 properties=fact.properties,
                 confidence=fact.confidence,
@@ -211,9 +218,10 @@ class RelationalGraph(GraphReads):
             )
             said = graph_plan.already(believed, start, end, lambda old: _content(old) == _content(new))
             if said is not None:
-                return said
-            plan = graph_plan.cut(graph_plan.rivals(believed, fact.object, held), start, end)
-            await executor.batch([*self._replace(plan, recorded), self._rows.record(new)])
+                return said  # what is believed of entities needs no entity to be created
+            plan = graph_plan.cut(graph_plan.rivals(believed, new, held), start, end)
+            recording = [self._rows.record(entity) for entity in created]
+            await executor.batch([*self._replace(plan, recorded), *recording, self._rows.record(new)])
             return new
 
         return await self._change(work)
@@ -252,25 +260,26 @@ class RelationalGraph(GraphReads):
             rows = await executor.rows(self._queries.believed_fact, id=self._dialect.id(identity), forever=forever)
             if not rows:
                 raise NotFound("The fact is not believed now.", fact_id=identity)
-            old = [self._rows.fact(row) for row in rows]
+            pieces = [self._rows.fact(row) for row in rows]
+            old = graph_plan.spoken_of(pieces, changes.get("valid_from"), changes.get("valid_to"))
             new = msgspec.structs.replace(
-                old[-1],
-                **changes,
-                recorded_from=recorded,
-                source=correction.source,
-                actor=correction.actor,
+                old, **changes, recorded_from=recorded, source=correction.source, actor=correction.actor
             )
             require_period(new.valid_from, new.valid_to, fields=("valid_from", "valid_to"))
-            if new.object != old[-1].object:
-                ends = await self._entities(executor, {new.object: None}, recorded, correction.actor)
-                new = msgspec.structs.replace(new, object_id=ends[new.object])
-            held = await self._cardinality(executor, new.predicate, None)
-            others = [
-                fact for fact in await self._believed(executor, new.subject_id, new.predicate) if fact.id != new.id
-            ]
-            plan = graph_plan.cut(graph_plan.rivals(others, new.object, held), new.valid_from, new.valid_to)
-            closed = [self._rows.close(fact, recorded) for fact in old]
-            await executor.batch([*closed, *self._replace(plan, recorded), self._rows.record(new)])
+            recording: builtins.list[Statement] = []
+            if new.object != old.object:
+                id = (await self._ids_of(executor, [new.object])).get(new.object)
+                if id is None or not await self._believed_entity(executor, id):
+                    entity = self._new_entity(new.object, None, id, recorded, correction)
+                    recording, id = [self._rows.record(entity)], entity.id
+                new = msgspec.structs.replace(new, object_id=id)
+            held = await self._declared(executor, new.predicate) or "many"
+            believed = await self._believed(executor, new.subject_id, new.predicate)
+            others = [fact for fact in believed if (fact.id, fact.valid_from) != (old.id, old.valid_from)]
+            rivals = graph_plan.rivals(others, new, held)
+            plan = graph_plan.cut(rivals, new.valid_from, new.valid_to)
+            recording.append(self._rows.record(new))
+            await executor.batch([self._rows.close(old, recorded), *self._replace(plan, recorded), *recording])
             return new
 
         return await self._change(work)
@@ -293,29 +302,57 @@ class RelationalGraph(GraphReads):
         rows = await executor.rows(self._queries.believed_entity, id=self._dialect.id(id), forever=forever)
         return [self._rows.entity(row) for row in rows]
 
-    async def _entities(
-        self, executor: Executor, types: Mapping[str, str | None], recorded: datetime, actor: str | None
-    ) -> dict[str, UUID]:
-        """Return the ids of entities by name, creating those that are not believed in."""
-        ids = await self._ids_of(executor, list(types))
-        for name in sorted(types):
-            if name in ids and await self._believed_entity(executor, ids[name]):
-                continue
-            entity = Entity(
-                id=ids.get(name) or self._runtime.ids.new(),
-                name=name,
-                type=types[name] or DEFAULT_ENTITY_TYPE,
-                properties={},
-                valid_from=EARLIEST,
-                valid_to=None,
-                recorded_from=recorded,
-                recorded_to=None,
-                source=None,
-                actor=actor,
-            )
-            await executor.batch([self._rows.record(entity)])
-            ids[name] = entity.id
-        return ids
+    async def _known(self, executor: Executor, fact: NewFact) -> Known:
+        """Return what is known of the parts of an assertion."""
+        row = await executor.row(
+            self._queries.asserting,
+            subject=fact.subject,
+            predicate=fact.predicate,
+            object=fact.object,
+            forever=self._dialect.open_end(None),
+        )
+        cardinality, subject, subject_believed, object, object_believed, known = row or (None,) * 6
+        to_id = self._dialect.to_id
+        return Known(
+            cardinality=cardinality,
+            ends={
+                name: (to_id(id), bool(believed))
+                for name, id, believed in (
+                    (fact.subject, subject, subject_believed),
+                    (fact.object, object, object_believed),
+                )
+                if id is not None
+            },
+            fact=None if known is None else to_id(known),
+        )
+
+    def _missing(
+        self, known: Mapping[str, tuple[UUID, bool]], fact: NewFact, recorded: datetime
+    ) -> builtins.list[Entity]:
+        """Return the entities that an assertion creates: the ends that are not believed in."""
+        types = {fact.object: fact.object_type, fact.subject: fact.subject_type}
+        missing = []
+        for name, type in types.items():
+            id, believed = known.get(name, (None, False))
+            if not believed:
+                missing.append(self._new_entity(name, type, id, recorded, fact))
+        return missing
+
+    def _new_entity(
+        self, name: str, type: str | None, id: UUID | None, recorded: datetime, origin: NewFact | FactCorrection
+    ) -> Entity:
+        return Entity(
+            id=id or self._runtime.ids.new(),
+            name=name,
+            type=type or DEFAULT_ENTITY_TYPE,
+            properties={},
+            valid_from=EARLIEST,
+            valid_to=None,
+            recorded_from=recorded,
+            recorded_to=None,
+            source=origin.source,
+            actor=origin.actor,
+        )
 
     async def _believed(self, executor: Executor, subject: UUID, predicate: str) -> builtins.list[Fact]:
         rows = await executor.rows(
@@ -325,16 +362,6 @@ class RelationalGraph(GraphReads):
             forever=self._dialect.open_end(None),
         )
         return [self._rows.fact(row) for row in rows]
-
-    async def _fact_id(self, executor: Executor, subject: UUID, predicate: str, object_id: UUID) -> UUID:
-        known = await executor.value(
-            self._queries.fact_id,
-            subject=self._dialect.id(subject),
-            predicate=predicate,
-            object=self._dialect.id(object_id),
-            forever=self._dialect.open_end(None),
-        )
-        return self._runtime.ids.new() if known is None else self._dialect.to_id(known)
 
 
 def _content(fact: Fact) -> tuple[Any, ...]:

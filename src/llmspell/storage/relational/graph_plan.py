@@ -76,9 +76,15 @@ def end_of_assertion(
     return min((fact.valid_from for fact in believed if fact.valid_from > start), default=None)
 
 
-def rivals(believed: Iterable[Fact], object_name: str, cardinality: Cardinality) -> list[Fact]:
-    """Return the believed facts that must give way to one with this object: all, or only the same one."""
-    return [fact for fact in believed if cardinality == "one" or fact.object == object_name]
+def rivals(believed: Iterable[Fact], new: Fact, cardinality: Cardinality) -> list[Fact]:
+    """Return the believed facts that must give way to a new one: all, or only the same one, by its id or by its object."""
+    return [fact for fact in believed if cardinality == "one" or fact.id == new.id or fact.object == new.object]
+
+
+def spoken_of(pieces: Sequence[V], start: datetime | None, end: datetime | None) -> V:
+    """Return which of a fact's pieces a correction means: the latest that meets its dates, or the latest of all."""
+    meeting = [piece for piece in pieces if overlaps(piece, start, end)]
+    return max(meeting or pieces, key=lambda piece: piece.valid_from)
 
 
 def already(versions: Iterable[V], start: datetime, end: datetime | None, same: Callable[[V], bool]) -> V | None:

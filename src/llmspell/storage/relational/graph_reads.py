@@ -145,31 +145,34 @@ class GraphReads:
         if predicate is not None:
             checks.require_predicate(predicate)
         at = self._at(as_of, known_at)
-        id = await self._id_of(self._unit, checks.require_entity(entity))
-        if id is None:
-            return []
-        return await self._touching(self._unit, [id], at, predicate=predicate, direction=direction, limit=limit)
-
-    async def _touching(
-        self,
-        executor: Executor,
-        ids: Sequence[UUID],
-        at: Mapping[str, Any],
-        *,
-        predicate: str | None = None,
-        direction: Direction = "both",
-        limit: int = VISITED_MAX,
-    ) -> builtins.list[Fact]:
-        query, of_predicate = self._queries.touching.filtered(), {}
-        if predicate is not None:
-            query = self._queries.touching.filtered("r.relationship_type = :predicate")
-            of_predicate = {"predicate": predicate}
-        everywhere, nowhere = self._dialect.array(list(ids)), self._dialect.array([])
-        rows = await executor.rows(
-            query,
+        if isinstance(checks.require_entity(entity), UUID):
+            query = self._queries.touching
+            everywhere, nowhere = self._dialect.array([entity]), self._dialect.array([])
+        else:
+            query, everywhere, nowhere = self._queries.touching_name, entity, None
+        of_predicate = {} if predicate is None else {"predicate": predicate}
+        rows = await self._unit.rows(
+            query.filtered("r.relationship_type = :predicate") if of_predicate else query.filtered(),
             outgoing=nowhere if direction == "in" else everywhere,
             incoming=nowhere if direction == "out" else everywhere,
             limit=limit,
+            **of_predicate,
+            **at,
+        )
+        return [self._rows.fact(row) for row in rows]
+
+    async def _touching(
+        self, executor: Executor, ids: Sequence[UUID], at: Mapping[str, Any], *, predicate: str | None = None
+    ) -> builtins.list[Fact]:
+        """Return the facts at a frontier, in the order of `neighbours`."""
+        of_predicate = {} if predicate is None else {"predicate": predicate}
+        query = self._queries.touching
+        frontier = self._dialect.array(list(ids))
+        rows = await executor.rows(
+            query.filtered("r.relationship_type = :predicate") if of_predicate else query.filtered(),
+            outgoing=frontier,
+            incoming=frontier,
+            limit=VISITED_MAX,
             **of_predicate,
             **at,
         )
@@ -231,17 +234,24 @@ class GraphReads:
         rows = await executor.rows(self._queries.entity_history, id=self._dialect.id(id))
         return self._rows.entity(rows[0]).name if rows else ""
 
-    async def mentioned(self, names: Sequence[str], *, limit: int = 20) -> builtins.list[Entity]:
+    async def mentioned(
+        self,
+        names: Sequence[str],
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        limit: int = 20,
+    ) -> builtins.list[Entity]:
         require_limit(limit)
         folded = sorted(checks.require_names(names))
+        at = self._at(as_of, known_at)
         if not folded:
             return []
         rows = await self._unit.rows(
             self._queries.mentioned,
             names=self._dialect.array(folded),
-            forever=self._dialect.open_end(None),
-            as_of=self._dialect.instant(self._runtime.clock.now()),
             limit=limit,
+            **at,
         )
         return [self._rows.entity(row) for row in rows]
 

@@ -6,7 +6,7 @@ Not here: how words are ranked (`postings`), how vectors are (`runtime.nearest`)
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -21,6 +21,7 @@ from llmspell.storage.contracts import memories_checks as checks
 from llmspell.storage.contracts.filters import parse
 from llmspell.storage.contracts.memories import (
     ADD_MAX,
+    EXPIRED,
     FILTER_FIELDS,
     EmbeddingSpace,
     ListOrder,
@@ -33,7 +34,8 @@ from llmspell.storage.contracts.memories import (
     NewMemory,
     Scored,
 )
-from llmspell.storage.relational.database import Executor, Statement, Unit
+from llmspell.storage.relational.catalog import NO_FILTER, Query
+from llmspell.storage.relational.database import Executor, Row, Statement, T, Unit
 from llmspell.storage.relational.filters import Columns, Compiled, compile_filter
 from llmspell.storage.relational.memory_rows import MemoryRows, Stored
 from llmspell.storage.relational.postings import Postings
@@ -162,8 +164,11 @@ class RelationalMemories:
             old = await self._current(executor, identity, expected_version)
             if old is None:
                 raise NotFound("There is no such memory.", id=id)
-            embedded_in = space_id if change.embeddings else None
-            new = self._rows.changed(old, changes, now=self._runtime.clock.now(), embedded_in=embedded_in)
+            fits = self._rows.says(old, changes, change.embedded_text)
+            windows = change.embeddings if fits else ()
+            wanted = changes if fits else {name: value for name, value in changes.items() if name != "token_count"}
+            embedded_in = space_id if windows else None
+            new = self._rows.changed(old, wanted, now=self._runtime.clock.now(), embedded_in=embedded_in)
             if new is None:
                 return old.record
             reworded = self._text(old.record) != self._text(new.record)
@@ -176,14 +181,14 @@ class RelationalMemories:
             if reworded:
                 statements += self._postings.removed({old.record.id: old.text_length})
                 statements += self._postings.added({old.record.id: counts})
-            if reworded or change.embeddings:
+            if reworded or windows:
                 statements += self._unembedding_statements([old.record.id])
-                vectors = [(old.record.id, change.embeddings)] if change.embeddings else []
+                vectors = [(old.record.id, windows)] if windows else []
                 statements += self._embedding_statements(vectors, space_id, dimension)
             await executor.batch(statements)
             return new.record
 
-        return await self._unit.write(work)
+        return await self._folding(work)
 
     async def delete(
         self, id: UUID, *, expected_version: int | None = None, actor: str | None = None, reason: str | None = None
@@ -199,7 +204,7 @@ class RelationalMemories:
             await executor.batch(self._deletion([old], "delete", actor, reason))
             return True
 
-        return await self._unit.write(work)
+        return await self._folding(work)
 
     def _deletion(
         self, gone: Sequence[Stored], operation: str, actor: str | None, reason: str | None
@@ -228,7 +233,9 @@ class RelationalMemories:
                 raise NotFound("There is nothing to restore.", id=id)
             if versions[-1].operation != "delete":
                 raise AlreadyExists("The memory is not deleted.", id=id)
-            stored = self._rows.restored(versions, now=self._runtime.clock.now())
+            now = self._runtime.clock.now()
+            checks.require_time_left(versions[-1].expires_at, now=now, id=identity)
+            stored = self._rows.restored(versions, now=now)
             counts, length = self._postings.counts(self._text(stored.record))
             stored = msgspec.structs.replace(stored, text_length=length)
             await executor.batch(
@@ -240,7 +247,7 @@ class RelationalMemories:
             )
             return stored.record
 
-        return await self._unit.write(work)
+        return await self._folding(work)
 
     async def forget(self, id: UUID, *, actor: str | None = None, reason: str | None = None) -> bool:
         identity = parse_id(id)
@@ -261,7 +268,7 @@ class RelationalMemories:
             )
             return True
 
-        return await self._unit.write(work)
+        return await self._folding(work)
 
     async def history(self, id: UUID) -> list[MemoryVersion]:
         return await self._history(self._unit, parse_id(id))
@@ -290,15 +297,26 @@ class RelationalMemories:
             start, last = self._dialect.open_end(None), HIGHEST_ID
         else:
             start, last = self._dialect.instant(EARLIEST), LOWEST_ID
-        rows = await self._unit.rows(
-            query.filtered(where.fragment),
+        rows = await self._matching(
+            query,
+            where,
             instant=start,
             id=self._dialect.id(last),
             now=self._now(),
             limit=limit,
-            **where.parameters,
         )
         return [self._rows.record(row) for row in rows]
+
+    async def _matching(self, query: Query, where: Compiled, **parameters: Any) -> Sequence[Row]:
+        """Run a query with a filter: one that filters may look at every memory, so it runs off the caller's thread."""
+        filtered, parameters = query.filtered(where.fragment), {**parameters, **where.parameters}
+        if where.fragment == NO_FILTER:
+            return await self._unit.rows(filtered, **parameters)
+
+        async def work(executor: Executor) -> Sequence[Row]:
+            return await executor.rows(filtered, **parameters)
+
+        return await self._unit.read(work, heavy=True)
 
     async def list_paginated(self, *, limit: int = 100, offset: int = 0) -> tuple[builtins.list[MemoryRecord], int]:
         require_limit(limit)
@@ -314,8 +332,8 @@ class RelationalMemories:
 
     async def count(self, *, filters: Mapping[str, Any] | None = None) -> int:
         where = self._compiled(filters)
-        query = self._queries.count.filtered(where.fragment)
-        return int(await self._unit.value(query, now=self._now(), **where.parameters))
+        ((total,),) = await self._matching(self._queries.count, where, now=self._now())
+        return int(total)
 
     async def search(self, query: MemoryQuery) -> MemoryRankings:
         checks.require_query(query)
@@ -337,26 +355,52 @@ class RelationalMemories:
                 text = await self._postings.rank_memories(executor, query.text, limit=limit, where=where, now=now)
             named = dict.fromkeys(scored.id for scored in (*dense, *text))
             records = await self._records(executor, list(named))
-            unembedded = int(await executor.value(self._queries.count_pending, now=now))
-            return MemoryRankings(dense=dense, text=text, records=records, unembedded=unembedded)
+            unembedded = int(await executor.value(self._queries.count_pending, space_id=query.space_id, now=now))
+            return MemoryRankings(
+                dense=[scored for scored in dense if scored.id in records],  # what ranked them may be behind the rows
+                text=text,
+                records=records,
+                unembedded=unembedded,
+            )
 
         return await self._unit.read(work, heavy=True)
 
-    async def adjacent(self, ids: Sequence[UUID]) -> dict[UUID, tuple[UUID | None, UUID | None]]:
+    async def adjacent(
+        self, ids: Sequence[UUID], *, filters: Mapping[str, Any] | None = None
+    ) -> dict[UUID, tuple[UUID | None, UUID | None]]:
         require_limit(len(ids), field="ids", minimum=0)
+        where = self._compiled(filters)
         if not ids:
             return {}
         wanted = self._dialect.array([parse_id(id, field="ids") for id in ids])
-        rows = await self._unit.rows(self._queries.adjacent, ids=wanted, now=self._now())
+        query = self._queries.adjacent.filtered(where.fragment)
+        rows = await self._unit.rows(query, ids=wanted, now=self._now(), **where.parameters)
         to_id = self._dialect.to_id
         return {
             to_id(id): (None if before is None else to_id(before), None if after is None else to_id(after))
             for id, before, after in rows
         }
 
-    async def pending(self, *, limit: int = 100) -> builtins.list[MemoryRecord]:
-        rows = await self._unit.rows(self._queries.pending, now=self._now(), limit=require_limit(limit))
-        return [self._rows.record(row) for row in rows]
+    async def pending(self, *, space_id: str | None = None, limit: int = 100) -> builtins.list[MemoryRecord]:
+        require_limit(limit)
+        if space_id is not None:
+            checks.require_space_id(space_id)
+        now = self._now()
+
+        async def work(executor: Executor) -> builtins.list[Row]:
+            rows = await executor.rows(self._queries.pending, now=now, limit=limit)
+            if space_id is not None and len(rows) < limit:
+                left = limit - len(rows)
+                rows += await executor.rows(self._queries.embedded_elsewhere, space_id=space_id, now=now, limit=left)
+            return rows
+
+        return [self._rows.record(row) for row in await self._unit.read(work)]
+
+    async def taken(self, ids: Sequence[UUID]) -> set[UUID]:
+        require_limit(len(ids), field="ids", minimum=0)
+        wanted = self._dialect.array(sorted({parse_id(id, field="ids") for id in ids}))
+        rows = await self._unit.rows(self._queries.taken, ids=wanted) if ids else []
+        return {self._dialect.to_id(row[0]) for row in rows}
 
     async def attach_embeddings(self, space_id: str, items: Sequence[tuple[UUID, int, tuple[bytes, ...]]]) -> int:
         checks.require_space_id(space_id)
@@ -366,23 +410,26 @@ class RelationalMemories:
             self._check_embeddings(windows, dimension)
 
         async def work(executor: Executor) -> int:
-            attached = []
-            for id, version, windows in sorted(items):  # sorted: two drains lock their rows in the same order
-                marks = {"id": self._dialect.id(id), "version": version, "space_id": space_id, "now": self._now()}
-                if windows and await executor.execute(self._queries.mark_embedded, **marks):
-                    attached.append((id, windows))
+            wanted = {id: (version, windows) for id, version, windows in items if windows}
+            ids = self._dialect.array(sorted(wanted))  # sorted: two drains lock their rows in the same order
+            locked = await executor.rows(self._queries.lock_versions, ids=ids, now=self._now()) if wanted else []
+            current = {self._dialect.to_id(row[0]): row[1] for row in locked}
+            attached = [(id, windows) for id, (version, windows) in wanted.items() if current.get(id) == version]
             if attached:
-                owners = self._dialect.array([id for id, _ in attached])
-                replaced = (self._vectors.of("delete_owners_in", dimension), {"space_id": space_id, "ids": owners})
-                if any(await executor.batch([replaced])):
+                owners = {"space_id": space_id, "ids": self._dialect.array(sorted(id for id, _ in attached))}
+                marked = (self._queries.mark_embedded, owners)
+                replaced = (self._vectors.of("delete_owners_in", dimension), owners)
+                if (await executor.batch([marked, replaced]))[-1]:
                     await executor.batch(self._runtime.nearest.deleted(space_id=space_id))
                 await executor.batch(self._embedding_statements(attached, space_id, dimension))
             return len(attached)
 
         return await self._unit.write(work)
 
-    async def mark_embedding_failed(self, ids: Sequence[UUID]) -> int:
-        return await self._mark(self._queries.mark_failed, ids)
+    async def mark_embedding_failed(self, ids: Sequence[UUID], *, space_id: str | None = None) -> int:
+        if space_id is not None:
+            checks.require_space_id(space_id)
+        return await self._mark(self._queries.mark_failed, ids, space_id=space_id)
 
     async def touch(self, ids: Sequence[UUID]) -> int:
         return await self._mark(self._queries.touch, ids, now=self._now())
@@ -402,16 +449,33 @@ class RelationalMemories:
     async def delete_before(self, instant: datetime, *, limit: int = 1_000) -> int:
         require_limit(limit)
         before = self._dialect.instant(parse_instant(instant, field="instant"))
+        now = self._now()
+        return await self._delete_found(now, None, self._queries.said_before, before=before, now=now, limit=limit)
+
+    async def delete_expired(self, *, limit: int = 1_000) -> int:
+        require_limit(limit)
+        ever = self._dialect.instant(EARLIEST)
+        return await self._delete_found(ever, EXPIRED, self._queries.past_expiry, now=self._now(), limit=limit)
+
+    async def _delete_found(self, alive_at: Any, reason: str | None, query: Query, **parameters: Any) -> int:
+        """Delete what a query names, as far as it is alive at an instant."""
 
         async def work(executor: Executor) -> int:
-            rows = await executor.rows(self._queries.said_before, before=before, now=self._now(), limit=limit)
+            rows = await executor.rows(query, **parameters)
             ids = self._dialect.array([self._dialect.to_id(row[0]) for row in rows])
-            current = await executor.rows(self._queries.current, ids=ids, now=self._now()) if rows else []
+            current = await executor.rows(self._queries.current, ids=ids, now=alive_at) if rows else []
             if current:
-                await executor.batch(self._deletion([self._rows.stored(row) for row in current], "delete", None, None))
+                gone = [self._rows.stored(row) for row in current]
+                await executor.batch(self._deletion(gone, "delete", None, reason))
             return len(current)
 
-        return await self._unit.write(work)
+        return await self._folding(work)
+
+    async def _folding(self, work: Callable[[Executor], Awaitable[T]]) -> T:
+        """Write, and tidy the statistics of words now and then."""
+        done = await self._unit.write(work)
+        await self._postings.fold_sometimes(self._unit)
+        return done
 
     async def _current(
         self, executor: Executor, id: UUID, expected_version: int | None, *, expired: bool = False

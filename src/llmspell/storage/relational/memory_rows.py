@@ -57,6 +57,10 @@ class MemoryRows:
         )
         return Stored(record=record, space_id=space_id if memory.embeddings else None, text_length=text_length)
 
+    def says(self, old: Stored, changes: Mapping[str, Any], text: str | None) -> bool:
+        """Say whether the memory will have the searchable text that embeddings were made from (None: whatever it is)."""
+        return text is None or _text(msgspec.structs.replace(old.record, **changes)) == text
+
     def changed(
         self, old: Stored, changes: Mapping[str, Any], *, now: datetime, embedded_in: str | None
     ) -> Stored | None:
@@ -72,7 +76,9 @@ class MemoryRows:
             ready = msgspec.structs.replace(new, embedding_state="ready")
             return Stored(record=ready, space_id=embedded_in, text_length=old.text_length)
         if _text(new) != _text(old.record):
-            pending = msgspec.structs.replace(new, embedding_state="pending")
+            # The number of tokens was that of the old text; nobody has counted those of the new one.
+            tokens = fields.get("token_count")
+            pending = msgspec.structs.replace(new, embedding_state="pending", token_count=tokens)
             return Stored(record=pending, space_id=None, text_length=old.text_length)
         return Stored(record=new, space_id=old.space_id, text_length=old.text_length)
 
@@ -82,7 +88,7 @@ class MemoryRows:
         return msgspec.structs.replace(old, record=record)
 
     def restored(self, versions: Sequence[MemoryVersion], *, now: datetime) -> Stored:
-        """Return the state of a deleted memory after it came back; when it expires was not versioned, so it does not."""
+        """Return the state of a deleted memory after it came back."""
         first, last = versions[0], versions[-1]
         record = MemoryRecord(
             id=last.id,
@@ -99,7 +105,7 @@ class MemoryRows:
             processed=False,
             embedding_state="pending",
             token_count=None,
-            expires_at=None,
+            expires_at=last.expires_at,
         )
         return Stored(record=record, space_id=None, text_length=0)
 
@@ -120,7 +126,7 @@ class MemoryRows:
             "embedding_state": record.embedding_state,
             "space_id": stored.space_id,
             "token_count": record.token_count,
-            "expires_at": None if record.expires_at is None else dialect.instant(record.expires_at),
+            "expires_at": self._optional(record.expires_at),
             "text_length": stored.text_length,
         }
 
@@ -140,6 +146,7 @@ class MemoryRows:
             "now": dialect.instant(record.updated_at),
             "actor": actor,
             "reason": reason,
+            "expires_at": self._optional(record.expires_at),
         }
 
     def tombstone(self, last: MemoryVersion, *, now: datetime, actor: str | None, reason: str | None) -> dict[str, Any]:
@@ -158,7 +165,11 @@ class MemoryRows:
             "now": self._dialect.instant(now),
             "actor": actor,
             "reason": reason,
+            "expires_at": None,
         }
+
+    def _optional(self, instant: datetime | None) -> Any:
+        return None if instant is None else self._dialect.instant(instant)
 
     def record(self, row: Row) -> MemoryRecord:
         """Return the record of a row; further columns are ignored."""
@@ -192,7 +203,7 @@ class MemoryRows:
     def to_version(self, row: Row) -> MemoryVersion:
         """Return a row of `history`."""
         dialect = self._dialect
-        id, version, operation, content, session, role, kind, metadata, at, recorded_at, actor, reason = row
+        id, version, operation, content, session, role, kind, metadata, at, recorded_at, actor, reason, expires = row
         return MemoryVersion(
             id=dialect.to_id(id),
             version=version,
@@ -206,6 +217,7 @@ class MemoryRows:
             recorded_at=dialect.to_instant(recorded_at),
             actor=actor,
             reason=reason,
+            expires_at=None if expires is None else dialect.to_instant(expires),
         )
 
 

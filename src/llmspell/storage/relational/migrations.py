@@ -91,7 +91,10 @@ def plan(migrations: Sequence[Migration], applied: Iterable[Applied]) -> Plan:
     rows = sorted(applied, key=lambda row: row.version)
     latest = migrations[-1].version if migrations else 0
     if rows and rows[-1].version > latest:
-        raise SchemaTooNew(applied=rows[-1].name, newest_known=latest)
+        raise SchemaTooNew(
+            f"The database is at schema version {rows[-1].version}, and this llmspell knows up to {latest}.",
+            applied=rows[-1].name,
+        )
     for row, migration in zip(rows, migrations, strict=False):
         if row.version != migration.version:
             raise MigrationError(

@@ -7,20 +7,22 @@ folded into one.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from llmspell.errors import Conflict
+from llmspell.errors import Conflict, LlmspellError
 from llmspell.storage.contracts.memories import TEXT_COLLECTION, Scored
 from llmspell.storage.relational.database import Executor, Statement, Unit
 from llmspell.storage.relational.filters import Compiled
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.text.bm25 import plan_terms
 
+logger = logging.getLogger(__name__)
 FOLD_EVERY = 64
 """On average one write in so many folds the deltas; a search then sums about as many rows."""
+FOLD_MIN = 2
 FOLD_MAX = 1_024
 """The most deltas that one fold reads."""
 
@@ -97,21 +99,29 @@ class Postings:
         return [Scored(self._runtime.dialect.to_id(owner), float(score)) for owner, score in rows]
 
     async def fold_sometimes(self, unit: Unit) -> None:
-        """Fold the deltas of this tenant into one, on average every `FOLD_EVERY` calls."""
+        """Fold the deltas of this tenant into one, on average every `FOLD_EVERY` calls; call it after a write.
+
+        Nothing is raised: the write before it is acknowledged, and must not look failed for a tidying that can wait.
+        """
+        if unit.in_transaction:  # its locks would last as long as the transaction
+            return
         if self._runtime.ids.new().int % FOLD_EVERY == 0:
-            with contextlib.suppress(Conflict):  # another writer folds them; the sums are the same either way
+            try:
                 await unit.write(self._fold)
+            except LlmspellError as error:
+                logger.debug("statistics of words are not folded this time: %s", error)
 
     async def _fold(self, executor: Executor) -> None:
         deltas: Sequence[tuple[Any, ...]] = await executor.rows(
             self._queries.deltas, collection=self._collection, limit=FOLD_MAX
         )
+        if len(deltas) < FOLD_MIN:
+            return
         ids = [self._runtime.dialect.to_id(row[0]) for row in deltas]
         dropped = await executor.execute(
             self._queries.drop_deltas, collection=self._collection, ids=self._runtime.dialect.array(ids)
         )
         if dropped != len(deltas):
             raise Conflict("Another writer folds the statistics.")
-        if deltas:
-            query, parameters = self._delta(sum(row[1] for row in deltas), sum(row[2] for row in deltas))
-            await executor.batch([(query, parameters)])
+        query, parameters = self._delta(sum(row[1] for row in deltas), sum(row[2] for row in deltas))
+        await executor.batch([(query, parameters)])

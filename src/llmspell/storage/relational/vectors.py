@@ -143,6 +143,7 @@ class RelationalVectors:
                     embedding=records[item.id].embedding if include_embedding else None,
                 )
                 for item in kept
+                if item.id in records  # a hit whose row is gone is no hit
             ]
 
         return await self._unit.read(work, heavy=True)

@@ -192,10 +192,10 @@ CREATE INDEX idx_event_log_sequence ON event_log (tenant_id, sequence);
 
 CREATE INDEX idx_event_log_type ON event_log (tenant_id, event_type, timestamp DESC);
 
-CREATE TABLE event_seq (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
+CREATE TABLE event_sequences (
+    tenant_id TEXT NOT NULL PRIMARY KEY CHECK (tenant_id <> ''),
     value INTEGER NOT NULL CHECK (value >= 0)
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE hook_history (
     execution_id BLOB NOT NULL CHECK (length(execution_id) = 16),
@@ -279,6 +279,9 @@ CREATE INDEX idx_memories_pending ON memories (tenant_id, created_at) WHERE embe
 
 CREATE INDEX idx_memories_session ON memories (tenant_id, session, event_at, memory_id);
 
+CREATE INDEX idx_memories_space ON memories (tenant_id, space_id, created_at, memory_id)
+    WHERE embedding_state = 'ready';
+
 CREATE INDEX idx_memories_type ON memories (tenant_id, memory_type, event_at);
 
 CREATE INDEX idx_memories_unprocessed ON memories (tenant_id, session) WHERE NOT processed;
@@ -297,6 +300,7 @@ CREATE TABLE memory_versions (
     recorded_at INTEGER NOT NULL,
     actor TEXT,
     reason TEXT,
+    expires_at INTEGER,
     PRIMARY KEY (tenant_id, memory_id, version),
     CONSTRAINT valid_memory_operation CHECK (operation IN ('add', 'update', 'delete', 'restore', 'forget'))
 ) STRICT;

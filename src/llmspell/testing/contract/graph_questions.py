@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from llmspell.clock import ManualClock
-from llmspell.errors import InvalidInput, InvalidLimit, NotFound
+from llmspell.errors import InvalidInput, InvalidLimit, InvalidTime, NotFound
 from llmspell.storage.contracts.backend import Backend
 from llmspell.storage.contracts.graph import FactCorrection, GraphStats
 from llmspell.testing.contract import DAY, day, ids_of
@@ -117,6 +118,28 @@ class GraphQuestionsContract:
         assert [one.name for one in found] == ["Ada Lovelace", "STRASSE"]
         assert [one.name for one in await graph.mentioned(["BOB", "STRASSE"], limit=1)] == ["Bob"]
         assert await graph.mentioned([]) == []
+
+    async def test_mentioned_entities_are_those_of_the_moment_that_is_asked_for(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        graph = await open_graph(backend)
+        clock.set(day(10))
+        await graph.upsert_entity("Gone")
+        await graph.upsert_entity("Past", valid_to=day(5))
+        clock.set(day(20))
+        await graph.delete_entity("Gone")
+        await graph.upsert_entity("New")
+
+        async def found(**moment: Any) -> list[str]:
+            return [one.name for one in await graph.mentioned(["gone", "PAST", "new"], **moment)]
+
+        assert await found() == ["New"]
+        assert await found(known_at=day(15)) == ["Gone"]
+        assert await found(as_of=day(4)) == ["New", "Past"]
+        assert await found(as_of=day(4), known_at=day(15)) == ["Gone", "Past"]
+        assert await found(known_at=day(9)) == []
+        with pytest.raises(InvalidTime):
+            await found(as_of=datetime(2026, 1, 1))  # noqa: DTZ001 - naive on purpose
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
@@ -258,9 +281,9 @@ class GraphQuestionsContract:
             (day(1), day(20)),
             (day(1), day(5)),
             (day(9), day(20)),
-            (day(9), day(30)),  # a correction speaks of the latest period, where it does not name one
+            (day(9), day(30)),  # a correction speaks of the latest piece that meets its dates, and the others stay
         ]
-        assert [one.recorded_to is None for one in history] == [False, False, False, True]
+        assert [one.recorded_to is None for one in history] == [False, True, False, True]
         assert await graph.history(uuid4()) == []
         assert await graph.entity_history("nobody") == []
 

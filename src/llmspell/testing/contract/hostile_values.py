@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 from llmspell.clock import ManualClock
+from llmspell.codec import NORM_SQUARED_MAX, NORM_SQUARED_MIN
 from llmspell.errors import (
     InvalidInput,
     InvalidKey,
@@ -38,6 +39,9 @@ BAD_VECTORS: list[tuple[str, Any, str]] = [
     ("overflowing float32", [1e39, *[1.0] * 383], "[0]"),
     ("zero", [0.0] * 384, ""),
     ("almost zero", [1e-30] * 384, ""),
+    ("so short that float32 loses its square", [1e-17] * 384, ""),
+    ("so long that float32 overflows in its square", [1e18] * 384, ""),
+    ("longest by one component", [4e18, *[0.0] * 383], ""),
     ("empty", [], ""),
     ("too short", [1.0] * 383, ""),
     ("of another model", [1.0] * 1024, ""),
@@ -69,6 +73,7 @@ BAD_METADATA: list[tuple[str, Any, str]] = [
     ("not an object", [1], ""),
     ("text", "{}", ""),
 ]
+ENDS = (NORM_SQUARED_MIN, NORM_SQUARED_MAX)
 KEPT: dict[str, Any] = {
     "largest integer": 2**63 - 1,
     "smallest integer": -(2**63),
@@ -93,6 +98,11 @@ KEPT: dict[str, Any] = {
     "text": "é e\u0301 😀 \u2028 \x7f \x01 \" ' \\ \\u0000 %s :p ? $1",
     "Z": {"b": 1, "a": 2, "é": 3, "B": 4},
 }
+
+
+def _cosine(one: list[float], other: list[float]) -> float:
+    dot = math.fsum(a * b for a, b in zip(one, other, strict=True))
+    return dot / math.sqrt(math.fsum(a * a for a in one) * math.fsum(b * b for b in other))
 
 
 def labelled(cases: list[tuple[str, Any, str]]) -> Any:
@@ -273,6 +283,22 @@ class HostileValuesContract:
             await storages.vectors.search(vector)
 
         assert await nothing_written(storages)
+
+    async def test_a_score_does_not_depend_on_how_long_vectors_are(self, backend: Backend) -> None:
+        storage = (await open_tenant(backend)).vectors
+        base, query = list(random_vector(1)), list(random_vector(2))
+        # Powers of two change no bit of a mantissa. These reach both ends of what is accepted.
+        length = math.sqrt(math.fsum(c * c for c in base) / math.fsum(c * c for c in query))
+        shortest, longest = (math.floor(math.log2(math.sqrt(limit / math.fsum(c * c for c in base)))) for limit in ENDS)
+        assert 0.5 < length < 2
+        for exponent in (shortest + 2, -20, 0, 20, longest - 1):
+            await storage.insert([VectorEntry(embedding=[c * 2.0**exponent for c in base])])
+
+        for exponent in (shortest + 2, 0, longest - 1):
+            hits = await storage.search([c * 2.0**exponent for c in query], limit=10)
+            assert len(hits) == 5
+            assert max(hit.score for hit in hits) - min(hit.score for hit in hits) <= 1e-6
+            assert abs(hits[0].score - _cosine(base, query)) <= 2e-6
 
     @pytest.mark.parametrize(
         "window",

@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 
@@ -72,6 +74,39 @@ async def test_the_owner_is_admitted_when_that_is_asked_for_in_so_many_words(
     postgres_shared_database: PostgresDatabase,
 ) -> None:
     async with opened(postgres_shared_database.admin_url, enforce_tenant_isolation=False) as backend:
+        await backend.check()
+
+
+async def test_the_operator_is_refused(postgres_shared_database: PostgresDatabase) -> None:
+    with pytest.raises(UnsafeRole, match=r"rows of all tenants.*Serve as `llmspell_app`"):
+        await open_postgres(postgres_shared_database.operator_url)
+
+
+@pytest.mark.parametrize(
+    ("granted", "why"), [("llmspell", "owns the tables"), ("llmspell_operator", "rows of all tenants")]
+)
+async def test_a_role_that_could_become_an_unsafe_one_is_refused(
+    postgres_shared_database: PostgresDatabase, granted: str, why: str
+) -> None:
+    database = postgres_shared_database
+    password = urlsplit(database.app_url).password
+    role = f"llmspell_member_{uuid4().hex}"
+    with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
+        superuser.execute(f"CREATE ROLE {role} LOGIN NOINHERIT" + (f" PASSWORD '{password}'" if password else ""))
+        try:
+            superuser.execute(f"GRANT {granted} TO {role}")
+            with pytest.raises(UnsafeRole, match=why):
+                await open_postgres(database.app_url.replace("llmspell_app", role, 1))
+        finally:
+            superuser.execute(f"DROP ROLE {role}")
+
+
+async def test_a_connection_that_starts_with_a_tenant_is_refused(postgres_shared_database: PostgresDatabase) -> None:
+    url = postgres_shared_database.app_url
+    preset = f"{url}{'&' if '?' in url else '?'}options=-c%20app.current_tenant_id%3Dacme"
+    with pytest.raises(UnsafeRole, match=r"starts with a tenant.*RESET app.current_tenant_id"):
+        await open_postgres(preset)
+    async with opened(preset, enforce_tenant_isolation=False) as backend:
         await backend.check()
 
 
@@ -203,6 +238,58 @@ def test_migrating_twice_changes_nothing(postgres_empty_database: PostgresDataba
 def test_a_serving_role_cannot_migrate_and_is_told_which_can(postgres_empty_database: PostgresDatabase) -> None:
     with pytest.raises(MigrationFailed, match=r"llmspell_app.*lacks the rights.*DATABASE_ADMIN_URL"):
         migrator.migrate(postgres_empty_database.app_url)
+
+
+def test_a_superuser_cannot_migrate_and_is_told_who_can(postgres_empty_database: PostgresDatabase) -> None:
+    with pytest.raises(UnsafeRole, match=r"is a superuser.*Migrate as `llmspell`"):
+        migrator.migrate(postgres_empty_database.superuser_url)
+    assert migrator.status(postgres_empty_database.admin_url).version == 0
+
+
+def test_a_migration_that_could_not_take_temporary_tables_away_is_refused(
+    postgres_empty_database: PostgresDatabase,
+) -> None:
+    database = postgres_empty_database
+    run(database.superuser_url, f"ALTER DATABASE {database.name} OWNER TO CURRENT_USER")
+    run(database.superuser_url, f"GRANT CREATE ON DATABASE {database.name} TO llmspell")
+    with pytest.raises(UnsafeRole, match=r"temporary tables.*REVOKE TEMPORARY ON DATABASE"):
+        migrator.migrate(database.admin_url)
+
+
+def test_a_migration_gives_way_to_a_reader_and_tries_again(
+    postgres_empty_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = migrator.load(migrator.PACKAGE)[:2]
+    table = migrator.Migration(2, "V002__table", "CREATE TABLE llmspell.busy (a int)", "0" * 64)
+    column = migrator.Migration(3, "V003__column", "ALTER TABLE llmspell.busy ADD COLUMN b int", "0" * 64)
+    monkeypatch.setattr(migrator, "load", lambda _: (first, table))
+    monkeypatch.setattr(migrator, "LOCK_TIMEOUT", "10ms")
+    migrator.migrate(postgres_empty_database.admin_url)
+    monkeypatch.setattr(migrator, "load", lambda _: (first, table, column))
+    heard: list[str] = []
+    with psycopg.connect(postgres_empty_database.admin_url) as reader:
+        reader.execute("SELECT * FROM llmspell.busy")
+        monkeypatch.setattr(migrator.time, "sleep", lambda _: reader.rollback())
+        assert migrator.migrate(postgres_empty_database.admin_url, announce=heard.append).version == 3
+    assert heard == ["V003__column"]
+
+
+def test_a_table_that_stays_locked_ends_the_migration_with_a_hint(
+    postgres_empty_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = migrator.load(migrator.PACKAGE)[:2]
+    change = migrator.Migration(2, "V002__change", "ALTER TABLE llmspell.schema_migrations ADD b int", "0" * 64)
+    pauses: list[float] = []
+    monkeypatch.setattr(migrator, "load", lambda _: (first,))
+    migrator.migrate(postgres_empty_database.admin_url)
+    monkeypatch.setattr(migrator, "load", lambda _: (first, change))
+    monkeypatch.setattr(migrator, "LOCK_TIMEOUT", "10ms")
+    monkeypatch.setattr(migrator.time, "sleep", pauses.append)
+    with psycopg.connect(postgres_empty_database.admin_url) as reader:
+        reader.execute("SELECT * FROM llmspell.schema_migrations")
+        with pytest.raises(MigrationFailed, match=r"for too long.*V002__change.*pg_stat_activity"):
+            migrator.migrate(postgres_empty_database.admin_url)
+    assert len(pauses) == migrator.LOCK_ATTEMPTS - 1
 
 
 def test_a_failing_migration_is_named_and_leaves_nothing(

@@ -15,6 +15,7 @@ from llmspell.errors import InvalidLimit, NotFound
 from llmspell.observe import counting_queries
 from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryQuery, NewMemory
 from llmspell.storage.contracts.vectors import VectorEntry
+from llmspell.storage.postgres import nearest
 from llmspell.storage.postgres.backend import PostgresBackend, open_postgres
 from llmspell.storage.relational.vectors import free_space
 from llmspell.tenant import TenantId
@@ -30,6 +31,15 @@ AT = datetime(2026, 5, 1, tzinfo=UTC)
 @pytest.fixture
 async def backend(postgres_shared_database: PostgresDatabase) -> AsyncIterator[PostgresBackend]:
     found = await open_postgres(postgres_shared_database.app_url, pool_size=3)
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+async def index_scans(postgres_shared_database: PostgresDatabase) -> AsyncIterator[PostgresBackend]:
+    """A store whose server scans the approximate index even where the tenant's few rows could be sorted."""
+    url = postgres_shared_database.app_url
+    found = await open_postgres(f"{url}{'&' if '?' in url else '?'}options=-c%20enable_sort%3Doff", pool_size=3)
     yield found
     await found.close()
 
@@ -93,6 +103,51 @@ async def test_a_promoted_space_among_larger_tenants_still_gives_all_matching_ro
         await backend.promote(tenant, free_space(384), dimension=384)
     hits = await backend.storages(small).vectors.search(center, limit=10)
     assert [hit.id for hit in hits] == exact(far, center, ids, 10)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e5])
+async def test_half_precision_loses_no_vector_however_long_it_is(backend: PostgresBackend, size: float) -> None:
+    tenant = await fresh_tenant(backend)
+    storage = backend.storages(tenant).vectors
+    data = some_vectors(30, 3072) * np.float32(size)
+    ids = await storage.insert([VectorEntry(embedding=row) for row in data])
+    assert await backend.promote(tenant, free_space(3072), dimension=3072) == 30
+    hits = await storage.search(data[7] * np.float32(0.5), limit=30)
+    assert [hit.id for hit in hits] == exact(data, data[7], ids, 30)
+
+
+async def test_new_vectors_never_stand_in_for_nearer_ones_that_the_index_did_not_give(
+    index_scans: PostgresBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So small a scan ends among the crowd; in earnest it takes tens of thousands of vectors of other tenants.
+    monkeypatch.setattr(nearest, "SCAN_TUPLES_MAX", 1)
+    monkeypatch.setattr(nearest, "EF_SEARCH_MIN", 1)
+    crowd, tenant = await fresh_tenant(index_scans), await fresh_tenant(index_scans)
+    center = some_vectors(1, 384, seed=11)[0]
+    near = center + some_vectors(800, 384, seed=3) * 0.01
+    await index_scans.storages(crowd).vectors.insert([VectorEntry(embedding=row) for row in near])
+    await index_scans.promote(crowd, free_space(384), dimension=384)
+    storage = index_scans.storages(tenant).vectors
+    good, poor = center + some_vectors(5, 384, seed=5) * 0.3, -center + some_vectors(30, 384, seed=6)
+    ids = await storage.insert([VectorEntry(embedding=row) for row in good])
+    await index_scans.promote(tenant, free_space(384), dimension=384)
+    ids += await storage.insert([VectorEntry(embedding=row) for row in poor])
+    with counting_queries() as counts:
+        hits = await storage.search(center, limit=3)
+    assert counts.round_trips["nearest.free_exact_384"] == 1, "the scan was not starved: the scene is too small"
+    assert [hit.id for hit in hits] == exact(np.concatenate([good, poor]), center, ids, 3)
+
+
+async def test_a_small_promoted_space_is_not_searched_twice(backend: PostgresBackend) -> None:
+    tenant = await fresh_tenant(backend)
+    storage = backend.storages(tenant).vectors
+    data = some_vectors(10, 1536)
+    await storage.insert([VectorEntry(embedding=row) for row in data])
+    await backend.promote(tenant, free_space(1536), dimension=1536)
+    await storage.search(data[0], limit=5)
+    with counting_queries() as counts:
+        await storage.search(data[0], limit=50)
+    assert "nearest.free_exact_1536" not in counts.round_trips
 
 
 async def test_scope_and_filters_hold_also_in_the_index(backend: PostgresBackend) -> None:

@@ -33,7 +33,15 @@ def test_only_the_tenant_has_a_declared_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sql", "writes"), [("SELECT 1", False), ("WITH d AS (DELETE FROM t RETURNING 1) SELECT * FROM d", True)]
+    ("sql", "writes"),
+    [
+        ("SELECT 1", False),
+        ("SELECT count(*) FROM llmspell.memories m JOIN llmspell.kv_store k ON (k.key = m.role)", False),
+        ("WITH d AS (DELETE FROM t RETURNING 1) SELECT * FROM d", True),
+        ("SELECT llmspell.rotate_api_key(:tenant_id, 'a', 'b', '')", True),
+        ("SELECT * FROM llmspell.cleanup_old_event_log_partitions (:a)", True),
+        ("SELECT nextval('s')", True),
+    ],
 )
 def test_a_statement_that_changes_rows_is_known_as_one(sql: str, writes: bool) -> None:
     assert command(query(sql)).writes is writes

@@ -115,7 +115,7 @@ def test_an_applied_migration_with_another_name_is_refused() -> None:
 
 
 def test_a_database_of_a_newer_release_is_refused() -> None:
-    with pytest.raises(SchemaTooNew, match="V004__later"):
+    with pytest.raises(SchemaTooNew, match=r"at schema version 4, .* knows up to 3.*V004__later"):
         plan(THREE, [*map(applied, THREE), Applied(4, "V004__later", "0" * 64)])
 
 

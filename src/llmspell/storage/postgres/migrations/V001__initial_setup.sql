@@ -73,3 +73,35 @@ $$;
 REVOKE ALL ON FUNCTION llmspell.apply_tenant_rls(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION llmspell.apply_tenant_rls(regclass) IS
     'enable, force and write the tenant policies of a table or partition';
+
+-- Instants of one table stay in the calendar that every client has: the years 1 to 9999. Else one tenant's -infinity would
+-- stop whoever counts months over all tenants. Ends of periods may be open ('infinity'). Running it again changes nothing.
+CREATE FUNCTION llmspell.keep_to_calendar(target regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    instant name;
+BEGIN
+    FOR instant IN
+        SELECT a.attname FROM pg_attribute AS a
+        WHERE a.attrelid = target AND a.atttypid = 'timestamptz'::regtype AND a.attnum > 0 AND NOT a.attisdropped
+            AND NOT EXISTS (
+                SELECT FROM pg_constraint AS c
+                WHERE c.conrelid = target AND c.conname = format('%s_in_calendar', a.attname)
+            )
+        ORDER BY a.attnum
+    LOOP
+        EXECUTE format(
+            'ALTER TABLE %s ADD CONSTRAINT %I CHECK (%I >= %L AND (%I < %L%s))',
+            target, format('%s_in_calendar', instant), instant, '0001-01-01 00:00:00+00',
+            instant, '10000-01-01 00:00:00+00',
+            CASE WHEN instant IN ('valid_time_end', 'transaction_time_end')
+                THEN format(' OR %I = %L', instant, 'infinity') ELSE '' END
+        );
+    END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION llmspell.keep_to_calendar(regclass) FROM PUBLIC;
+COMMENT ON FUNCTION llmspell.keep_to_calendar(regclass) IS
+    'refuse instants outside of the years 1 to 9999 in a table of tenants';

@@ -9,3 +9,4 @@ CREATE TABLE llmspell.test_table (
     PRIMARY KEY (tenant_id, id)
 );
 SELECT llmspell.apply_tenant_rls('llmspell.test_table');
+SELECT llmspell.keep_to_calendar('llmspell.test_table');

@@ -19,6 +19,7 @@ ALTER TABLE llmspell.vector_embeddings_384 ALTER COLUMN embedding SET STORAGE PL
 CREATE INDEX idx_vector_384_scope ON llmspell.vector_embeddings_384 (tenant_id, scope);
 CREATE INDEX idx_vector_384_created ON llmspell.vector_embeddings_384 (tenant_id, created_at);
 SELECT llmspell.apply_tenant_rls('llmspell.vector_embeddings_384');
+SELECT llmspell.keep_to_calendar('llmspell.vector_embeddings_384');
 
 CREATE TABLE llmspell.vector_embeddings_768 (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -34,6 +35,7 @@ ALTER TABLE llmspell.vector_embeddings_768 ALTER COLUMN embedding SET STORAGE PL
 CREATE INDEX idx_vector_768_scope ON llmspell.vector_embeddings_768 (tenant_id, scope);
 CREATE INDEX idx_vector_768_created ON llmspell.vector_embeddings_768 (tenant_id, created_at);
 SELECT llmspell.apply_tenant_rls('llmspell.vector_embeddings_768');
+SELECT llmspell.keep_to_calendar('llmspell.vector_embeddings_768');
 
 CREATE TABLE llmspell.vector_embeddings_1536 (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -49,6 +51,7 @@ ALTER TABLE llmspell.vector_embeddings_1536 ALTER COLUMN embedding SET STORAGE P
 CREATE INDEX idx_vector_1536_scope ON llmspell.vector_embeddings_1536 (tenant_id, scope);
 CREATE INDEX idx_vector_1536_created ON llmspell.vector_embeddings_1536 (tenant_id, created_at);
 SELECT llmspell.apply_tenant_rls('llmspell.vector_embeddings_1536');
+SELECT llmspell.keep_to_calendar('llmspell.vector_embeddings_1536');
 
 CREATE TABLE llmspell.vector_embeddings_3072 (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -65,3 +68,4 @@ ALTER TABLE llmspell.vector_embeddings_3072 ALTER COLUMN embedding SET STORAGE E
 CREATE INDEX idx_vector_3072_scope ON llmspell.vector_embeddings_3072 (tenant_id, scope);
 CREATE INDEX idx_vector_3072_created ON llmspell.vector_embeddings_3072 (tenant_id, created_at);
 SELECT llmspell.apply_tenant_rls('llmspell.vector_embeddings_3072');
+SELECT llmspell.keep_to_calendar('llmspell.vector_embeddings_3072');

@@ -23,6 +23,7 @@ CREATE TABLE llmspell.entities (
 CREATE INDEX idx_entities_type ON llmspell.entities (tenant_id, entity_type);
 CREATE INDEX idx_entities_name ON llmspell.entities (tenant_id, name);
 SELECT llmspell.apply_tenant_rls('llmspell.entities');
+SELECT llmspell.keep_to_calendar('llmspell.entities');
 
 CREATE TABLE llmspell.relationships (
     relationship_id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -48,3 +49,4 @@ CREATE INDEX idx_relationships_from ON llmspell.relationships (tenant_id, from_e
 CREATE INDEX idx_relationships_to ON llmspell.relationships (tenant_id, to_entity, relationship_type);
 CREATE INDEX idx_relationships_type ON llmspell.relationships (tenant_id, relationship_type);
 SELECT llmspell.apply_tenant_rls('llmspell.relationships');
+SELECT llmspell.keep_to_calendar('llmspell.relationships');

@@ -22,3 +22,4 @@ CREATE TABLE llmspell.procedural_patterns (
 CREATE INDEX idx_procedural_patterns_lookup ON llmspell.procedural_patterns (tenant_id, scope, key, value)
     WHERE frequency >= 3;
 SELECT llmspell.apply_tenant_rls('llmspell.procedural_patterns');
+SELECT llmspell.keep_to_calendar('llmspell.procedural_patterns');

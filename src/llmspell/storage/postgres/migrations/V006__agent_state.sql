@@ -20,6 +20,7 @@ CREATE TABLE llmspell.agent_states (
 );
 CREATE INDEX idx_agent_states_type ON llmspell.agent_states (tenant_id, agent_type);
 SELECT llmspell.apply_tenant_rls('llmspell.agent_states');
+SELECT llmspell.keep_to_calendar('llmspell.agent_states');
 
 -- A changed state always has the next data_version, whatever the statement says.
 CREATE FUNCTION llmspell.bump_agent_data_version() RETURNS trigger

@@ -14,3 +14,4 @@ CREATE TABLE llmspell.kv_store (
     PRIMARY KEY (tenant_id, key)
 );
 SELECT llmspell.apply_tenant_rls('llmspell.kv_store');
+SELECT llmspell.keep_to_calendar('llmspell.kv_store');

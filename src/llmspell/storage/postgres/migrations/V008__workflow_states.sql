@@ -16,6 +16,7 @@ CREATE TABLE llmspell.workflow_states (
 );
 CREATE INDEX idx_workflow_states_status ON llmspell.workflow_states (tenant_id, status, last_updated);
 SELECT llmspell.apply_tenant_rls('llmspell.workflow_states');
+SELECT llmspell.keep_to_calendar('llmspell.workflow_states');
 
 -- Starting and ending are stamped with the row's own last_updated: the application's clock, not the server's.
 -- An instant that the statement gives is kept.

@@ -19,3 +19,4 @@ CREATE INDEX idx_sessions_tenant_status ON llmspell.sessions (tenant_id, status)
 CREATE INDEX idx_sessions_expires ON llmspell.sessions (tenant_id, expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX idx_sessions_active ON llmspell.sessions (tenant_id, created_at DESC) WHERE status = 'active';
 SELECT llmspell.apply_tenant_rls('llmspell.sessions');
+SELECT llmspell.keep_to_calendar('llmspell.sessions');

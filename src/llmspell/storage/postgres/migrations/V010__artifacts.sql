@@ -27,6 +27,7 @@ CREATE TABLE llmspell.artifact_content (
 CREATE INDEX idx_artifact_content_orphaned ON llmspell.artifact_content (tenant_id, content_hash)
     WHERE reference_count = 0;
 SELECT llmspell.apply_tenant_rls('llmspell.artifact_content');
+SELECT llmspell.keep_to_calendar('llmspell.artifact_content');
 
 CREATE TABLE llmspell.artifact_chunks (
     tenant_id varchar(255) COLLATE "C" NOT NULL CHECK (tenant_id <> ''),
@@ -72,6 +73,7 @@ CREATE INDEX idx_artifacts_content ON llmspell.artifacts (tenant_id, content_has
 CREATE INDEX idx_artifacts_covering ON llmspell.artifacts (tenant_id, artifact_type, created_at)
     INCLUDE (name, size_bytes);
 SELECT llmspell.apply_tenant_rls('llmspell.artifacts');
+SELECT llmspell.keep_to_calendar('llmspell.artifacts');
 
 -- Content starts at 0 references and each artifact counts one; a session counts its artifacts.
 -- When a session takes its artifacts with it, the server runs these triggers as the owner (from version 18 on), who is

@@ -3,8 +3,8 @@
 -- Pages are cut by (timestamp, event_id) on the primary key, in either direction; every query names a time range.
 -- Not built: GIN on payload (it would halve the ingestion rate and no plan could use it under row-level security) and
 -- (tenant_id, timestamp DESC), which is the primary key read backwards.
-
-CREATE SEQUENCE llmspell.event_seq AS bigint;
+-- `sequence` counts the events of a tenant. A sequence of the server would count those of all, and its gaps would tell
+-- each tenant how busy the others are.
 
 CREATE TABLE llmspell.event_log (
     tenant_id varchar(255) COLLATE "C" NOT NULL CHECK (tenant_id <> ''),
@@ -12,7 +12,7 @@ CREATE TABLE llmspell.event_log (
     event_type varchar(255) COLLATE "C" NOT NULL,
     correlation_id uuid NOT NULL,
     timestamp timestamptz NOT NULL,
-    sequence bigint NOT NULL DEFAULT nextval('llmspell.event_seq'),
+    sequence bigint NOT NULL,
     language varchar(50) COLLATE "C" NOT NULL DEFAULT 'python',
     payload jsonb NOT NULL,
     PRIMARY KEY (tenant_id, timestamp, event_id)
@@ -21,6 +21,14 @@ CREATE INDEX idx_event_log_correlation ON llmspell.event_log (tenant_id, correla
 CREATE INDEX idx_event_log_type ON llmspell.event_log (tenant_id, event_type, timestamp DESC);
 CREATE INDEX idx_event_log_sequence ON llmspell.event_log (tenant_id, sequence);
 SELECT llmspell.apply_tenant_rls('llmspell.event_log');
+SELECT llmspell.keep_to_calendar('llmspell.event_log');
+
+-- The last sequence of each tenant. In the insert's transaction a writer of n events adds n and takes those numbers.
+CREATE TABLE llmspell.event_sequences (
+    tenant_id varchar(255) COLLATE "C" NOT NULL PRIMARY KEY CHECK (tenant_id <> ''),
+    value bigint NOT NULL CHECK (value >= 0)
+);
+SELECT llmspell.apply_tenant_rls('llmspell.event_sequences');
 
 -- A partition queried by its own name does not see the policies of its parent, so each has its own.
 -- Autovacuum options are refused on the partitioned parent, so each partition has its own too.
@@ -43,6 +51,7 @@ CREATE FUNCTION llmspell.create_event_log_partition(start_date date, end_date da
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
+    SET lock_timeout = '5s'
 AS $$
 DECLARE
     partition_name CONSTANT text := format('event_log_%s', to_char(start_date, 'YYYY_MM'));
@@ -93,6 +102,7 @@ CREATE FUNCTION llmspell.ensure_future_event_log_partitions() RETURNS SETOF text
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
+    SET lock_timeout = '5s'
 AS $$
 DECLARE
     this_month CONSTANT date := date_trunc('month', now())::date;
@@ -106,35 +116,23 @@ END
 $$;
 REVOKE ALL ON FUNCTION llmspell.ensure_future_event_log_partitions() FROM PUBLIC;
 
--- Detach the months that ended by `before` into llmspell_archive; one line each. Nothing is dropped.
--- A detached table loses the protection of its parent: grants go first, its own policies stay.
--- Old rows in the default partition get their month first; at most 120 months per call, then call again.
-CREATE FUNCTION llmspell.cleanup_old_event_log_partitions(before timestamptz) RETURNS SETOF text
+-- Detach the months that ended by `before` into llmspell_archive; one line each. Nothing is dropped, and nothing is
+-- locked but the months that go. A detached table loses the protection of its parent: grants go first, its own policies
+-- stay.
+CREATE FUNCTION llmspell.archive_event_log_partitions(before timestamptz) RETURNS SETOF text
     LANGUAGE plpgsql
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
+    SET lock_timeout = '5s'
 AS $$
 DECLARE
-    stray_months date[];
-    stray date;
     part record;
     index record;
     archived_name text;
     times integer;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('llmspell.event_log partitions', 0));
-    ALTER TABLE llmspell.event_log_default NO FORCE ROW LEVEL SECURITY;
-    SELECT array_agg(month) INTO stray_months FROM (
-        SELECT DISTINCT date_trunc('month', e."timestamp")::date AS month
-        FROM llmspell.event_log_default AS e
-        WHERE e."timestamp" < date_trunc('month', before)
-        ORDER BY month LIMIT 120
-    ) AS old;
-    ALTER TABLE llmspell.event_log_default FORCE ROW LEVEL SECURITY;
-    FOREACH stray IN ARRAY coalesce(stray_months, '{}') LOOP
-        PERFORM llmspell.create_event_log_partition(stray, (stray + interval '1 month')::date);
-    END LOOP;
     FOR part IN
         SELECT child.oid, child.relname AS name, bounds.lower_end, bounds.upper_end
         FROM pg_inherits AS i
@@ -172,6 +170,38 @@ BEGIN
         EXECUTE format('ALTER TABLE llmspell.%I SET SCHEMA llmspell_archive', archived_name);
         RETURN NEXT format('ARCHIVED: %s (%s to %s)', archived_name, part.lower_end::date, part.upper_end::date);
     END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION llmspell.archive_event_log_partitions(timestamptz) FROM PUBLIC;
+
+-- Retention: old rows in the default partition get their month first, then all months that ended by `before` are
+-- archived; at most 120 stray months per call, then call again. It runs as the caller, who must see the rows of all
+-- tenants: that is the operator. As the owner it would have to lift FORCE, under a lock that stops every writer.
+-- Each step waits at most five seconds for a lock; on lock_not_available nothing has happened: call again later.
+CREATE FUNCTION llmspell.cleanup_old_event_log_partitions(before timestamptz) RETURNS SETOF text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET lock_timeout = '5s'
+AS $$
+DECLARE
+    stray_months date[];
+    stray date;
+BEGIN
+    IF NOT pg_has_role(current_user, 'llmspell_operator', 'USAGE') THEN
+        RAISE EXCEPTION 'the role % does not see the events of all tenants', current_user
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Call it as llmspell_operator.';
+    END IF;
+    SELECT array_agg(month) INTO stray_months FROM (
+        SELECT DISTINCT date_trunc('month', e."timestamp")::date AS month
+        FROM llmspell.event_log_default AS e
+        WHERE e."timestamp" < date_trunc('month', before)
+        ORDER BY month LIMIT 120
+    ) AS old;
+    FOREACH stray IN ARRAY coalesce(stray_months, '{}') LOOP
+        PERFORM llmspell.create_event_log_partition(stray, (stray + interval '1 month')::date);
+    END LOOP;
+    RETURN QUERY SELECT * FROM llmspell.archive_event_log_partitions(before);
 END
 $$;
 REVOKE ALL ON FUNCTION llmspell.cleanup_old_event_log_partitions(timestamptz) FROM PUBLIC;

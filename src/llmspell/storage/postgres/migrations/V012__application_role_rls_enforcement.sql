@@ -44,6 +44,21 @@ BEGIN
     -- Temporary tables outlive a request on a pooled connection, and with it the tenant.
     EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
     REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+    -- A REVOKE by another than the owner only warns, so what it should have done is looked at.
+    IF has_database_privilege('llmspell_app', current_database(), 'TEMP')
+        OR has_database_privilege('llmspell_operator', current_database(), 'TEMP') THEN
+        RAISE EXCEPTION 'the serving roles may create temporary tables in the database %', current_database()
+            USING ERRCODE = 'LS307', HINT = format(
+                'Let the role that migrates own the database, or as an administrator, run:'
+                ' REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC, llmspell_app, llmspell_operator;', current_database()
+            );
+    END IF;
+    IF has_schema_privilege('llmspell_app', 'public', 'CREATE')
+        OR has_schema_privilege('llmspell_operator', 'public', 'CREATE') THEN
+        RAISE EXCEPTION 'the serving roles may create objects in the schema public'
+            USING ERRCODE = 'LS307',
+            HINT = 'As an administrator, run: REVOKE CREATE ON SCHEMA public FROM PUBLIC, llmspell_app, llmspell_operator;';
+    END IF;
     -- For people at a prompt. Our own statements are qualified, and rely on no setting of a connection.
     IF pg_has_role(current_user, 'llmspell_app', 'MEMBER WITH ADMIN OPTION')
         AND pg_has_role(current_user, 'llmspell_operator', 'MEMBER WITH ADMIN OPTION') THEN
@@ -61,14 +76,11 @@ REVOKE ALL ON SCHEMA llmspell FROM PUBLIC;
 GRANT USAGE ON SCHEMA llmspell TO llmspell_app, llmspell_operator;
 GRANT USAGE ON SCHEMA llmspell_archive TO llmspell_operator; -- to dump what was detached
 
--- No TRUNCATE (it ignores policies), no REFERENCES, no TRIGGER. USAGE on a sequence lets nextval through and hides
--- last_value, which would tell one tenant how busy the others are; a backup needs to read it.
+-- No TRUNCATE (it ignores policies), no REFERENCES, no TRIGGER. Nothing on sequences for tenants: nextval would tell one
+-- how busy the others are.
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA llmspell TO llmspell_app, llmspell_operator;
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA llmspell TO llmspell_app, llmspell_operator;
-GRANT SELECT ON ALL SEQUENCES IN SCHEMA llmspell TO llmspell_operator;
 ALTER DEFAULT PRIVILEGES IN SCHEMA llmspell
     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO llmspell_app, llmspell_operator;
-ALTER DEFAULT PRIVILEGES IN SCHEMA llmspell GRANT USAGE ON SEQUENCES TO llmspell_app;
 ALTER DEFAULT PRIVILEGES IN SCHEMA llmspell GRANT USAGE, SELECT ON SEQUENCES TO llmspell_operator;
 REVOKE INSERT, UPDATE, DELETE ON llmspell.schema_migrations FROM llmspell_app, llmspell_operator;
 
@@ -77,7 +89,8 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA llmspell FROM PUBLIC;
 ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION llmspell.ensure_future_event_log_partitions() TO llmspell_app, llmspell_operator;
 GRANT EXECUTE ON FUNCTION llmspell.create_event_log_partition(date, date) TO llmspell_operator;
-GRANT EXECUTE ON FUNCTION llmspell.cleanup_old_event_log_partitions(timestamptz) TO llmspell_operator;
+GRANT EXECUTE ON FUNCTION llmspell.archive_event_log_partitions(timestamptz),
+    llmspell.cleanup_old_event_log_partitions(timestamptz) TO llmspell_operator;
 
 -- Every table and partition that exists gets the operator's policy. Default privileges give later tables the grants
 -- above and nothing else: each later migration calls apply_tenant_rls itself.

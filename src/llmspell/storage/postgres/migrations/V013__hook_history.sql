@@ -30,6 +30,7 @@ CREATE INDEX idx_hook_history_type ON llmspell.hook_history (tenant_id, hook_typ
 CREATE INDEX idx_hook_history_correlation ON llmspell.hook_history (tenant_id, correlation_id, timestamp DESC);
 CREATE INDEX idx_hook_history_retention ON llmspell.hook_history (tenant_id, retention_priority, timestamp);
 SELECT llmspell.apply_tenant_rls('llmspell.hook_history');
+SELECT llmspell.keep_to_calendar('llmspell.hook_history');
 
 -- Both run as the caller: a tenant reaches its own rows, the operator all.
 CREATE FUNCTION llmspell.cleanup_old_hook_executions(before timestamptz, min_retention_priority integer) RETURNS bigint

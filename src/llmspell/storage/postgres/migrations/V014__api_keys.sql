@@ -21,6 +21,7 @@ CREATE UNIQUE INDEX idx_api_keys_active ON llmspell.api_keys (tenant_id, service
 CREATE INDEX idx_api_keys_service ON llmspell.api_keys (tenant_id, service, created_at DESC);
 CREATE INDEX idx_api_keys_expires ON llmspell.api_keys (tenant_id, expires_at) WHERE expires_at IS NOT NULL;
 SELECT llmspell.apply_tenant_rls('llmspell.api_keys');
+SELECT llmspell.keep_to_calendar('llmspell.api_keys');
 
 -- All three run as the caller: a tenant reaches its own rows, the operator all.
 CREATE FUNCTION llmspell.cleanup_expired_api_keys(as_of timestamptz DEFAULT now()) RETURNS bigint

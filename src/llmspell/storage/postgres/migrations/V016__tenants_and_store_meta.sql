@@ -11,6 +11,7 @@ CREATE TABLE llmspell.tenants (
     CONSTRAINT valid_tenant_status CHECK (status IN ('active', 'suspended', 'deleted'))
 );
 SELECT llmspell.apply_tenant_rls('llmspell.tenants');
+SELECT llmspell.keep_to_calendar('llmspell.tenants');
 -- A tenant may register itself and read itself; only the operator changes one.
 REVOKE UPDATE, DELETE ON llmspell.tenants FROM llmspell_app;
 
@@ -21,6 +22,7 @@ CREATE TABLE llmspell.tenant_clocks (
     last_recorded timestamptz NOT NULL
 );
 SELECT llmspell.apply_tenant_rls('llmspell.tenant_clocks');
+SELECT llmspell.keep_to_calendar('llmspell.tenant_clocks');
 
 -- Facts of the store, not of a tenant: read by everybody, written by migrations.
 CREATE TABLE llmspell.store_meta (

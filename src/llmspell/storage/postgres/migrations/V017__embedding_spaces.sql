@@ -4,7 +4,8 @@
 --
 -- ann = false: found by exact search through the partial btree, so that an insert costs no HNSW maintenance (2-18 ms).
 -- A job promotes large spaces into the partial HNSW index; a search is the union of both.
--- HNSW parameters: 384 m 16 / ef 64, 768 16/128, 1536 24/256; 3072 goes through halfvec, as vector ends at 2,000.
+-- HNSW parameters: 384 m 16 / ef 64, 768 16/128, 1536 24/256; 3072 goes through halfvec, as vector ends at 2,000. It is
+-- brought to length 1 first: half precision rounds components below 6e-8 to zero, and knows none above 65,504.
 -- seq is the value of the space's change_seq at the last change of the row: caches in process catch up from it.
 
 CREATE TABLE llmspell.embedding_spaces (
@@ -24,6 +25,7 @@ CREATE TABLE llmspell.embedding_spaces (
     CONSTRAINT valid_space_state CHECK (state IN ('active', 'building', 'retired'))
 );
 SELECT llmspell.apply_tenant_rls('llmspell.embedding_spaces');
+SELECT llmspell.keep_to_calendar('llmspell.embedding_spaces');
 
 -- Existing rows become free vectors. The migrating role is subject to FORCE and would find none of them, so FORCE is
 -- lifted for the update, inside this transaction and under the exclusive lock that adding columns takes.
@@ -98,5 +100,5 @@ DROP INDEX llmspell.idx_vector_3072_scope;
 CREATE INDEX idx_vector_3072_scope ON llmspell.vector_embeddings_3072 (tenant_id, space_id, scope);
 CREATE INDEX idx_vector_3072_exact ON llmspell.vector_embeddings_3072 (tenant_id, space_id) WHERE NOT ann;
 CREATE INDEX idx_vector_3072_hnsw ON llmspell.vector_embeddings_3072
-    USING hnsw ((embedding::public.halfvec(3072)) public.halfvec_cosine_ops)
+    USING hnsw ((public.l2_normalize(embedding)::public.halfvec(3072)) public.halfvec_cosine_ops)
     WITH (m = 24, ef_construction = 256) WHERE ann;

@@ -32,8 +32,11 @@ CREATE INDEX idx_memories_session ON llmspell.memories (tenant_id, session, even
 CREATE INDEX idx_memories_type ON llmspell.memories (tenant_id, memory_type, event_at);
 CREATE INDEX idx_memories_accessed ON llmspell.memories (tenant_id, last_accessed_at);
 CREATE INDEX idx_memories_pending ON llmspell.memories (tenant_id, created_at) WHERE embedding_state = 'pending';
+CREATE INDEX idx_memories_space ON llmspell.memories (tenant_id, space_id, created_at, memory_id)
+    WHERE embedding_state = 'ready';
 CREATE INDEX idx_memories_unprocessed ON llmspell.memories (tenant_id, session) WHERE NOT processed;
 CREATE INDEX idx_memories_expires ON llmspell.memories (tenant_id, expires_at) WHERE expires_at IS NOT NULL;
+SELECT llmspell.keep_to_calendar('llmspell.memories');
 SELECT llmspell.apply_tenant_rls('llmspell.memories');
 
 -- Append-only in use: answers history, and what was known when. UPDATE and DELETE stay granted for `forget`, which is
@@ -52,8 +55,10 @@ CREATE TABLE llmspell.memory_versions (
     recorded_at timestamptz NOT NULL,
     actor text COLLATE "C",
     reason text,
+    expires_at timestamptz,
     PRIMARY KEY (tenant_id, memory_id, version),
     CONSTRAINT valid_memory_operation CHECK (operation IN ('add', 'update', 'delete', 'restore', 'forget'))
 );
 CREATE INDEX idx_memory_versions_recorded ON llmspell.memory_versions (tenant_id, recorded_at);
+SELECT llmspell.keep_to_calendar('llmspell.memory_versions');
 SELECT llmspell.apply_tenant_rls('llmspell.memory_versions');

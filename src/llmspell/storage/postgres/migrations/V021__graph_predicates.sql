@@ -14,6 +14,7 @@ CREATE TABLE llmspell.predicates (
     CONSTRAINT valid_cardinality CHECK (cardinality IN ('one', 'many'))
 );
 SELECT llmspell.apply_tenant_rls('llmspell.predicates');
+SELECT llmspell.keep_to_calendar('llmspell.predicates');
 
 ALTER TABLE llmspell.entities
     ADD COLUMN actor text,

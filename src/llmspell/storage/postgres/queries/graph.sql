@@ -80,9 +80,9 @@ WHERE e.tenant_id = :tenant_id AND e.name > :after AND e.transaction_time_start 
 ORDER BY e.name LIMIT :limit;
 
 -- name: mentioned -> rows
--- Entities believed and true now that have one of these case-folded names.
+-- Entities true at an instant, as known at another, that have one of these case-folded names.
 SELECT {entity} FROM llmspell.entities e
-WHERE e.tenant_id = :tenant_id AND e.name_folded = ANY(:names::text[]) AND e.transaction_time_end = :forever AND e.valid_time_start <= :as_of AND e.valid_time_end > :as_of
+WHERE e.tenant_id = :tenant_id AND e.name_folded = ANY(:names::text[]) AND e.transaction_time_start <= :known AND e.transaction_time_end > :known AND e.valid_time_start <= :as_of AND e.valid_time_end > :as_of
 ORDER BY e.name LIMIT :limit;
 
 -- name: entity_history -> rows
@@ -139,17 +139,32 @@ SELECT {fact}
 FROM llmspell.relationships r
 WHERE r.tenant_id = :tenant_id AND r.to_entity = :id AND r.from_entity <> :id AND r.transaction_time_end = :forever;
 
--- name: fact_id -> value
--- The id that a fact had before, unless a correction has made it another fact.
-SELECT r.relationship_id FROM llmspell.relationships r
-WHERE r.tenant_id = :tenant_id AND r.from_entity = :subject AND r.relationship_type = :predicate
-  AND r.to_entity = :object
-  AND NOT EXISTS (
-    SELECT 1 FROM llmspell.relationships x
-    WHERE x.tenant_id = :tenant_id AND x.relationship_id = r.relationship_id AND x.transaction_time_end = :forever
-      AND x.to_entity <> :object
+-- name: asserting -> row
+-- What an assertion must know: the cardinality of the predicate, both entities and whether they are believed, and the id
+-- that the fact had before, unless a correction has made it another fact.
+SELECT
+  (SELECT p.cardinality FROM llmspell.predicates p WHERE p.tenant_id = :tenant_id AND p.predicate = :predicate),
+  s.entity_id, s.believed, o.entity_id, o.believed,
+  (
+    SELECT r.relationship_id FROM llmspell.relationships r
+    WHERE r.tenant_id = :tenant_id AND r.from_entity = s.entity_id AND r.relationship_type = :predicate
+      AND r.to_entity = o.entity_id
+      AND NOT EXISTS (
+        SELECT 1 FROM llmspell.relationships x
+        WHERE x.tenant_id = :tenant_id AND x.relationship_id = r.relationship_id AND x.transaction_time_end = :forever
+          AND x.to_entity <> o.entity_id
+      )
+    ORDER BY r.transaction_time_start DESC, r.relationship_id LIMIT 1
   )
-ORDER BY r.transaction_time_start DESC, r.relationship_id LIMIT 1;
+FROM (SELECT 1) one
+LEFT JOIN (
+  SELECT e.entity_id, e.transaction_time_end = :forever AS believed FROM llmspell.entities e
+  WHERE e.tenant_id = :tenant_id AND e.name = :subject ORDER BY e.transaction_time_end DESC LIMIT 1
+) s ON TRUE
+LEFT JOIN (
+  SELECT e.entity_id, e.transaction_time_end = :forever AS believed FROM llmspell.entities e
+  WHERE e.tenant_id = :tenant_id AND e.name = :object ORDER BY e.transaction_time_end DESC LIMIT 1
+) o ON TRUE;
 
 -- name: facts -> rows
 -- Facts as known at an instant, under conditions on their parts.
@@ -170,6 +185,22 @@ SELECT * FROM (
   FROM llmspell.relationships r
   WHERE r.tenant_id = :tenant_id AND r.to_entity = ANY(:incoming::uuid[])
     AND r.from_entity <> ALL(:outgoing::uuid[])
+    AND r.transaction_time_start <= :known AND r.transaction_time_end > :known AND r.valid_time_start <= :as_of AND r.valid_time_end > :as_of AND {filters}
+) f
+ORDER BY f.relationship_type, f.valid_time_start, f.relationship_id LIMIT :limit;
+
+-- name: touching_name -> rows
+-- Facts that touch the entity of a name (NULL: none), true at an instant, as known at another.
+SELECT * FROM (
+  SELECT {fact}
+  FROM llmspell.relationships r
+  WHERE r.tenant_id = :tenant_id AND r.from_entity = (SELECT e.entity_id FROM llmspell.entities e WHERE e.tenant_id = :tenant_id AND e.name = :outgoing ORDER BY e.transaction_time_end LIMIT 1)
+    AND r.transaction_time_start <= :known AND r.transaction_time_end > :known AND r.valid_time_start <= :as_of AND r.valid_time_end > :as_of AND {filters}
+  UNION ALL
+  SELECT {fact}
+  FROM llmspell.relationships r
+  WHERE r.tenant_id = :tenant_id AND r.to_entity = (SELECT e.entity_id FROM llmspell.entities e WHERE e.tenant_id = :tenant_id AND e.name = :incoming ORDER BY e.transaction_time_end LIMIT 1)
+    AND r.from_entity IS DISTINCT FROM (SELECT e.entity_id FROM llmspell.entities e WHERE e.tenant_id = :tenant_id AND e.name = :outgoing ORDER BY e.transaction_time_end LIMIT 1)
     AND r.transaction_time_start <= :known AND r.transaction_time_end > :known AND r.valid_time_start <= :as_of AND r.valid_time_end > :as_of AND {filters}
 ) f
 ORDER BY f.relationship_type, f.valid_time_start, f.relationship_id LIMIT :limit;
@@ -195,17 +226,18 @@ DELETE FROM llmspell.relationships
 WHERE tenant_id = :tenant_id AND (relationship_id, transaction_time_start, valid_time_start) IN (
   SELECT r.relationship_id, r.transaction_time_start, r.valid_time_start FROM llmspell.relationships r
   WHERE r.tenant_id = :tenant_id AND r.transaction_time_end < :before
-  ORDER BY r.transaction_time_end, r.relationship_id LIMIT :limit
+  ORDER BY r.transaction_time_end, r.relationship_id, r.transaction_time_start, r.valid_time_start LIMIT :limit
 );
 
 -- name: prune_entities -> count
--- Delete versions of entities whose belief ended before an instant; the last one stays, for facts that name it.
+-- Delete versions of entities whose belief ended before an instant; the last one stays, so that the name keeps its id.
 DELETE FROM llmspell.entities
 WHERE tenant_id = :tenant_id AND (entity_id, transaction_time_start, valid_time_start) IN (
   SELECT e.entity_id, e.transaction_time_start, e.valid_time_start FROM llmspell.entities e
   WHERE e.tenant_id = :tenant_id AND e.transaction_time_end < :before AND EXISTS (
     SELECT 1 FROM llmspell.entities k
-    WHERE k.tenant_id = :tenant_id AND k.entity_id = e.entity_id AND k.transaction_time_end >= :before
+    WHERE k.tenant_id = :tenant_id AND k.entity_id = e.entity_id
+      AND (k.transaction_time_start, k.valid_time_start) > (e.transaction_time_start, e.valid_time_start)
   )
-  ORDER BY e.transaction_time_end, e.entity_id LIMIT :limit
+  ORDER BY e.transaction_time_end, e.entity_id, e.transaction_time_start, e.valid_time_start LIMIT :limit
 );

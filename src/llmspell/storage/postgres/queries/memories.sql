@@ -1,3 +1,6 @@
+-- (SELECT :tenant_id) hides the value where memories are looked up by id: a planner that finds it in no statistics would expect one
+-- row of this tenant, and read all of them instead.
+
 -- fragment: memory
 m.memory_id, m.content, m.session, m.role, m.memory_type, m.metadata, m.event_at, m.created_at, m.updated_at,
   m.last_accessed_at, m.version, m.processed, m.embedding_state, m.token_count, m.expires_at;
@@ -14,20 +17,21 @@ VALUES (:tenant_id, :id, :session, :role, :kind, :content, :metadata, :at, :crea
 -- Append one entry to a memory's history.
 INSERT INTO llmspell.memory_versions
   (tenant_id, memory_id, version, operation, content, metadata, session, role, memory_type, event_at, recorded_at,
-   actor, reason)
-VALUES (:tenant_id, :id, :version, :operation, :content, :metadata, :session, :role, :kind, :at, :now, :actor, :reason);
+   actor, reason, expires_at)
+VALUES (:tenant_id, :id, :version, :operation, :content, :metadata, :session, :role, :kind, :at, :now, :actor, :reason,
+   :expires_at);
 
 -- name: get_batch -> rows
 -- Live memories by id.
 SELECT {memory}
 FROM llmspell.memories m
-WHERE m.tenant_id = :tenant_id AND m.memory_id = ANY(:ids::uuid[]) AND (m.expires_at IS NULL OR m.expires_at > :now);
+WHERE m.tenant_id = (SELECT :tenant_id) AND m.memory_id = ANY(:ids::uuid[]) AND (m.expires_at IS NULL OR m.expires_at > :now);
 
 -- name: current -> rows
 -- Live memories about to be changed, with where their embeddings and terms are; other writers wait.
 SELECT {memory}, m.space_id, m.text_length
 FROM llmspell.memories m
-WHERE m.tenant_id = :tenant_id AND m.memory_id = ANY(:ids::uuid[]) AND (m.expires_at IS NULL OR m.expires_at > :now)
+WHERE m.tenant_id = (SELECT :tenant_id) AND m.memory_id = ANY(:ids::uuid[]) AND (m.expires_at IS NULL OR m.expires_at > :now)
 ORDER BY m.memory_id FOR UPDATE;
 
 -- name: update -> count
@@ -36,28 +40,34 @@ UPDATE llmspell.memories
 SET session = :session, role = :role, memory_type = :kind, content = :content, metadata = :metadata, event_at = :at,
     updated_at = :now, version = :version, embedding_state = :embedding_state, space_id = :space_id,
     token_count = :token_count, text_length = :text_length
-WHERE tenant_id = :tenant_id AND memory_id = :id;
+WHERE tenant_id = (SELECT :tenant_id) AND memory_id = :id;
 
 -- name: delete -> count
 -- Delete current rows; history stays.
-DELETE FROM llmspell.memories WHERE tenant_id = :tenant_id AND memory_id = ANY(:ids::uuid[]);
+DELETE FROM llmspell.memories WHERE tenant_id = (SELECT :tenant_id) AND memory_id = ANY(:ids::uuid[]);
 
 -- name: exists -> value
 -- One when there is a current row, live or expired.
-SELECT 1 FROM llmspell.memories WHERE tenant_id = :tenant_id AND memory_id = :id;
+SELECT 1 FROM llmspell.memories WHERE tenant_id = (SELECT :tenant_id) AND memory_id = :id;
 
 -- name: history -> rows
 -- Every version of a memory, oldest first.
-SELECT memory_id, version, operation, content, session, role, memory_type, metadata, event_at, recorded_at, actor, reason
+SELECT memory_id, version, operation, content, session, role, memory_type, metadata, event_at, recorded_at, actor, reason,
+  expires_at
 FROM llmspell.memory_versions
-WHERE tenant_id = :tenant_id AND memory_id = :id
+WHERE tenant_id = (SELECT :tenant_id) AND memory_id = :id
 ORDER BY version;
+
+-- name: taken -> rows
+-- Those of several ids that have a history, whether or not there is a row.
+SELECT DISTINCT m.memory_id FROM llmspell.memory_versions m
+WHERE m.tenant_id = (SELECT :tenant_id) AND m.memory_id = ANY(:ids::uuid[]);
 
 -- name: redact_versions -> count
 -- Erase the contents of a memory's history.
 UPDATE llmspell.memory_versions
-SET content = NULL, metadata = NULL, session = NULL, role = NULL, reason = NULL
-WHERE tenant_id = :tenant_id AND memory_id = :id;
+SET content = NULL, metadata = NULL, session = NULL, role = NULL, reason = NULL, expires_at = NULL
+WHERE tenant_id = (SELECT :tenant_id) AND memory_id = :id;
 
 -- name: count -> value
 -- How many live memories match.
@@ -72,18 +82,20 @@ WHERE m.tenant_id = :tenant_id AND (m.expires_at IS NULL OR m.expires_at > :now)
 ORDER BY m.created_at DESC, m.memory_id DESC LIMIT :limit OFFSET :offset;
 
 -- name: adjacent -> rows
--- The live memories just before and just after each of several in its session.
-SELECT m.memory_id,
-  (SELECT n.memory_id FROM llmspell.memories n
-   WHERE n.tenant_id = :tenant_id AND n.session = m.session
-     AND (n.event_at, n.memory_id) < (m.event_at, m.memory_id) AND (n.expires_at IS NULL OR n.expires_at > :now)
-   ORDER BY n.event_at DESC, n.memory_id DESC LIMIT 1) AS preceding,
-  (SELECT n.memory_id FROM llmspell.memories n
-   WHERE n.tenant_id = :tenant_id AND n.session = m.session
-     AND (n.event_at, n.memory_id) > (m.event_at, m.memory_id) AND (n.expires_at IS NULL OR n.expires_at > :now)
-   ORDER BY n.event_at, n.memory_id LIMIT 1) AS following
-FROM llmspell.memories m
-WHERE m.tenant_id = :tenant_id AND m.memory_id = ANY(:ids::uuid[]) AND (m.expires_at IS NULL OR m.expires_at > :now);
+-- The live memories that match, just before and just after each of several in its session.
+SELECT a.memory_id,
+  (SELECT m.memory_id FROM llmspell.memories m
+   WHERE m.tenant_id = :tenant_id AND m.session = a.session
+     AND (m.event_at, m.memory_id) < (a.event_at, a.memory_id)
+     AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+   ORDER BY m.event_at DESC, m.memory_id DESC LIMIT 1) AS preceding,
+  (SELECT m.memory_id FROM llmspell.memories m
+   WHERE m.tenant_id = :tenant_id AND m.session = a.session
+     AND (m.event_at, m.memory_id) > (a.event_at, a.memory_id)
+     AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+   ORDER BY m.event_at, m.memory_id LIMIT 1) AS following
+FROM llmspell.memories a
+WHERE a.tenant_id = :tenant_id AND a.memory_id = ANY(:ids::uuid[]) AND (a.expires_at IS NULL OR a.expires_at > :now);
 
 -- name: pending -> rows
 -- Memories that wait for an embedding, oldest first.
@@ -92,30 +104,59 @@ FROM llmspell.memories m
 WHERE m.tenant_id = :tenant_id AND m.embedding_state = 'pending' AND (m.expires_at IS NULL OR m.expires_at > :now)
 ORDER BY m.created_at, m.memory_id LIMIT :limit;
 
+-- name: embedded_elsewhere -> rows
+-- Memories whose embedding is in another space, in the order of their index.
+SELECT * FROM (
+  SELECT {memory}, m.space_id FROM llmspell.memories m
+  WHERE m.tenant_id = :tenant_id AND m.embedding_state = 'ready' AND m.space_id < :space_id::text AND (m.expires_at IS NULL OR m.expires_at > :now)
+  ORDER BY m.space_id, m.created_at, m.memory_id LIMIT :limit
+) AS lower
+UNION ALL SELECT * FROM (
+  SELECT {memory}, m.space_id FROM llmspell.memories m
+  WHERE m.tenant_id = :tenant_id AND m.embedding_state = 'ready' AND m.space_id > :space_id::text AND (m.expires_at IS NULL OR m.expires_at > :now)
+  ORDER BY m.space_id, m.created_at, m.memory_id LIMIT :limit
+) AS higher
+ORDER BY space_id, created_at, memory_id LIMIT :limit;
+
 -- name: count_pending -> value
--- How many memories wait for an embedding.
-SELECT count(*) FROM llmspell.memories m
-WHERE m.tenant_id = :tenant_id AND m.embedding_state = 'pending' AND (m.expires_at IS NULL OR m.expires_at > :now);
+-- How many memories wait for an embedding, or have it in another space.
+SELECT (
+  SELECT count(*) FROM llmspell.memories m
+  WHERE m.tenant_id = :tenant_id AND m.embedding_state = 'pending' AND (m.expires_at IS NULL OR m.expires_at > :now)
+) + (
+  SELECT count(*) FROM llmspell.memories m
+  WHERE m.tenant_id = :tenant_id AND m.embedding_state = 'ready' AND m.space_id < :space_id::text AND (m.expires_at IS NULL OR m.expires_at > :now)
+) + (
+  SELECT count(*) FROM llmspell.memories m
+  WHERE m.tenant_id = :tenant_id AND m.embedding_state = 'ready' AND m.space_id > :space_id::text AND (m.expires_at IS NULL OR m.expires_at > :now)
+);
+
+-- name: lock_versions -> rows
+-- The versions of live memories, in the order of ids; other writers wait.
+SELECT m.memory_id, m.version FROM llmspell.memories m
+WHERE m.tenant_id = (SELECT :tenant_id) AND m.memory_id = ANY(:ids::uuid[]) AND (m.expires_at IS NULL OR m.expires_at > :now)
+ORDER BY m.memory_id FOR UPDATE;
 
 -- name: mark_embedded -> count
--- Note that a memory has its embedding, unless it has changed since.
-UPDATE llmspell.memories SET embedding_state = 'ready', space_id = :space_id
-WHERE tenant_id = :tenant_id AND memory_id = :id AND version = :version AND (expires_at IS NULL OR expires_at > :now);
+-- Note that memories have their embedding.
+UPDATE llmspell.memories AS m SET embedding_state = 'ready', space_id = :space_id
+WHERE m.tenant_id = (SELECT :tenant_id) AND m.memory_id = ANY(:ids::uuid[]);
 
 -- name: mark_failed -> count
 -- Note that memories could not be embedded.
 UPDATE llmspell.memories SET embedding_state = 'failed'
-WHERE tenant_id = :tenant_id AND memory_id = ANY(:ids::uuid[]) AND embedding_state = 'pending';
+WHERE tenant_id = (SELECT :tenant_id) AND memory_id = ANY(:ids::uuid[])
+  AND (embedding_state = 'pending' OR (embedding_state = 'ready' AND space_id <> :space_id::text));
 
 -- name: touch -> count
 -- Note that live memories were read.
 UPDATE llmspell.memories SET last_accessed_at = :now
-WHERE tenant_id = :tenant_id AND memory_id = ANY(:ids::uuid[]) AND (expires_at IS NULL OR expires_at > :now);
+WHERE tenant_id = (SELECT :tenant_id) AND memory_id = ANY(:ids::uuid[]) AND (expires_at IS NULL OR expires_at > :now);
 
 -- name: mark_processed -> count
 -- Note that live memories were consolidated.
 UPDATE llmspell.memories SET processed = TRUE
-WHERE tenant_id = :tenant_id AND memory_id = ANY(:ids::uuid[]) AND (expires_at IS NULL OR expires_at > :now);
+WHERE tenant_id = (SELECT :tenant_id) AND memory_id = ANY(:ids::uuid[]) AND (expires_at IS NULL OR expires_at > :now);
 
 -- name: unprocessed_sessions -> rows
 -- Sessions with memories that are not consolidated.
@@ -128,6 +169,12 @@ ORDER BY m.session LIMIT :limit;
 SELECT m.memory_id FROM llmspell.memories m
 WHERE m.tenant_id = :tenant_id AND m.event_at < :before AND (m.expires_at IS NULL OR m.expires_at > :now)
 ORDER BY m.event_at, m.memory_id LIMIT :limit;
+
+-- name: past_expiry -> rows
+-- Memories that have expired and are not deleted yet.
+SELECT m.memory_id FROM llmspell.memories m
+WHERE m.tenant_id = :tenant_id AND m.expires_at IS NOT NULL AND m.expires_at <= :now
+ORDER BY m.expires_at, m.memory_id LIMIT :limit;
 
 -- name: page_by_at_desc -> rows
 -- Live memories that match, beyond a position.

@@ -16,7 +16,7 @@ SELECT owner_id, score FROM tail
 UNION ALL SELECT NULL::uuid, CASE WHEN p.yes THEN 1.0::float8 ELSE 0.0::float8 END FROM promoted p;
 
 -- name: free_union_{dim} -> rows
--- Nearest free vectors: the exact tail and the approximate index; the last row says whether the space is in it.
+-- Nearest free vectors: the exact tail and the approximate index; the last row says whether the space is in it (1), and whether that gave too few (2).
 -- only: this database searches by itself
 WITH promoted AS MATERIALIZED (
   SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s
@@ -33,7 +33,8 @@ near AS (
   SELECT v.owner_id, v.embedding OPERATOR(public.<=>) :query::public.vector AS distance
   FROM llmspell.vector_embeddings_{dim} v
   WHERE (SELECT p.yes AND set_config('hnsw.iterative_scan', 'relaxed_order', true) <> ''
-      AND set_config('hnsw.ef_search', :ef_search, true) <> '' FROM promoted p)
+      AND set_config('hnsw.ef_search', :ef_search, true) <> ''
+      AND set_config('hnsw.max_scan_tuples', :max_scan_tuples, true) <> '' FROM promoted p)
     AND v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id
     AND (:scope::text IS NULL OR v.scope = :scope::text) AND {filters}
   ORDER BY v.embedding OPERATOR(public.<=>) :query::public.vector LIMIT :candidates
@@ -43,10 +44,16 @@ best AS (
   ORDER BY score DESC, owner_id LIMIT :limit
 )
 SELECT owner_id, score FROM best
-UNION ALL SELECT NULL::uuid, CASE WHEN p.yes THEN 1.0::float8 ELSE 0.0::float8 END FROM promoted p;
+UNION ALL SELECT NULL::uuid, CASE
+  WHEN NOT p.yes THEN 0.0::float8
+  WHEN (SELECT count(*) FROM near) < :candidates::int8 AND EXISTS (
+    SELECT FROM llmspell.vector_embeddings_{dim} v
+    WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET (SELECT count(*) FROM near)
+  ) THEN 2.0::float8
+  ELSE 1.0::float8 END FROM promoted p;
 
 -- name: free_half -> rows
--- Nearest free vectors of 3,072 dimensions: the index holds half precision, so its candidates are scored again in full.
+-- Nearest free vectors of 3,072 dimensions: the index holds half precision, so its candidates are scored again in full; the last row as of the union.
 -- only: this database searches by itself
 WITH promoted AS MATERIALIZED (
   SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s
@@ -63,17 +70,25 @@ near AS (
   SELECT v.owner_id, v.embedding OPERATOR(public.<=>) :query::public.vector AS distance
   FROM llmspell.vector_embeddings_3072 v
   WHERE (SELECT p.yes AND set_config('hnsw.iterative_scan', 'relaxed_order', true) <> ''
-      AND set_config('hnsw.ef_search', :ef_search, true) <> '' FROM promoted p)
+      AND set_config('hnsw.ef_search', :ef_search, true) <> ''
+      AND set_config('hnsw.max_scan_tuples', :max_scan_tuples, true) <> '' FROM promoted p)
     AND v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id
     AND (:scope::text IS NULL OR v.scope = :scope::text) AND {filters}
-  ORDER BY v.embedding::public.halfvec(3072) OPERATOR(public.<=>) :query::public.vector::public.halfvec(3072) LIMIT :candidates
+  ORDER BY public.l2_normalize(v.embedding)::public.halfvec(3072)
+    OPERATOR(public.<=>) public.l2_normalize(:query::public.vector)::public.halfvec(3072) LIMIT :candidates
 ),
 best AS (
   SELECT owner_id, score FROM (SELECT owner_id, score FROM tail UNION ALL SELECT owner_id, floor((1 - (distance)) * 1000000 + 0.5) / 1000000 AS score FROM near) AS f
   ORDER BY score DESC, owner_id LIMIT :limit
 )
 SELECT owner_id, score FROM best
-UNION ALL SELECT NULL::uuid, CASE WHEN p.yes THEN 1.0::float8 ELSE 0.0::float8 END FROM promoted p;
+UNION ALL SELECT NULL::uuid, CASE
+  WHEN NOT p.yes THEN 0.0::float8
+  WHEN (SELECT count(*) FROM near) < :candidates::int8 AND EXISTS (
+    SELECT FROM llmspell.vector_embeddings_3072 v
+    WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET (SELECT count(*) FROM near)
+  ) THEN 2.0::float8
+  ELSE 1.0::float8 END FROM promoted p;
 
 -- name: free_exact_{dim} -> rows
 -- Nearest free vectors, all of them compared: for a promoted space whose index gave too few.
@@ -88,23 +103,30 @@ SELECT owner_id, score FROM (
 
 -- name: memories_{dim} -> rows
 -- Nearest live memories by their best window outside the approximate index, all compared; the last row says whether the space has some inside as well.
+-- Vectors and memories meet in one grouping, not in a join: of a tenant unknown to the planner a join may take n x n steps.
 -- only: this database searches by itself
 WITH promoted AS MATERIALIZED (
   SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s
   WHERE s.tenant_id = :tenant_id AND s.space_id = :space_id
 ),
 tail AS (
-  SELECT v.owner_id, max(floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000) AS score
-  FROM llmspell.vector_embeddings_{dim} v
-  JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = v.owner_id
-  WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
-  GROUP BY v.owner_id ORDER BY score DESC, v.owner_id LIMIT :limit
+  SELECT owner_id, max(score) AS score
+  FROM (
+    SELECT v.owner_id, floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000 AS score, FALSE AS live
+    FROM llmspell.vector_embeddings_{dim} v
+    WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id
+    UNION ALL
+    SELECT m.memory_id, NULL, TRUE FROM llmspell.memories m
+    WHERE m.tenant_id = :tenant_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+  ) AS either
+  GROUP BY owner_id HAVING bool_or(live) AND count(score) > 0 ORDER BY score DESC, owner_id LIMIT :limit
 )
 SELECT owner_id, score FROM tail
 UNION ALL SELECT NULL::uuid, CASE WHEN p.yes THEN 1.0::float8 ELSE 0.0::float8 END FROM promoted p;
 
 -- name: memories_union_{dim} -> rows
--- Nearest live memories by their best window: the exact tail and the approximate index; the last row says whether the space is in it.
+-- Nearest live memories by their best window: the exact tail and the approximate index; the last row says whether the space is in it (1), and whether that gave too few (2).
+-- (SELECT :tenant_id) hides the value: a tenant is taken for an average one, and each memory is looked up by its key.
 -- only: this database searches by itself
 WITH promoted AS MATERIALIZED (
   SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s
@@ -113,16 +135,20 @@ WITH promoted AS MATERIALIZED (
 tail AS (
   SELECT v.owner_id, max(floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000) AS score
   FROM llmspell.vector_embeddings_{dim} v
-  JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = v.owner_id
-  WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+  CROSS JOIN LATERAL (
+    SELECT FROM llmspell.memories m
+    WHERE m.tenant_id = (SELECT :tenant_id) AND m.memory_id = v.owner_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters} OFFSET 0
+  ) AS alive
+  WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id
   GROUP BY v.owner_id ORDER BY score DESC, v.owner_id LIMIT :limit
 ),
 near AS (
   SELECT v.owner_id, v.embedding OPERATOR(public.<=>) :query::public.vector AS distance
   FROM llmspell.vector_embeddings_{dim} v
-  JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = v.owner_id
+  JOIN llmspell.memories m ON m.tenant_id = (SELECT :tenant_id) AND m.memory_id = v.owner_id
   WHERE (SELECT p.yes AND set_config('hnsw.iterative_scan', 'relaxed_order', true) <> ''
-      AND set_config('hnsw.ef_search', :ef_search, true) <> '' FROM promoted p)
+      AND set_config('hnsw.ef_search', :ef_search, true) <> ''
+      AND set_config('hnsw.max_scan_tuples', :max_scan_tuples, true) <> '' FROM promoted p)
     AND v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
   ORDER BY v.embedding OPERATOR(public.<=>) :query::public.vector LIMIT :candidates
 ),
@@ -131,10 +157,17 @@ best AS (
   ORDER BY score DESC, owner_id LIMIT :limit
 )
 SELECT owner_id, score FROM best
-UNION ALL SELECT NULL::uuid, CASE WHEN p.yes THEN 1.0::float8 ELSE 0.0::float8 END FROM promoted p;
+UNION ALL SELECT NULL::uuid, CASE
+  WHEN NOT p.yes THEN 0.0::float8
+  WHEN (SELECT count(*) FROM near) < :candidates::int8 AND EXISTS (
+    SELECT FROM llmspell.vector_embeddings_{dim} v
+    WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET (SELECT count(*) FROM near)
+  ) THEN 2.0::float8
+  ELSE 1.0::float8 END FROM promoted p;
 
 -- name: memories_half -> rows
--- Nearest live memories by their best window of 3,072 dimensions: the index holds half precision, so its candidates are scored again in full.
+-- Nearest live memories by their best window of 3,072 dimensions: the index holds half precision, so its candidates are scored again in full; the last row as of the union.
+-- (SELECT :tenant_id) hides the value: a tenant is taken for an average one, and each memory is looked up by its key.
 -- only: this database searches by itself
 WITH promoted AS MATERIALIZED (
   SELECT coalesce(bool_or(s.ann_promoted), FALSE) AS yes FROM llmspell.embedding_spaces s
@@ -143,35 +176,52 @@ WITH promoted AS MATERIALIZED (
 tail AS (
   SELECT v.owner_id, max(floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000) AS score
   FROM llmspell.vector_embeddings_3072 v
-  JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = v.owner_id
-  WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+  CROSS JOIN LATERAL (
+    SELECT FROM llmspell.memories m
+    WHERE m.tenant_id = (SELECT :tenant_id) AND m.memory_id = v.owner_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters} OFFSET 0
+  ) AS alive
+  WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id
   GROUP BY v.owner_id ORDER BY score DESC, v.owner_id LIMIT :limit
 ),
 near AS (
   SELECT v.owner_id, v.embedding OPERATOR(public.<=>) :query::public.vector AS distance
   FROM llmspell.vector_embeddings_3072 v
-  JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = v.owner_id
+  JOIN llmspell.memories m ON m.tenant_id = (SELECT :tenant_id) AND m.memory_id = v.owner_id
   WHERE (SELECT p.yes AND set_config('hnsw.iterative_scan', 'relaxed_order', true) <> ''
-      AND set_config('hnsw.ef_search', :ef_search, true) <> '' FROM promoted p)
+      AND set_config('hnsw.ef_search', :ef_search, true) <> ''
+      AND set_config('hnsw.max_scan_tuples', :max_scan_tuples, true) <> '' FROM promoted p)
     AND v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
-  ORDER BY v.embedding::public.halfvec(3072) OPERATOR(public.<=>) :query::public.vector::public.halfvec(3072) LIMIT :candidates
+  ORDER BY public.l2_normalize(v.embedding)::public.halfvec(3072)
+    OPERATOR(public.<=>) public.l2_normalize(:query::public.vector)::public.halfvec(3072) LIMIT :candidates
 ),
 best AS (
   SELECT owner_id, max(score) AS score FROM (SELECT owner_id, score FROM tail UNION ALL SELECT owner_id, max(floor((1 - (distance)) * 1000000 + 0.5) / 1000000) AS score FROM near GROUP BY owner_id) AS f GROUP BY owner_id
   ORDER BY score DESC, owner_id LIMIT :limit
 )
 SELECT owner_id, score FROM best
-UNION ALL SELECT NULL::uuid, CASE WHEN p.yes THEN 1.0::float8 ELSE 0.0::float8 END FROM promoted p;
+UNION ALL SELECT NULL::uuid, CASE
+  WHEN NOT p.yes THEN 0.0::float8
+  WHEN (SELECT count(*) FROM near) < :candidates::int8 AND EXISTS (
+    SELECT FROM llmspell.vector_embeddings_3072 v
+    WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET (SELECT count(*) FROM near)
+  ) THEN 2.0::float8
+  ELSE 1.0::float8 END FROM promoted p;
 
 -- name: memories_exact_{dim} -> rows
 -- Nearest live memories by their best window, all of them compared: for a promoted space whose index gave too few.
+-- Vectors and memories meet in one grouping, not in a join: of a tenant unknown to the planner a join may take n x n steps.
 -- only: this database searches by itself
 SELECT owner_id, score FROM (
-  SELECT v.owner_id, max(floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000) AS score
-  FROM llmspell.vector_embeddings_{dim} v
-  JOIN llmspell.memories m ON m.tenant_id = :tenant_id AND m.memory_id = v.owner_id
-  WHERE v.tenant_id = :tenant_id AND v.space_id = :space_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
-  GROUP BY v.owner_id ORDER BY score DESC, v.owner_id LIMIT :limit
+  SELECT owner_id, max(score) AS score
+  FROM (
+    SELECT v.owner_id, floor((1 - (v.embedding OPERATOR(public.<=>) :query::public.vector)) * 1000000 + 0.5) / 1000000 AS score, FALSE AS live
+    FROM llmspell.vector_embeddings_{dim} v
+    WHERE v.tenant_id = :tenant_id AND v.space_id = :space_id
+    UNION ALL
+    SELECT m.memory_id, NULL, TRUE FROM llmspell.memories m
+    WHERE m.tenant_id = :tenant_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
+  ) AS either
+  GROUP BY owner_id HAVING bool_or(live) AND count(score) > 0 ORDER BY score DESC, owner_id LIMIT :limit
 ) AS f;
 
 -- name: promote_{dim} -> count

@@ -1,3 +1,5 @@
+-- (SELECT :tenant_id): as in memories.sql.
+
 -- name: insert_{dim} -> count
 -- Store one vector; `owner_id` is the vector itself, or the memory that it belongs to.
 INSERT INTO llmspell.vector_embeddings_{dim}
@@ -6,42 +8,42 @@ VALUES (:tenant_id, :id, :space_id, :owner_id, :part_no, :scope, :embedding, :me
 
 -- name: taken -> value
 -- One of several ids that a vector of any dimension has already.
-SELECT id FROM llmspell.vector_embeddings_384 WHERE tenant_id = :tenant_id AND id = ANY(:ids::uuid[])
+SELECT id FROM llmspell.vector_embeddings_384 WHERE tenant_id = (SELECT :tenant_id) AND id = ANY(:ids::uuid[])
 UNION ALL
-SELECT id FROM llmspell.vector_embeddings_768 WHERE tenant_id = :tenant_id AND id = ANY(:ids::uuid[])
+SELECT id FROM llmspell.vector_embeddings_768 WHERE tenant_id = (SELECT :tenant_id) AND id = ANY(:ids::uuid[])
 UNION ALL
-SELECT id FROM llmspell.vector_embeddings_1536 WHERE tenant_id = :tenant_id AND id = ANY(:ids::uuid[])
+SELECT id FROM llmspell.vector_embeddings_1536 WHERE tenant_id = (SELECT :tenant_id) AND id = ANY(:ids::uuid[])
 UNION ALL
-SELECT id FROM llmspell.vector_embeddings_3072 WHERE tenant_id = :tenant_id AND id = ANY(:ids::uuid[])
+SELECT id FROM llmspell.vector_embeddings_3072 WHERE tenant_id = (SELECT :tenant_id) AND id = ANY(:ids::uuid[])
 ORDER BY 1 LIMIT 1;
 
 -- name: get -> row
 -- A free vector, whatever its dimension.
 SELECT id, scope, embedding, metadata, created_at, updated_at FROM llmspell.vector_embeddings_384
-WHERE tenant_id = :tenant_id AND id = :id AND space_id = 'free-384'
+WHERE tenant_id = (SELECT :tenant_id) AND id = :id AND space_id = 'free-384'
 UNION ALL
 SELECT id, scope, embedding, metadata, created_at, updated_at FROM llmspell.vector_embeddings_768
-WHERE tenant_id = :tenant_id AND id = :id AND space_id = 'free-768'
+WHERE tenant_id = (SELECT :tenant_id) AND id = :id AND space_id = 'free-768'
 UNION ALL
 SELECT id, scope, embedding, metadata, created_at, updated_at FROM llmspell.vector_embeddings_1536
-WHERE tenant_id = :tenant_id AND id = :id AND space_id = 'free-1536'
+WHERE tenant_id = (SELECT :tenant_id) AND id = :id AND space_id = 'free-1536'
 UNION ALL
 SELECT id, scope, embedding, metadata, created_at, updated_at FROM llmspell.vector_embeddings_3072
-WHERE tenant_id = :tenant_id AND id = :id AND space_id = 'free-3072';
+WHERE tenant_id = (SELECT :tenant_id) AND id = :id AND space_id = 'free-3072';
 
 -- name: hydrate_{dim} -> rows
 -- The free vectors behind search results.
 SELECT id, scope, embedding, metadata, created_at, updated_at FROM llmspell.vector_embeddings_{dim}
-WHERE tenant_id = :tenant_id AND id = ANY(:ids::uuid[]) AND space_id = 'free-{dim}';
+WHERE tenant_id = (SELECT :tenant_id) AND id = ANY(:ids::uuid[]) AND space_id = 'free-{dim}';
 
 -- name: update_metadata_{dim} -> count
 -- Replace the metadata of a free vector.
 UPDATE llmspell.vector_embeddings_{dim} SET metadata = :metadata, updated_at = :now
-WHERE tenant_id = :tenant_id AND id = :id AND space_id = 'free-{dim}';
+WHERE tenant_id = (SELECT :tenant_id) AND id = :id AND space_id = 'free-{dim}';
 
 -- name: delete_{dim} -> count
 -- Delete free vectors by id.
-DELETE FROM llmspell.vector_embeddings_{dim} WHERE tenant_id = :tenant_id AND id = ANY(:ids::uuid[]) AND space_id = 'free-{dim}';
+DELETE FROM llmspell.vector_embeddings_{dim} WHERE tenant_id = (SELECT :tenant_id) AND id = ANY(:ids::uuid[]) AND space_id = 'free-{dim}';
 
 -- name: delete_scope_{dim} -> count
 -- Delete the free vectors of a scope.
@@ -50,12 +52,12 @@ DELETE FROM llmspell.vector_embeddings_{dim} WHERE tenant_id = :tenant_id AND sp
 -- name: delete_owners_{dim} -> count
 -- Delete the embeddings of memories, in every space of this dimension.
 DELETE FROM llmspell.vector_embeddings_{dim}
-WHERE tenant_id = :tenant_id AND owner_id = ANY(:ids::uuid[])
+WHERE tenant_id = (SELECT :tenant_id) AND owner_id = ANY(:ids::uuid[])
   AND space_id = ANY(ARRAY(SELECT space_id FROM llmspell.embedding_spaces WHERE tenant_id = :tenant_id AND dimension = {dim} AND space_id <> 'free-{dim}'));
 
 -- name: delete_owners_in_{dim} -> count
 -- Delete the embeddings of memories in one space.
-DELETE FROM llmspell.vector_embeddings_{dim} WHERE tenant_id = :tenant_id AND space_id = :space_id AND owner_id = ANY(:ids::uuid[]);
+DELETE FROM llmspell.vector_embeddings_{dim} WHERE tenant_id = (SELECT :tenant_id) AND space_id = :space_id AND owner_id = ANY(:ids::uuid[]);
 
 -- name: stats -> rows
 -- Free vectors by dimension and scope.

@@ -1,4 +1,5 @@
 -- V011: the event log, one plain table: a file is not partitioned, and retention deletes by time range.
+-- `sequence` counts the events of a tenant.
 
 CREATE TABLE event_log (
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
@@ -15,9 +16,8 @@ CREATE INDEX idx_event_log_correlation ON event_log (tenant_id, correlation_id, 
 CREATE INDEX idx_event_log_type ON event_log (tenant_id, event_type, timestamp DESC);
 CREATE INDEX idx_event_log_sequence ON event_log (tenant_id, sequence);
 
--- Stands in for a sequence: in the insert's transaction, UPDATE event_seq SET value = value + :count RETURNING value
-CREATE TABLE event_seq (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
+-- The last sequence of each tenant. In the insert's transaction a writer of n events adds n and takes those numbers.
+CREATE TABLE event_sequences (
+    tenant_id TEXT NOT NULL PRIMARY KEY CHECK (tenant_id <> ''),
     value INTEGER NOT NULL CHECK (value >= 0)
-) STRICT;
-INSERT INTO event_seq (id, value) VALUES (1, 0);
+) STRICT, WITHOUT ROWID;

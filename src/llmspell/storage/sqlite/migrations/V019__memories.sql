@@ -30,6 +30,8 @@ CREATE INDEX idx_memories_session ON memories (tenant_id, session, event_at, mem
 CREATE INDEX idx_memories_type ON memories (tenant_id, memory_type, event_at);
 CREATE INDEX idx_memories_accessed ON memories (tenant_id, last_accessed_at);
 CREATE INDEX idx_memories_pending ON memories (tenant_id, created_at) WHERE embedding_state = 'pending';
+CREATE INDEX idx_memories_space ON memories (tenant_id, space_id, created_at, memory_id)
+    WHERE embedding_state = 'ready';
 CREATE INDEX idx_memories_unprocessed ON memories (tenant_id, session) WHERE NOT processed;
 CREATE INDEX idx_memories_expires ON memories (tenant_id, expires_at) WHERE expires_at IS NOT NULL;
 
@@ -48,6 +50,7 @@ CREATE TABLE memory_versions (
     recorded_at INTEGER NOT NULL,
     actor TEXT,
     reason TEXT,
+    expires_at INTEGER,
     PRIMARY KEY (tenant_id, memory_id, version),
     CONSTRAINT valid_memory_operation CHECK (operation IN ('add', 'update', 'delete', 'restore', 'forget'))
 ) STRICT;

@@ -80,9 +80,9 @@ WHERE e.tenant_id = :tenant_id AND e.name > :after AND e.transaction_time_start 
 ORDER BY e.name LIMIT :limit;
 
 -- name: mentioned -> rows
--- Entities believed and true now that have one of these case-folded names.
+-- Entities true at an instant, as known at another, that have one of these case-folded names.
 SELECT {entity} FROM entities e INDEXED BY idx_entities_folded
-WHERE e.tenant_id = :tenant_id AND e.name_folded IN (SELECT value FROM json_each(:names)) AND e.transaction_time_end = :forever AND e.valid_time_start <= :as_of AND e.valid_time_end > :as_of
+WHERE e.tenant_id = :tenant_id AND e.name_folded IN (SELECT value FROM json_each(:names)) AND e.transaction_time_start <= :known AND e.transaction_time_end > :known AND e.valid_time_start <= :as_of AND e.valid_time_end > :as_of
 ORDER BY e.name LIMIT :limit;
 
 -- name: entity_history -> rows
@@ -107,8 +107,10 @@ SELECT predicate, cardinality FROM predicates WHERE tenant_id = :tenant_id ORDER
 
 -- name: overlapping -> value
 -- One when a subject has two beliefs of a predicate that overlap in valid time.
-SELECT 1 FROM relationships a
-JOIN relationships b ON b.tenant_id = :tenant_id AND b.from_entity = a.from_entity
+-- INDEXED BY, and CROSS JOIN for the order: without statistics the planner would enter one of them by the primary key, and
+-- read all that follows.
+SELECT 1 FROM relationships a INDEXED BY idx_relationships_type
+CROSS JOIN relationships b INDEXED BY idx_relationships_from ON b.tenant_id = :tenant_id AND b.from_entity = a.from_entity
   AND b.transaction_time_end = :forever AND b.relationship_type = :predicate
   AND (b.relationship_id, b.valid_time_start) > (a.relationship_id, a.valid_time_start)
   AND b.valid_time_start < a.valid_time_end AND a.valid_time_start < b.valid_time_end
@@ -139,17 +141,32 @@ SELECT {fact}
 FROM relationships r
 WHERE r.tenant_id = :tenant_id AND r.to_entity = :id AND r.from_entity <> :id AND r.transaction_time_end = :forever;
 
--- name: fact_id -> value
--- The id that a fact had before, unless a correction has made it another fact.
-SELECT r.relationship_id FROM relationships r INDEXED BY idx_relationships_from
-WHERE r.tenant_id = :tenant_id AND r.from_entity = :subject AND r.relationship_type = :predicate
-  AND r.to_entity = :object
-  AND NOT EXISTS (
-    SELECT 1 FROM relationships x
-    WHERE x.tenant_id = :tenant_id AND x.relationship_id = r.relationship_id AND x.transaction_time_end = :forever
-      AND x.to_entity <> :object
+-- name: asserting -> row
+-- What an assertion must know: the cardinality of the predicate, both entities and whether they are believed, and the id
+-- that the fact had before, unless a correction has made it another fact.
+SELECT
+  (SELECT p.cardinality FROM predicates p WHERE p.tenant_id = :tenant_id AND p.predicate = :predicate),
+  s.entity_id, s.believed, o.entity_id, o.believed,
+  (
+    SELECT r.relationship_id FROM relationships r INDEXED BY idx_relationships_from
+    WHERE r.tenant_id = :tenant_id AND r.from_entity = s.entity_id AND r.relationship_type = :predicate
+      AND r.to_entity = o.entity_id
+      AND NOT EXISTS (
+        SELECT 1 FROM relationships x
+        WHERE x.tenant_id = :tenant_id AND x.relationship_id = r.relationship_id AND x.transaction_time_end = :forever
+          AND x.to_entity <> o.entity_id
+      )
+    ORDER BY r.transaction_time_start DESC, r.relationship_id LIMIT 1
   )
-ORDER BY r.transaction_time_start DESC, r.relationship_id LIMIT 1;
+FROM (SELECT 1) one
+LEFT JOIN (
+  SELECT e.entity_id, e.transaction_time_end = :forever AS believed FROM entities e
+  WHERE e.tenant_id = :tenant_id AND e.name = :subject ORDER BY e.transaction_time_end DESC LIMIT 1
+) s ON TRUE
+LEFT JOIN (
+  SELECT e.entity_id, e.transaction_time_end = :forever AS believed FROM entities e
+  WHERE e.tenant_id = :tenant_id AND e.name = :object ORDER BY e.transaction_time_end DESC LIMIT 1
+) o ON TRUE;
 
 -- name: facts -> rows
 -- Facts as known at an instant, under conditions on their parts.
@@ -175,6 +192,22 @@ SELECT * FROM (
 ) f
 ORDER BY f.relationship_type, f.valid_time_start, f.relationship_id LIMIT :limit;
 
+-- name: touching_name -> rows
+-- Facts that touch the entity of a name (NULL: none), true at an instant, as known at another.
+SELECT * FROM (
+  SELECT {fact}
+  FROM relationships r INDEXED BY idx_relationships_from
+  WHERE r.tenant_id = :tenant_id AND r.from_entity = (SELECT e.entity_id FROM entities e WHERE e.tenant_id = :tenant_id AND e.name = :outgoing ORDER BY e.transaction_time_end LIMIT 1)
+    AND r.transaction_time_start <= :known AND r.transaction_time_end > :known AND r.valid_time_start <= :as_of AND r.valid_time_end > :as_of AND {filters}
+  UNION ALL
+  SELECT {fact}
+  FROM relationships r INDEXED BY idx_relationships_to
+  WHERE r.tenant_id = :tenant_id AND r.to_entity = (SELECT e.entity_id FROM entities e WHERE e.tenant_id = :tenant_id AND e.name = :incoming ORDER BY e.transaction_time_end LIMIT 1)
+    AND r.from_entity IS NOT (SELECT e.entity_id FROM entities e WHERE e.tenant_id = :tenant_id AND e.name = :outgoing ORDER BY e.transaction_time_end LIMIT 1)
+    AND r.transaction_time_start <= :known AND r.transaction_time_end > :known AND r.valid_time_start <= :as_of AND r.valid_time_end > :as_of AND {filters}
+) f
+ORDER BY f.relationship_type, f.valid_time_start, f.relationship_id LIMIT :limit;
+
 -- name: history -> rows
 -- Every version of a fact.
 SELECT {fact}
@@ -196,17 +229,18 @@ DELETE FROM relationships
 WHERE tenant_id = :tenant_id AND (relationship_id, transaction_time_start, valid_time_start) IN (
   SELECT r.relationship_id, r.transaction_time_start, r.valid_time_start FROM relationships r
   WHERE r.tenant_id = :tenant_id AND r.transaction_time_end < :before
-  ORDER BY r.transaction_time_end, r.relationship_id LIMIT :limit
+  ORDER BY r.transaction_time_end, r.relationship_id, r.transaction_time_start, r.valid_time_start LIMIT :limit
 );
 
 -- name: prune_entities -> count
--- Delete versions of entities whose belief ended before an instant; the last one stays, for facts that name it.
+-- Delete versions of entities whose belief ended before an instant; the last one stays, so that the name keeps its id.
 DELETE FROM entities
 WHERE tenant_id = :tenant_id AND (entity_id, transaction_time_start, valid_time_start) IN (
   SELECT e.entity_id, e.transaction_time_start, e.valid_time_start FROM entities e
   WHERE e.tenant_id = :tenant_id AND e.transaction_time_end < :before AND EXISTS (
     SELECT 1 FROM entities k
-    WHERE k.tenant_id = :tenant_id AND k.entity_id = e.entity_id AND k.transaction_time_end >= :before
+    WHERE k.tenant_id = :tenant_id AND k.entity_id = e.entity_id
+      AND (k.transaction_time_start, k.valid_time_start) > (e.transaction_time_start, e.valid_time_start)
   )
-  ORDER BY e.transaction_time_end, e.entity_id LIMIT :limit
+  ORDER BY e.transaction_time_end, e.entity_id, e.transaction_time_start, e.valid_time_start LIMIT :limit
 );

@@ -101,4 +101,4 @@ WHERE tenant_id = :tenant_id AND space_id = :space_id;
 -- Note that the statement just before deleted embeddings of memories, if it did: in which space is not known.
 -- only: caches outside the database start again after a deletion
 UPDATE embedding_spaces SET change_seq = change_seq + 1, deleted_seq = change_seq + 1
-WHERE changes() > 0 AND tenant_id = :tenant_id AND dimension = :dimension AND space_id NOT LIKE 'free-%';
+WHERE changes() > 0 AND tenant_id = :tenant_id AND dimension = :dimension AND space_id <> 'free-' || :dimension;
