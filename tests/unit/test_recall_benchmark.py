@@ -13,11 +13,14 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "recall.py"
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "cannot be read"), ("[", "is not JSON"), ("{}", "must be a list of conversations"), ("[]", "must be a list")],
+    [
+        (None, "cannot be read"),
+        ("[", "is not JSON"),
+        ("{}", "must be a list of conversations"),
+        ("[]", "must be a list"),
+    ],
 )
-def test_a_file_that_cannot_be_used_is_one_line_and_exit_code_2(
-    tmp_path: Path, content: str | None, said: str
-) -> None:
+def test_a_file_that_cannot_be_used_is_one_line_and_exit_code_2(tmp_path: Path, content: str | None, said: str) -> None:
     file = tmp_path / "dialogues.json"
     if content is not None:
         file.write_text(content)

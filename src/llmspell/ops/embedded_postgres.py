@@ -153,8 +153,9 @@ class EmbeddedCluster:
             Unavailable: the server did not come up; the message ends with its log.
             StorageError: the data belong to another user or another major version, or the programs are out of reach.
         """
-        self._require_reachable()
+        self._has_data()  # a folder that belongs to somebody else is refused first, whatever else is missing
         programs = program_folder(self._account)
+        self._require_reachable()
         self._make(self.data_dir, owned=False)
         with self._locked():
             running = self._running()
