@@ -116,6 +116,6 @@ async def test_nothing_shows_on_a_connection_whose_last_request_was_cancelled(
 
         assert set(probed) == {("", 0, 0, 0)}
         assert len(probed) == CANCELLED_REQUESTS
-        assert cancelled > CANCELLED_REQUESTS // 5, "too few were cancelled while they ran to prove anything"
+        assert cancelled > CANCELLED_REQUESTS // 20, "too few were cancelled while they ran to prove anything"
         assert finished >= CANCELLED_REQUESTS // 2
         assert spell.admin.pool_status().size <= CANCELLED_CONNECTIONS

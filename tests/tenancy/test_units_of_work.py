@@ -477,8 +477,8 @@ async def test_a_commit_whose_answer_is_lost_is_of_unknown_outcome(
         await executor.execute(QUERIES["insert"], key="a")
 
     with pytest.raises(OutcomeUnknown):  # noqa: PT012 - the block is the unit of work
-        if form == "call":
-            await unit.execute(QUERIES["insert"], key="a")
+        if form == "call":  # it takes a moment, so that its answer cannot be there before the connection is cut
+            await unit.execute(QUERIES["slow_write"], key="a", seconds=0.3)
         else:
             await unit.write(work)
     monkeypatch.undo()

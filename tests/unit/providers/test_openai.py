@@ -370,7 +370,7 @@ async def test_a_retry_is_told_at_debug_by_our_logger_and_by_nobody_else(
     endpoint.plan(503, b"")
     embedder = opened(endpoint)
 
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="llmspell"):
         await embedder.embed(["a"])
         await embedder.aclose()
 

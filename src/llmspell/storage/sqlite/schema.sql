@@ -147,7 +147,7 @@ CREATE TABLE embedding_spaces (
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     PRIMARY KEY (tenant_id, space_id),
-    CONSTRAINT space_id_fits_its_index CHECK (space_id <> '' AND octet_length(space_id) <= 128),
+    CONSTRAINT space_id_fits_its_index CHECK (space_id <> '' AND length(CAST(space_id AS BLOB)) <= 128),
     CONSTRAINT valid_space_dimension CHECK (dimension IN (384, 768, 1536, 3072)),
     CONSTRAINT valid_space_state CHECK (state IN ('active', 'building', 'retired'))
 ) STRICT, WITHOUT ROWID;
@@ -331,7 +331,7 @@ CREATE TABLE procedural_patterns (
     CONSTRAINT unique_procedural_pattern UNIQUE (tenant_id, scope, key, value),
     CONSTRAINT positive_frequency CHECK (frequency > 0),
     CONSTRAINT procedural_pattern_fits_its_index
-        CHECK (octet_length(scope) <= 500 AND octet_length(key) <= 500 AND octet_length(value) <= 1024)
+        CHECK (length(CAST(scope AS BLOB)) <= 500 AND length(CAST(key AS BLOB)) <= 500 AND length(CAST(value AS BLOB)) <= 1024)
 ) STRICT;
 
 CREATE INDEX idx_procedural_patterns_lookup ON procedural_patterns (tenant_id, scope, key, value) WHERE frequency >= 3;

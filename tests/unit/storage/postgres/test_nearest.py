@@ -184,7 +184,13 @@ async def test_a_memory_counts_by_its_best_window(backend: PostgresBackend, prom
     rankings = await storage.search(MemoryQuery(embedding=pack_vector(query), space_id="s", candidates=10))
     owners = [items[n // 2].id for n in range(60)]
     best = list(dict.fromkeys(exact(data, query, owners, 60)))[:10]
-    assert [scored.id for scored in rankings.dense] == best
+    found = [scored.id for scored in rankings.dense]
+    if not promoted:
+        assert found == best
+    # The index is approximate, and shared with whatever other tests put into it: a few of the best may be missed.
+    assert len(found) == len(set(found)) == 10
+    assert len(set(found) & set(best)) >= 6
+    assert [owner for owner in best if owner in found] == [owner for owner in found if owner in best]
 
 
 async def test_promoting_again_moves_only_what_is_new(backend: PostgresBackend) -> None:

@@ -15,6 +15,6 @@ CREATE TABLE procedural_patterns (
     CONSTRAINT unique_procedural_pattern UNIQUE (tenant_id, scope, key, value),
     CONSTRAINT positive_frequency CHECK (frequency > 0),
     CONSTRAINT procedural_pattern_fits_its_index
-        CHECK (octet_length(scope) <= 500 AND octet_length(key) <= 500 AND octet_length(value) <= 1024)
+        CHECK (length(CAST(scope AS BLOB)) <= 500 AND length(CAST(key AS BLOB)) <= 500 AND length(CAST(value AS BLOB)) <= 1024)
 ) STRICT;
 CREATE INDEX idx_procedural_patterns_lookup ON procedural_patterns (tenant_id, scope, key, value) WHERE frequency >= 3;

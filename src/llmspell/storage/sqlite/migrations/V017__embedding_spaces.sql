@@ -18,7 +18,7 @@ CREATE TABLE embedding_spaces (
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     PRIMARY KEY (tenant_id, space_id),
-    CONSTRAINT space_id_fits_its_index CHECK (space_id <> '' AND octet_length(space_id) <= 128),
+    CONSTRAINT space_id_fits_its_index CHECK (space_id <> '' AND length(CAST(space_id AS BLOB)) <= 128),
     CONSTRAINT valid_space_dimension CHECK (dimension IN (384, 768, 1536, 3072)),
     CONSTRAINT valid_space_state CHECK (state IN ('active', 'building', 'retired'))
 ) STRICT, WITHOUT ROWID;
