@@ -69,6 +69,8 @@ async def test_a_waiter_that_is_cancelled_while_it_is_handed_the_lock_hands_it_o
     await asyncio.gather(first, return_exceptions=True)
 
     await asyncio.wait_for(second, 1)
+    assert first.cancelled()
+    assert not second.cancelled()
 
 
 async def test_a_transaction_times_out_by_the_injected_clock() -> None:

@@ -164,7 +164,9 @@ async def test_cancelling_while_waiting_to_begin_frees_the_writer(backend: Sqlit
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    await asyncio.wait_for(backend.storages(TENANT).kv.set("k", b"v"), timeout=5)
+    kv = backend.storages(TENANT).kv
+    await asyncio.wait_for(kv.set("k", b"v"), timeout=5)
+    assert await kv.get("k") == b"v"
 
 
 async def test_cancelled_at_any_moment_a_transaction_lands_whole_or_not_at_all(backend: SqliteBackend) -> None:
