@@ -63,6 +63,7 @@ def executed(database: PostgresDatabase, label: str, mode: str) -> dict[str, Any
     values = {
         **VALUES,
         "max_scan_tuples": "20000",
+        "exact_below": 0,
         "ids": "{" + ",".join(IDS) + "}",
         "id": IDS[0],
         "terms": COMMON if label.endswith("rank_memories") else "{common-1,common-2}",

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from llmspell.storage.relational.database import Dialect, Executor, Row, Statement, Unit
     from llmspell.tenant import TenantId
 
+EXACT_BELOW = 1_000
+"""A space with at most so many vectors in the index is compared one by one all the same: that takes about a millisecond and misses
+nothing, while the index, which all tenants share, may miss some."""
 EF_SEARCH_MIN = 100
 EF_SEARCH_MAX = 1_000  # pgvector's own limit
 OVERSAMPLE = 4
@@ -46,7 +49,8 @@ PROMOTE_BATCH = 500
 PROMOTE_BATCHES_MAX = 1_000_000
 
 
-# What the row without an id says: nothing of the space is in the index (0), some is (1), or the scan gave too little of it (2).
+# What the row without an id says: nothing of the space is in the index (0), much is (1), or little is or
+# the scan gave too little of it (2): then all are compared.
 _OUTSIDE, _STARVED = 0.0, 2.0
 
 
@@ -115,6 +119,7 @@ class PgvectorNeighbours:
         union = getattr(self._queries, kind.half) if half else self._queries.of(kind.union, dimension)
         ef_search = str(min(EF_SEARCH_MAX, max(EF_SEARCH_MIN, candidates)))
         settings = {"candidates": candidates, "ef_search": ef_search, "max_scan_tuples": str(SCAN_TUPLES_MAX)}
+        settings["exact_below"] = EXACT_BELOW
         state, found = _read(await executor.rows(union.filtered(fragment), **settings, **parameters))
         if state == _STARVED:
             found = await executor.rows(self._queries.of(kind.exact, dimension).filtered(fragment), **parameters)

@@ -54,6 +54,15 @@ def some_vectors(count: int, dimension: int, *, seed: int = 1) -> np.ndarray[Any
     return np.random.default_rng(seed).standard_normal((count, dimension)).astype(np.float32)
 
 
+SMALL = nearest.EXACT_BELOW
+
+
+@pytest.fixture(autouse=True)
+def _through_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spaces of these tests are small: without this none of them would be searched through the index."""
+    monkeypatch.setattr(nearest, "EXACT_BELOW", 0)
+
+
 def exact(vectors: Any, query: Any, ids: list[UUID], limit: int) -> list[UUID]:
     unit = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     scores = np.round(unit @ (query.astype(np.float64) / np.linalg.norm(query.astype(np.float64))), 6)
@@ -138,7 +147,7 @@ async def test_new_vectors_never_stand_in_for_nearer_ones_that_the_index_did_not
     assert [hit.id for hit in hits] == exact(np.concatenate([good, poor]), center, ids, 3)
 
 
-async def test_a_small_promoted_space_is_not_searched_twice(backend: PostgresBackend) -> None:
+async def test_a_space_that_the_index_gave_whole_is_not_searched_twice(backend: PostgresBackend) -> None:
     tenant = await fresh_tenant(backend)
     storage = backend.storages(tenant).vectors
     data = some_vectors(10, 1536)
@@ -165,8 +174,12 @@ async def test_scope_and_filters_hold_also_in_the_index(backend: PostgresBackend
     assert {hit.id for hit in hits} == {ids[n] for n in range(60) if n % 2 and n % 3 and n >= 20}
 
 
-@pytest.mark.parametrize("promoted", [False, True])
-async def test_a_memory_counts_by_its_best_window(backend: PostgresBackend, promoted: bool) -> None:
+@pytest.mark.parametrize("searched", ["outside", "as a small space", "by the index"])
+async def test_a_memory_counts_by_its_best_window(
+    backend: PostgresBackend, searched: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if searched == "as a small space":
+        monkeypatch.setattr(nearest, "EXACT_BELOW", SMALL)
     tenant = await fresh_tenant(backend)
     storage = backend.storages(tenant).memories
     await storage.ensure_space(EmbeddingSpace(space_id="s", model="m", dimension=384))
@@ -178,14 +191,14 @@ async def test_a_memory_counts_by_its_best_window(backend: PostgresBackend, prom
         for n in range(30)
     ]
     await storage.add(items, space_id="s")
-    if promoted:
+    if searched != "outside":
         assert await backend.promote(tenant, "s", dimension=384) == 60
     query = some_vectors(1, 384, seed=9)[0]
     rankings = await storage.search(MemoryQuery(embedding=pack_vector(query), space_id="s", candidates=10))
     owners = [items[n // 2].id for n in range(60)]
     best = list(dict.fromkeys(exact(data, query, owners, 60)))[:10]
     found = [scored.id for scored in rankings.dense]
-    if not promoted:
+    if searched != "by the index":
         assert found == best
     # The index is approximate, and shared with whatever other tests put into it: a few of the best may be missed.
     assert len(found) == len(set(found)) == 10

@@ -46,6 +46,10 @@ best AS (
 SELECT owner_id, score FROM best
 UNION ALL SELECT NULL::uuid, CASE
   WHEN NOT p.yes THEN 0.0::float8
+  WHEN NOT EXISTS (
+    SELECT FROM llmspell.vector_embeddings_{dim} v
+    WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET :exact_below::int8
+  ) THEN 2.0::float8
   WHEN (SELECT count(*) FROM near) < :candidates::int8 AND EXISTS (
     SELECT FROM llmspell.vector_embeddings_{dim} v
     WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET (SELECT count(*) FROM near)
@@ -84,6 +88,10 @@ best AS (
 SELECT owner_id, score FROM best
 UNION ALL SELECT NULL::uuid, CASE
   WHEN NOT p.yes THEN 0.0::float8
+  WHEN NOT EXISTS (
+    SELECT FROM llmspell.vector_embeddings_3072 v
+    WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET :exact_below::int8
+  ) THEN 2.0::float8
   WHEN (SELECT count(*) FROM near) < :candidates::int8 AND EXISTS (
     SELECT FROM llmspell.vector_embeddings_3072 v
     WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET (SELECT count(*) FROM near)
@@ -159,6 +167,10 @@ best AS (
 SELECT owner_id, score FROM best
 UNION ALL SELECT NULL::uuid, CASE
   WHEN NOT p.yes THEN 0.0::float8
+  WHEN NOT EXISTS (
+    SELECT FROM llmspell.vector_embeddings_{dim} v
+    WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET :exact_below::int8
+  ) THEN 2.0::float8
   WHEN (SELECT count(*) FROM near) < :candidates::int8 AND EXISTS (
     SELECT FROM llmspell.vector_embeddings_{dim} v
     WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET (SELECT count(*) FROM near)
@@ -201,6 +213,10 @@ best AS (
 SELECT owner_id, score FROM best
 UNION ALL SELECT NULL::uuid, CASE
   WHEN NOT p.yes THEN 0.0::float8
+  WHEN NOT EXISTS (
+    SELECT FROM llmspell.vector_embeddings_3072 v
+    WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET :exact_below::int8
+  ) THEN 2.0::float8
   WHEN (SELECT count(*) FROM near) < :candidates::int8 AND EXISTS (
     SELECT FROM llmspell.vector_embeddings_3072 v
     WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET (SELECT count(*) FROM near)
