@@ -14,10 +14,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from llmspell.admin import Admin, TenantRegistry
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
-from llmspell.spell import Admin, Spell, Tenant, TenantRegistry, Transaction
+from llmspell.spell import Spell, Tenant, Transaction
 from llmspell.storage.contracts.kv import KV
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"

@@ -32,6 +32,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, cast
 
+from llmspell.admin import Admin, TenantRegistry
 from llmspell.clock import Clock
 from llmspell.errors import OutcomeUnknown, TransactionClosed, Unavailable, Unsupported
 from llmspell.memory.knowledge import KnowledgeGraph
@@ -39,7 +40,7 @@ from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.embedder import Embedder
 from llmspell.settings import Settings
-from llmspell.spell import Admin, Spell, Tenant, TenantRegistry, Transaction, connect
+from llmspell.spell import Spell, Tenant, Transaction, connect
 from llmspell.storage.contracts.kv import KV
 from llmspell.tenant import DEFAULT_TENANT
 

@@ -4,7 +4,8 @@
 
 Not here: what a setting does. A part of llmspell gets its section of `Settings` and reads nothing else.
 
-Rule 1: files and environment variables are read in this module only, and only when a function here is called.
+Rule 1: files and environment variables are read in this module only (the user's folders: `directories`), and only when a
+        function here is called.
 Rule 2: an unknown key is an error that names file, line and the likely key; a value that does not fit is refused.
 Rule 3: secrets are `Secret`, or URLs whose password is masked; no `repr` and no error shows them.
 Rule 4: a key that belongs to a later part of llmspell is accepted and checked, and marked "no effect yet" wherever it
@@ -17,7 +18,6 @@ import difflib
 import functools
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -48,10 +48,11 @@ from llmspell._sections import (
     limit_in_words,
     masked,
 )
+from llmspell.directories import directories
 from llmspell.errors import ConfigError, InvalidSetting, InvalidUrl, UnknownSetting, shown
 
 __all__ = [
-    "Settings", "load_settings", "Secret", "Directories", "directories", "config_files", "default_store_url", "schema",
+    "Settings", "load_settings", "Secret", "config_files", "default_store_url", "schema",
     "find_setting", "Setting", "masked", "MASK", "colour_preference", "log_level",
     "StorageSettings", "PostgresSettings", "SqliteSettings", "TenancySettings", "EmbeddingSettings", "TextSettings",
     "ContextSettings", "TransactionSettings", "MonitoringSettings",
@@ -63,38 +64,6 @@ USER_FILE_NAME: Final = "config.toml"  # CFG-02
 PROJECT_FILE_NAME: Final = "llmspell.toml"
 FILE_MAX_BYTES: Final = 1_048_576
 WALK_UP_MAX: Final = 64
-
-
-class Directories(msgspec.Struct, frozen=True):
-    """Where llmspell keeps things for this user (XDG base directories; the platform's own folders on Windows)."""
-
-    config: Path
-    data: Path
-    state: Path
-    cache: Path
-    """May be deleted at any time."""
-    runtime: Path
-
-
-def directories(environ: Mapping[str, str] | None = None) -> Directories:
-    """Return the user's directories; nothing is created. A relative `XDG_…` variable is ignored, as XDG says."""
-    environ = os.environ if environ is None else environ
-    home = Path(environ.get("HOME") or Path.home())
-
-    def choose(variable: str, windows_variable: str, fallback: Path) -> Path:
-        for name in (variable, windows_variable if os.name == "nt" else ""):
-            if name and environ.get(name) and Path(environ[name]).is_absolute():
-                return Path(environ[name]) / "llmspell"
-        return fallback / "llmspell"
-
-    owner = str(os.getuid()) if hasattr(os, "getuid") else "user"
-    return Directories(
-        config=choose("XDG_CONFIG_HOME", "APPDATA", home / ".config"),
-        data=choose("XDG_DATA_HOME", "LOCALAPPDATA", home / ".local" / "share"),
-        state=choose("XDG_STATE_HOME", "LOCALAPPDATA", home / ".local" / "state"),
-        cache=choose("XDG_CACHE_HOME", "LOCALAPPDATA", home / ".cache"),
-        runtime=choose("XDG_RUNTIME_DIR", "", Path(tempfile.gettempdir()) / f"user-{owner}"),
-    )
 
 
 def default_store_url(environ: Mapping[str, str] | None = None) -> str:
@@ -114,6 +83,14 @@ class PostgresSettings(Section, frozen=True, kw_only=True):
     ] = None
     admin_url: Annotated[
         str | None, about("The same database for the role that migrates; `DATABASE_ADMIN_URL` sets it.", url=True)
+    ] = None
+    operator_url: Annotated[
+        str | None,
+        about(
+            "The same database for the role that works on all tenants (workers, suspending, retention);"
+            " `DATABASE_OPERATOR_URL` sets it.",
+            url=True,
+        ),
     ] = None
     pool_size: Annotated[
         int, about("Connections at most: CPU cores x 2 + 1 for SSD.", row="BKE-08", ge=1, le=1_000)
@@ -258,6 +235,7 @@ URL_HINT: Final = "Use memory://, sqlite:///path/to/file.db or postgresql://user
 _VARIABLES: Final = {
     "DATABASE_URL": "storage.postgres.url",
     "DATABASE_ADMIN_URL": "storage.postgres.admin_url",
+    "DATABASE_OPERATOR_URL": "storage.postgres.operator_url",
     "OPENAI_API_KEY": "embedding.api_key",
     "LLMSPELL_LOG": "monitoring.logs_level",
 }

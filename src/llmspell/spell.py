@@ -5,22 +5,22 @@
         await acme.memory.add("Ada moved to Zurich in May.")
 
 Rule 1: the tenant is a handle: it cannot be forgotten in a call, and nothing ambient can change it.
-Rule 2: a handle does not serve a tenant that is unknown, suspended or deleted; what it learned of that is at most a second old.
+Rule 2: a handle does not serve a tenant that is unknown, suspended or deleted (`gate`).
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import date, datetime
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any
 
+from llmspell.admin import Admin, TenantRegistry
 from llmspell.clock import Clock, SystemClock
-from llmspell.errors import InvalidLimit, TenantInactive, TenantUnknown
+from llmspell.errors import InvalidLimit
+from llmspell.gate import Gate, guarded
 from llmspell.ids import IdSource
 from llmspell.memory.context import Context, ContextAssembler
 from llmspell.memory.embedding import Embedding
@@ -30,25 +30,16 @@ from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.configured import open_configured
 from llmspell.providers.embedder import Embedder, open_embedder
 from llmspell.settings import Settings, load_settings
-from llmspell.storage.contracts.backend import Backend, MigrationStatus, PoolStatus, Storages
+from llmspell.storage.contracts.backend import Backend, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.kv import KV
-from llmspell.storage.contracts.tenants import TenantRecord, Tenants
+from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.open import open_backend
 from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
 
-GATE_TTL_S = 1.0
-"""How old the knowledge that a tenant is active may be: a suspension takes effect within it."""
 HANDLES_MAX = 4_096
 """Handles of tenants that are kept, least recently used first out: each remembers that its tenant is active."""
 TRANSACTION_TIMEOUT_MAX_S = 3_600.0
-_READS = frozenset({
-    "get", "exists", "list_keys", "get_batch", "search", "stats", "list", "list_paginated", "count", "history", "adjacent",
-    "pending", "unprocessed_sessions", "predicates", "get_entity", "list_entities", "facts", "neighbours", "traverse", "paths",
-    "mentioned", "entity_history",
-})  # fmt: skip
-"""Storage methods that do not bring a tenant into being."""
-T = TypeVar("T")
 
 
 def connect(
@@ -131,7 +122,6 @@ class Spell:
         self._embedding = embedding
         self._clock = clock
         self._ids = ids
-        self._cursor_key: bytes | None = None
         self._handles: OrderedDict[TenantId, Tenant] = OrderedDict()
         self.settings = settings
         self.tenants = TenantRegistry(backend.tenants)
@@ -165,11 +155,6 @@ class Spell:
         await self._embedding.aclose()
         await self._backend.close()
 
-    async def _key_of_cursors(self) -> bytes:
-        if self._cursor_key is None:
-            self._cursor_key = await self._backend.cursor_key()
-        return self._cursor_key
-
     def _gate(self, tenant: TenantId) -> Gate:
         automatic = self.settings.tenancy.auto_create_tenants
         allowed = self._backend.auto_create_tenants if automatic is None else automatic
@@ -178,11 +163,10 @@ class Spell:
     def _memory(self, storages: Storages, tenant: TenantId, embedding: Embedding, *, in_transaction: bool) -> Memory:
         return Memory(
             storages.memories,
-            tenant=tenant,
             embedding=embedding,
             clock=self._clock,
             ids=self._ids,
-            cursor_key=self._key_of_cursors,
+            cursors=Cursors(tenant, self._backend.cursor_key),
             in_transaction=in_transaction,
         )
 
@@ -258,123 +242,3 @@ class Transaction:
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
         self.memory = memory
-
-
-class TenantRegistry:
-    """Which tenants exist: `spell.tenants`."""
-
-    def __init__(self, tenants: Tenants) -> None:
-        self._tenants = tenants
-
-    async def create(self, id: str, *, name: str | None = None, exist_ok: bool = False) -> TenantRecord:
-        """Register a tenant.
-
-        Raises:
-            InvalidTenant: the id is refused.
-            AlreadyExists: it is registered, and `exist_ok` is False.
-        """
-        return await self._tenants.create(tenant_id(id), name=name, exist_ok=exist_ok)
-
-    async def get(self, id: str) -> TenantRecord | None:
-        """Return a tenant, or None."""
-        return await self._tenants.get(tenant_id(id))
-
-
-class Admin:
-    """The operator's side of a store: `spell.admin`."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    async def run_migrations(self) -> MigrationStatus:
-        """Apply pending migrations (STO-12)."""
-        return await self._backend.migrate()
-
-    async def migration_status(self) -> MigrationStatus:
-        """Compare the store with this release."""
-        return await self._backend.migration_status()
-
-    async def migration_version(self) -> int:
-        """Return the number of the last applied migration (AMB-001)."""
-        return (await self._backend.migration_status()).version
-
-    async def check(self) -> None:
-        """Answer a trivial query, or raise `Unavailable`."""
-        await self._backend.check()
-
-    def pool_status(self) -> PoolStatus:
-        """Report connections (BKE-15)."""
-        return self._backend.pool_status()
-
-    async def promote(self, tenant: str, space_id: str, *, dimension: int) -> int:
-        """Move a tenant's embedding space into the approximate index, and return how many vectors moved.
-
-        Raises:
-            Unsupported: this backend searches every space exactly.
-        """
-        return await self._backend.promote(tenant_id(tenant), space_id, dimension=dimension)
-
-
-class Gate:
-    """Lets the calls of one tenant through while it is active."""
-
-    def __init__(self, tenants: Tenants, tenant: TenantId, *, auto_create: bool, clock: Clock) -> None:
-        self._tenants = tenants
-        self._tenant = tenant
-        self._auto_create = auto_create
-        self._clock = clock
-        self._open_until = float("-inf")
-
-    async def enter(self, *, writes: bool) -> None:
-        """Pass, or refuse; a write creates the tenant where that is allowed.
-
-        Raises:
-            TenantUnknown: it is not registered.
-            TenantInactive: it is suspended or deleted.
-        """
-        if self._clock.monotonic() < self._open_until:
-            return
-        record = await self._tenants.get(self._tenant)
-        if record is None and not self._auto_create:
-            raise TenantUnknown(tenant=self._tenant)
-        if record is None and not writes:
-            return
-        if record is None:
-            record = await self._tenants.create(self._tenant, exist_ok=True)
-        if record.status != "active":
-            raise TenantInactive(tenant=self._tenant, status=record.status)
-        self._open_until = self._clock.monotonic() + GATE_TTL_S
-
-
-class _Guarded:
-    """A storage whose every call passes the gate first."""
-
-    def __init__(self, storage: object, gate: Gate) -> None:
-        self._storage = storage
-        self._enter = gate.enter
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._storage, name)
-        if not inspect.iscoroutinefunction(method):
-            return method
-        guarded_method = _through(self._enter, method, writes=name not in _READS)
-        setattr(self, name, guarded_method)  # the next look-up finds it without coming here
-        return guarded_method
-
-
-def _through(
-    enter: Callable[..., Awaitable[None]], method: Callable[..., Awaitable[T]], *, writes: bool
-) -> Callable[..., Awaitable[T]]:
-    @functools.wraps(method)
-    async def call(*args: Any, **kwargs: Any) -> T:
-        await enter(writes=writes)
-        return await method(*args, **kwargs)
-
-    return call
-
-
-def guarded(storages: Storages, gate: Gate) -> Storages:
-    """Return storages whose calls pass the gate."""
-    return Storages(
-        **{name: cast("Any", _Guarded(getattr(storages, name), gate)) for name in storages.__struct_fields__}
-    )

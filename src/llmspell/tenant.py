@@ -13,6 +13,8 @@ from llmspell.errors import InvalidTenant
 TenantId = NewType("TenantId", str)
 
 DEFAULT_TENANT = TenantId("default")
+NO_TENANT = TenantId("")
+"""Bound where the operator works on all tenants; no row has it, and nobody can name it."""
 TENANT_MAX_BYTES = 128
 
 

@@ -24,7 +24,7 @@ from llmspell.errors import (
     TransactionClosed,
     TransactionTimeout,
 )
-from llmspell.spell import GATE_TTL_S
+from llmspell.gate import GATE_TTL_S
 
 TENANTS = 200
 EAST = [1.0] + [0.0] * 383

@@ -12,10 +12,10 @@ from tests.fixtures.services import require_service
 
 from llmspell.cli.commands import quickstart
 from llmspell.cli.telling import read_story
+from llmspell.directories import directories
 from llmspell.errors import ModelMissing
 from llmspell.providers.hashing import HashingEmbedder
 from llmspell.providers.models import installed
-from llmspell.settings import directories
 
 KEYS = {"store", "title", "stored", "questions", "times", "context", "timings", "versions", "next"}
 

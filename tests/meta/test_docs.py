@@ -24,8 +24,8 @@ LIMIT_S = 60
 # Handles as users reach them, the classes behind them, and the page that must name every method.
 HANDLES = {
     "spell": ("llmspell.spell:Spell", "reference/python-api.md"),
-    "spell.tenants": ("llmspell.spell:TenantRegistry", "reference/tenants.md"),
-    "spell.admin": ("llmspell.spell:Admin", "reference/python-api.md"),
+    "spell.tenants": ("llmspell.admin:TenantRegistry", "reference/tenants.md"),
+    "spell.admin": ("llmspell.admin:Admin", "reference/python-api.md"),
     "tenant": ("llmspell.spell:Tenant", "reference/python-api.md"),
     "tenant.kv": ("llmspell.storage.contracts.kv:KV", "reference/kv.md"),
     "tenant.vectors": ("llmspell.memory.vectors:VectorCollection", "reference/vectors.md"),

@@ -222,7 +222,7 @@ def test_tests_never_sleep() -> None:
 def test_the_environment_is_read_in_one_module() -> None:
     found = [
         f"{shown(path)}:{node.lineno}"
-        for path in below_src("settings.py")
+        for path in below_src("settings.py", "directories.py")
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Attribute) and dotted(node) in ("os.environ", "os.getenv", "os.environb")
     ]

@@ -27,6 +27,7 @@ from llmspell.errors import (
 )
 from llmspell.observe import counting_queries
 from llmspell.storage.postgres.pool import PoolSettings
+from llmspell.storage.postgres.roles import require_suitable
 from llmspell.storage.relational.catalog import Catalog, load, parse
 from llmspell.tenant import TenantId
 
@@ -101,7 +102,7 @@ def fresh_tenant() -> TenantId:
 
 @asynccontextmanager
 async def opened(url: str, *, clock: Any = None, **settings: Any) -> AsyncIterator[Database]:
-    connect = Connector(read_url(url), statement_cache_size=100, enforce_tenant_isolation=True)
+    connect = Connector(read_url(url), statement_cache_size=100, require=require_suitable)
     database = Database(connect, PoolSettings(**settings), clock=clock or SystemClock())
     try:
         yield database
@@ -552,9 +553,7 @@ async def test_a_statement_that_fails_again_and_again_is_prepared_once(database:
 
 
 async def test_the_statement_cache_has_a_limit(postgres_shared_database: PostgresDatabase) -> None:
-    connect = Connector(
-        read_url(postgres_shared_database.app_url), statement_cache_size=4, enforce_tenant_isolation=True
-    )
+    connect = Connector(read_url(postgres_shared_database.app_url), statement_cache_size=4, require=require_suitable)
     database = Database(connect, PoolSettings(), clock=SystemClock())
     unit = database.unit(fresh_tenant())
     many = [parse("s", f"-- name: q -> rows\n-- One of many.\nSELECT {n}")["q"] for n in range(3)]

@@ -12,6 +12,7 @@ import pytest
 
 from llmspell.clock import SystemClock
 from llmspell.storage.postgres.pool import PoolSettings
+from llmspell.storage.postgres.roles import require_suitable
 from llmspell.storage.relational.catalog import load, parse
 from llmspell.tenant import TenantId
 
@@ -42,9 +43,7 @@ SELECT count(*) FROM llmspell.kv_store;
 
 @pytest.fixture
 async def database(postgres_shared_database: PostgresDatabase) -> AsyncIterator[Database]:
-    connect = Connector(
-        read_url(postgres_shared_database.app_url), statement_cache_size=100, enforce_tenant_isolation=True
-    )
+    connect = Connector(read_url(postgres_shared_database.app_url), statement_cache_size=100, require=require_suitable)
     found = Database(connect, PoolSettings(size=1, timeout_s=20), clock=SystemClock())
     yield found
     found.pool.close()

@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 
 from llmspell import Settings, Spell, Tenant, Transaction, blocking, connect_blocking
+from llmspell.admin import Admin, TenantRegistry
 from llmspell.blocking import BlockingMemory, BlockingSpell, BlockingTenant, BlockingTransaction
 from llmspell.errors import InvalidLimit, NotFound, TransactionClosed, TransactionTimeout, Unavailable, Unsupported
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.hashing import HashingEmbedder
-from llmspell.spell import Admin, TenantRegistry
 from llmspell.storage.contracts.kv import KV
 
 ROOT = Path(__file__).resolve().parents[2]

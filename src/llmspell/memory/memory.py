@@ -10,7 +10,7 @@ Rule 2: inside a transaction nothing is embedded: `add` takes a ready vector, or
 from __future__ import annotations
 
 import builtins
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -42,9 +42,8 @@ from llmspell.storage.contracts.memories import (
     MemoryVersion,
     NewMemory,
 )
-from llmspell.storage.contracts.pages import Page, read_cursor, sign_cursor
+from llmspell.storage.contracts.pages import Cursors, Page
 from llmspell.storage.text.memory_text import memory_text
-from llmspell.tenant import TenantId
 
 EMBED_MAX = 1_000_000
 """The most memories that one call of `embed_pending` embeds."""
@@ -105,19 +104,17 @@ class Memory:
         self,
         storage: Memories,
         *,
-        tenant: TenantId,
         embedding: Embedding,
         clock: Clock,
         ids: IdSource,
-        cursor_key: Callable[[], Awaitable[bytes]],
+        cursors: Cursors,
         in_transaction: bool = False,
     ) -> None:
         self._storage = storage
-        self._tenant = tenant
         self._embedding = embedding
         self._clock = clock
         self._ids = ids
-        self._cursor_key = cursor_key
+        self._cursors = cursors
         self._in_transaction = in_transaction
         self._registered = False
 
@@ -344,20 +341,18 @@ class Memory:
         A walk by `next_cursor` meets every memory that was there when it began exactly once, whatever is added meanwhile.
         """
         where = within(session, filters)
-        key = await self._cursor_key()
         query = [order, descending, _jsonable(where)]
+        position = await self._cursors.read(cursor, query=query)
         after = None
-        if cursor is not None:
-            position = read_cursor(cursor, key=key, tenant=self._tenant, query=query)
+        if position is not None:
             after = MemoryPosition(from_microseconds(position["at"]), UUID(position["id"]))
         require_limit(limit)
         records = await self._storage.list(filters=where, order=order, descending=descending, after=after, limit=limit)
         if len(records) < limit:
             return Page(records, None)
         last = records[-1]
-        instant = last.at if order == "at" else last.created_at
-        position = {"at": to_microseconds(instant), "id": str(last.id)}
-        return Page(records, sign_cursor(position, key=key, tenant=self._tenant, query=query))
+        instant = to_microseconds(last.at if order == "at" else last.created_at)
+        return Page(records, await self._cursors.cursor({"at": instant, "id": str(last.id)}, query=query))
 
     async def list_paginated(self, *, limit: int = 100, offset: int = 0) -> tuple[builtins.list[MemoryRecord], int]:
         """Return an offset page, newest first by creation, and the total (PAG-01); prefer `list` for long walks."""

@@ -121,7 +121,7 @@ def _fresh_file(folder: Path, announce: Callable[[str], None]) -> StoryStore:
 
 @contextmanager
 def _temporary_server(announce: Callable[[str], None]) -> Iterator[StoryStore]:
-    from llmspell.ops.embedded_postgres import APP_ROLE, OWNER_ROLE, EmbeddedCluster
+    from llmspell.ops.embedded_postgres import APP_ROLE, OPERATOR_ROLE, OWNER_ROLE, EmbeddedCluster
     from llmspell.ops.postgres_installation import MAJOR_VERSION
 
     announce(f"Starting a temporary PostgreSQL {MAJOR_VERSION}; it ends with this command")
@@ -131,6 +131,7 @@ def _temporary_server(announce: Callable[[str], None]) -> Iterator[StoryStore]:
             url=cluster.url(role=APP_ROLE),
             overrides={
                 "storage.postgres.admin_url": cluster.url(role=OWNER_ROLE),
+                "storage.postgres.operator_url": cluster.url(role=OPERATOR_ROLE),
                 "storage.postgres.auto_migrate": True,
             },
             own=True,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmspell.directories import directories
 from llmspell.errors import InvalidSetting
 from llmspell.providers.embedder import Embedder, open_embedder
-from llmspell.settings import directories
 
 if TYPE_CHECKING:
     from llmspell.clock import Clock

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
+from llmspell.directories import directories
 from llmspell.errors import InvalidSetting, ModelMissing, ProviderUnavailable
-from llmspell.settings import directories
 
 if TYPE_CHECKING:
     import httpx2

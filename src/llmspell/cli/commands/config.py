@@ -10,7 +10,8 @@ import click
 
 from llmspell.cli.output import current_options, current_output, group, plain, printable
 from llmspell.cli.session import current_settings
-from llmspell.settings import PREFIX, Setting, config_files, directories, find_setting, masked, schema
+from llmspell.directories import directories
+from llmspell.settings import PREFIX, Setting, config_files, find_setting, masked, schema
 
 if TYPE_CHECKING:
     from rich.console import Console

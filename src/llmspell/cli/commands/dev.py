@@ -113,7 +113,7 @@ def _cluster(data_dir: Path | None, *, port: int | None = None) -> EmbeddedClust
     from llmspell.ops.postgres_installation import default_data_dir, server_account
 
     if data_dir is None:
-        from llmspell.settings import directories
+        from llmspell.directories import directories
 
         account, named = server_account(), directories().data
         data_dir = default_data_dir(named, account)
@@ -127,9 +127,13 @@ def _cluster(data_dir: Path | None, *, port: int | None = None) -> EmbeddedClust
 
 
 def _urls(cluster: EmbeddedCluster, *, tcp: bool) -> dict[str, str]:
-    from llmspell.ops.embedded_postgres import OWNER_ROLE
+    from llmspell.ops.embedded_postgres import OPERATOR_ROLE, OWNER_ROLE
 
-    return {"DATABASE_URL": cluster.url(tcp=tcp), "DATABASE_ADMIN_URL": cluster.url(role=OWNER_ROLE, tcp=tcp)}
+    return {
+        "DATABASE_URL": cluster.url(tcp=tcp),
+        "DATABASE_ADMIN_URL": cluster.url(role=OWNER_ROLE, tcp=tcp),
+        "DATABASE_OPERATOR_URL": cluster.url(role=OPERATOR_ROLE, tcp=tcp),
+    }
 
 
 def _document(status: ClusterStatus) -> dict[str, object]:

@@ -39,7 +39,7 @@ def quickstart(file: Path | None, backend: StoryBackend | None) -> None:
     and replaced by the next run; with --store it is yours, and the story goes to a tenant of its own.
     """
     from llmspell.cli.telling import read_story
-    from llmspell.settings import directories
+    from llmspell.directories import directories
 
     output, settings = current_output(), current_settings()
     story = read_story(file)

@@ -9,7 +9,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -28,6 +28,37 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
     items: list[T]
     next_cursor: str | None
+
+
+class Cursors:
+    """Makes and reads the cursors of one tenant, for every storage that lists."""
+
+    def __init__(self, tenant: TenantId, key: Callable[[], Awaitable[bytes]]) -> None:
+        """`key` gives the store's key; it is asked for when a cursor is made or read, never before."""
+        self._tenant = tenant
+        self._key = key
+
+    async def read(self, cursor: str | None, *, query: Any) -> dict[str, Any] | None:
+        """Return the position of a cursor, or None without one. `query` is whatever must not change between two pages (JSON).
+
+        Raises:
+            InvalidCursor: it was not made by this store for this tenant and this query.
+        """
+        if cursor is None:
+            return None
+        return read_cursor(cursor, key=await self._key(), tenant=self._tenant, query=query)
+
+    async def page(
+        self, records: Sequence[T], *, limit: int, query: Any, position: Callable[[T], Mapping[str, Any]]
+    ) -> Page[T]:
+        """Return a page of at most `limit`; `records` holds one more where there is more, and `position` is of a record."""
+        if len(records) <= limit:
+            return Page(list(records), None)
+        return Page(list(records[:limit]), await self.cursor(position(records[limit - 1]), query=query))
+
+    async def cursor(self, position: Mapping[str, Any], *, query: Any) -> str:
+        """Return the cursor of a position."""
+        return sign_cursor(position, key=await self._key(), tenant=self._tenant, query=query)
 
 
 def sign_cursor(position: Mapping[str, Any], *, key: bytes, tenant: TenantId, query: Any) -> str:

@@ -14,8 +14,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from msgspec import structs
+
 from llmspell.clock import Clock, SystemClock
-from llmspell.errors import CorruptStore, InvalidLimit
+from llmspell.errors import InvalidLimit, InvalidSetting
 from llmspell.ids import IdSource
 from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
@@ -26,6 +28,7 @@ from llmspell.storage.postgres.schema_status import read_status
 from llmspell.storage.postgres.statements import bind_texts, fixed
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
+from llmspell.storage.relational.cursor_key import CursorKey
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.tenants import RelationalTenants
 from llmspell.storage.text.analyser import Analyser
@@ -36,11 +39,11 @@ if TYPE_CHECKING:
 
 Pooler: TypeAlias = Literal["none", "transaction"]
 POOL_SIZE = 20  # BKE-14, as the four limits below
+OPERATOR_POOL_SIZE = 4
 POOL_TIMEOUT_S = 30.0
 IDLE_TIMEOUT_S = 600.0
 MAX_LIFETIME_S = 1_800.0
 STATEMENT_CACHE_SIZE = 100
-CURSOR_KEY_BYTES = 32
 _CHECK = fixed("driver.check", "SELECT 1")
 
 
@@ -57,9 +60,14 @@ class PostgresBackend:
     capabilities: frozenset[Capability] = CAPABILITIES
     auto_create_tenants: bool = False
 
-    def __init__(self, database: Database, runtime: Runtime, *, admin_url: str | None) -> None:
-        """`admin_url`: the role that owns the schema; without it `migrate` is refused."""
+    def __init__(
+        self, database: Database, runtime: Runtime, *, admin_url: str | None, operator: Database | None = None
+    ) -> None:
+        """`admin_url`: the role that owns the schema; without it `migrate` is refused. `operator`: the same database as the
+        role that works on all tenants; without it what only the operator may do is refused.
+        """
         self._database = database
+        self._operator = operator
         self._runtime = runtime
         self._admin_url = admin_url
         self.tenants = RelationalTenants(self.unit, runtime)
@@ -67,6 +75,20 @@ class PostgresBackend:
     def unit(self, tenant: TenantId) -> DirectUnit:
         """Return the unit of work of a tenant."""
         return self._database.unit(tenant_id(tenant))
+
+    def operator_unit(self, tenant: TenantId) -> DirectUnit:
+        """Return the operator's unit of work; `:tenant_id` is the tenant that it works on, or `NO_TENANT`.
+
+        Raises:
+            InvalidSetting: this store was opened without the operator's URL.
+        """
+        if self._operator is None:
+            raise InvalidSetting(
+                "Only the operator's role may do this, and the store was opened without it.",
+                setting="storage.postgres.operator_url",
+                hint="Set DATABASE_OPERATOR_URL to the URL of llmspell_operator.",
+            )
+        return self._operator.unit(tenant)
 
     def storages(self, tenant: TenantId) -> Storages:
         return storages(self.unit(tenant), self._runtime)
@@ -99,10 +121,7 @@ class PostgresBackend:
             await link.exchange((bind_texts(_CHECK),), commits=False, name=_CHECK.label)
 
     async def cursor_key(self) -> bytes:
-        key = await self.unit(DEFAULT_TENANT).value(self._runtime.catalog.store.meta, name="cursor_key")
-        if not isinstance(key, bytes) or len(key) != CURSOR_KEY_BYTES:
-            raise CorruptStore("The store has lost the key of its cursors.")
-        return key
+        return await self._runtime.cursor_key()
 
     def pool_status(self) -> PoolStatus:
         return self._database.pool.status()
@@ -117,12 +136,33 @@ class PostgresBackend:
 
     async def close(self) -> None:
         self._database.pool.close()
+        if self._operator is not None:
+            self._operator.pool.close()
+
+
+def _runtime(database: Database, clock: Clock, ids: IdSource, language: str) -> Runtime:
+    from llmspell.storage.postgres.dialect import PostgresDialect, PostgresFilters
+    from llmspell.storage.postgres.nearest import PgvectorNeighbours
+
+    dialect, filters = PostgresDialect(), PostgresFilters()
+    return Runtime(
+        characteristics=CHARACTERISTICS,
+        catalog=queries(),
+        dialect=dialect,
+        filters=filters,
+        nearest=PgvectorNeighbours(queries(), dialect, filters),
+        clock=clock,
+        ids=ids,
+        analyser=Analyser(language),
+        cursor_key=CursorKey(database.unit(DEFAULT_TENANT), queries().store.meta),
+    )
 
 
 async def open_postgres(
     url: str,
     *,
     admin_url: str | None = None,
+    operator_url: str | None = None,
     pool_size: int = POOL_SIZE,
     pool_timeout_s: float = POOL_TIMEOUT_S,
     idle_timeout_s: float = IDLE_TIMEOUT_S,
@@ -140,6 +180,7 @@ async def open_postgres(
     Args:
         url: the serving role, `llmspell_app` (DATABASE_URL).
         admin_url: the role that owns the schema (DATABASE_ADMIN_URL); only migrations use it.
+        operator_url: the role that works on all tenants (DATABASE_OPERATOR_URL); it gets a small pool of its own.
         pooler: "transaction" when a pooler hands a connection to others after each transaction; nothing is prepared then.
         auto_migrate: apply pending migrations first, when `admin_url` is given.
         enforce_tenant_isolation: False admits a role that bypasses row-level security; only the double predicate is left then.
@@ -154,35 +195,30 @@ async def open_postgres(
     require_driver()
     from llmspell.storage.postgres.address import read_url
     from llmspell.storage.postgres.database import Connector, Database
-    from llmspell.storage.postgres.dialect import PostgresDialect, PostgresFilters
-    from llmspell.storage.postgres.nearest import PgvectorNeighbours
     from llmspell.storage.postgres.pool import PoolSettings
+    from llmspell.storage.postgres.roles import require_operator, require_suitable, require_working
 
     settings = PoolSettings(
         size=pool_size, timeout_s=pool_timeout_s, idle_timeout_s=idle_timeout_s, max_lifetime_s=max_lifetime_s
     )
-    connect = Connector(
-        read_url(url),
-        statement_cache_size=0 if pooler == "transaction" else statement_cache_size,
-        enforce_tenant_isolation=enforce_tenant_isolation,
-    )
+    cached = 0 if pooler == "transaction" else statement_cache_size
+    suits = require_suitable if enforce_tenant_isolation else require_working
+    connect = Connector(read_url(url), statement_cache_size=cached, require=suits)
     clock = clock or SystemClock()
-    dialect, filters = PostgresDialect(), PostgresFilters()
-    runtime = Runtime(
-        characteristics=CHARACTERISTICS,
-        catalog=queries(),
-        dialect=dialect,
-        filters=filters,
-        nearest=PgvectorNeighbours(queries(), dialect, filters),
-        clock=clock,
-        ids=ids or IdSource(clock),
-        analyser=Analyser(language),
-    )
+    database = Database(connect, settings, clock=clock)
+    runtime = _runtime(database, clock, ids or IdSource(clock), language)
     if auto_migrate and admin_url is not None:
         await asyncio.to_thread(migrator.migrate, admin_url)
-    backend = PostgresBackend(Database(connect, settings, clock=clock), runtime, admin_url=admin_url)
+    operator = None
+    if operator_url is not None:
+        works_on_all = Connector(read_url(operator_url), statement_cache_size=cached, require=require_operator)
+        few = structs.replace(settings, size=min(pool_size, OPERATOR_POOL_SIZE))
+        operator = Database(works_on_all, few, clock=clock)
+    backend = PostgresBackend(database, runtime, admin_url=admin_url, operator=operator)
     try:
         migrator.require_current(await backend.migration_status())
+        # Now: a page inside of a transaction must not wait for a second connection.
+        await backend.cursor_key()
     except BaseException:
         await backend.close()
         raise

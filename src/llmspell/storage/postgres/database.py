@@ -22,7 +22,7 @@ from llmspell.storage.postgres.errors import connection_failed
 from llmspell.storage.postgres.executor import Inside, InTransaction, OneShot, Transaction
 from llmspell.storage.postgres.link import BEGIN_READ, BEGIN_SERIAL, BEGIN_WRITE, Link
 from llmspell.storage.postgres.pool import Pool, PoolSettings
-from llmspell.storage.postgres.roles import read_facts, require_suitable
+from llmspell.storage.postgres.roles import Facts, read_facts
 
 if TYPE_CHECKING:
     from llmspell.clock import Clock
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 class Connector:
     """Makes connections that are fit to serve."""
 
-    def __init__(self, target: Target, *, statement_cache_size: int, enforce_tenant_isolation: bool) -> None:
+    def __init__(self, target: Target, *, statement_cache_size: int, require: Callable[[Facts], None]) -> None:
+        """`require` raises when a connection is not fit for what it shall serve (`roles`)."""
         self._target = target
         self._statement_cache_size = statement_cache_size
-        self._enforce = enforce_tenant_isolation
+        self._require = require
 
     async def __call__(self) -> Link:
         """Connect and check.
@@ -54,7 +55,7 @@ class Connector:
             raise connection_failed(exc, target=self._target.shown) from None
         try:
             facts = await read_facts(connection)
-            require_suitable(facts, enforce_tenant_isolation=self._enforce)
+            self._require(facts)
         except psycopg.Error as exc:
             connection.pgconn.finish()
             raise connection_failed(exc, target=self._target.shown) from None

@@ -132,9 +132,10 @@ async def observe_isolation(url: str, *, tenant: TenantId) -> Observed:
     from llmspell.storage.postgres.address import read_url
     from llmspell.storage.postgres.database import Connector, Database
     from llmspell.storage.postgres.pool import PoolSettings
+    from llmspell.storage.postgres.roles import require_working
 
     # Nothing is prepared, so it works behind every pooler.
-    connect = Connector(read_url(url), statement_cache_size=0, enforce_tenant_isolation=False)
+    connect = Connector(read_url(url), statement_cache_size=0, require=require_working)
     database = Database(connect, PoolSettings(size=1, timeout_s=CONNECT_TIMEOUT_S), clock=SystemClock())
     try:
         async with database.pool.link() as link:

@@ -64,14 +64,12 @@ async def read_facts(connection: psycopg.AsyncConnection[Any]) -> Facts:
     return Facts(*row)
 
 
-def require_suitable(facts: Facts, *, enforce_tenant_isolation: bool) -> None:
-    """Refuse a connection on which tenants would not be safe, or which cannot work.
+def require_working(facts: Facts) -> None:
+    """Refuse a connection to a server that cannot work.
 
     Raises:
         StorageError: the server is older than PostgreSQL 15.
         MissingExtension: `vector` is missing or older than 0.8.
-        UnsafeRole: the role is a superuser, has BYPASSRLS, owns the tables, is let past by a policy that is not a tenant's (the
-            operator's), or starts with a tenant; not raised without `enforce_tenant_isolation`.
     """
     if facts.server_version < SERVER_VERSION_MIN:
         raise StorageError(
@@ -89,19 +87,51 @@ def require_suitable(facts: Facts, *, enforce_tenant_isolation: bool) -> None:
             hint="As an administrator, run in this database: ALTER EXTENSION vector UPDATE;",
             version=facts.vector_version,
         )
-    if not enforce_tenant_isolation:
-        return
-    for unsafe, why in (
-        (facts.superuser, "is a superuser"),
-        (facts.bypasses, "has BYPASSRLS"),
-        (facts.owns_tables, "owns the tables, or is a member of the role that does"),
-        (facts.other_policies, "is or may become one that sees the rows of all tenants, such as `llmspell_operator`"),
-    ):
-        if unsafe:
-            raise UnsafeRole(
-                f"The role `{facts.role}` {why}, so tenants would not be kept apart by the database.",
-                hint="Serve as `llmspell_app`, and keep the owner for migrations (DATABASE_ADMIN_URL).",
-            )
+
+
+def require_suitable(facts: Facts) -> None:
+    """Refuse a connection on which tenants would not be safe, or which cannot work.
+
+    Raises:
+        StorageError, MissingExtension: as `require_working` says.
+        UnsafeRole: the role is a superuser, has BYPASSRLS, owns the tables, is let past by a policy that is not a tenant's (the
+            operator's), or starts with a tenant.
+    """
+    require_working(facts)
+    why = _unbound(facts)
+    if not why and facts.other_policies:
+        why = "is or may become one that sees the rows of all tenants, such as `llmspell_operator`"
+    _refuse(facts, why, "Serve as `llmspell_app`, and keep the owner for migrations (DATABASE_ADMIN_URL).")
+
+
+def require_operator(facts: Facts) -> None:
+    """Refuse a connection that is not the operator's: one that policies let work on all tenants, and nothing beyond.
+
+    Raises:
+        StorageError, MissingExtension: as `require_working` says.
+        UnsafeRole: the role is a superuser, has BYPASSRLS, owns the tables, sees no other tenants, or starts with a tenant.
+    """
+    require_working(facts)
+    why = _unbound(facts)
+    if not why and not facts.other_policies:
+        why = "is bound to single tenants, so it cannot work on all of them"
+    _refuse(facts, why, "Give DATABASE_OPERATOR_URL the role `llmspell_operator`.")
+
+
+def _unbound(facts: Facts) -> str:
+    """Say why nothing would bind a role; empty when policies do."""
+    if facts.superuser:
+        return "is a superuser"
+    if facts.bypasses:
+        return "has BYPASSRLS"
+    return "owns the tables, or is a member of the role that does" if facts.owns_tables else ""
+
+
+def _refuse(facts: Facts, why: str, hint: str) -> None:
+    if why:
+        raise UnsafeRole(
+            f"The role `{facts.role}` {why}, so tenants would not be kept apart by the database.", hint=hint
+        )
     if facts.tenant_preset:
         raise UnsafeRole(
             f"A connection as `{facts.role}` starts with a tenant, so work without a tenant would see that one's rows.",

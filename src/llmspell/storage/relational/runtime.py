@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
@@ -65,3 +66,5 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     ids: IdSource
     analyser: Analyser
+    cursor_key: Callable[[], Awaitable[bytes]]
+    """The store's key of page cursors; ask for it outside of a unit of work."""

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from llmspell.clock import Clock, SystemClock
-from llmspell.errors import CorruptStore, InvalidLimit, InvalidSetting, InvalidUrl, Unavailable, Unsupported
+from llmspell.errors import InvalidLimit, InvalidSetting, InvalidUrl, Unavailable, Unsupported
 from llmspell.ids import IdSource
 from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
+from llmspell.storage.relational.cursor_key import CursorKey
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.tenants import RelationalTenants
 from llmspell.storage.sqlite import migrator, pragmas
@@ -33,7 +34,6 @@ from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
 
 READERS: Final = 4
 BUSY_TIMEOUT_S: Final = 30.0
-CURSOR_KEY_BYTES: Final = 32
 
 
 @lru_cache(maxsize=1)
@@ -59,6 +59,10 @@ class SqliteBackend:
         """Return the unit of work of a tenant."""
         return FileUnit(self._database, tenant_id(tenant))
 
+    def operator_unit(self, tenant: TenantId) -> FileUnit:
+        """Return the operator's unit of work; `:tenant_id` is the tenant that it works on, or `NO_TENANT`."""
+        return FileUnit(self._database, tenant)
+
     def storages(self, tenant: TenantId) -> Storages:
         return storages(self.unit(tenant), self._runtime)
 
@@ -83,13 +87,10 @@ class SqliteBackend:
         )
 
     async def check(self) -> None:
-        await self.cursor_key()
+        await self.unit(DEFAULT_TENANT).value(self._runtime.catalog.store.meta, name="store_id")
 
     async def cursor_key(self) -> bytes:
-        key = await self.unit(DEFAULT_TENANT).value(self._runtime.catalog.store.meta, name="cursor_key")
-        if not isinstance(key, bytes) or len(key) != CURSOR_KEY_BYTES:
-            raise CorruptStore("The store has lost the key of its cursors.", path=self._database.path)
-        return key
+        return await self._runtime.cursor_key()
 
     def pool_status(self) -> PoolStatus:
         return self._database.pool_status()
@@ -133,6 +134,25 @@ async def open_sqlite(
     if readers < 1:
         raise InvalidSetting("storage.sqlite.readers must be at least 1.", given=readers)
     clock = clock or SystemClock()
+
+    def open_file() -> Database:
+        file = _file(path)
+        if create_folder:
+            _create_folder(file)
+        database = Database(
+            str(file), synchronous=synchronous, readers=readers, busy_timeout_s=busy_timeout_s, clock=clock
+        )
+        try:
+            if auto_migrate:
+                migrator.migrate(database.path, busy_timeout_s=busy_timeout_s, clock=clock)
+            else:
+                migrator.status(database.path, busy_timeout_s=busy_timeout_s)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    database = await asyncio.to_thread(open_file)
     dialect, filters = SqliteDialect(), SqliteFilters()
     runtime = Runtime(
         characteristics=CHARACTERISTICS,
@@ -143,26 +163,8 @@ async def open_sqlite(
         clock=clock,
         ids=ids or IdSource(clock),
         analyser=Analyser(language),
+        cursor_key=CursorKey(FileUnit(database, DEFAULT_TENANT), queries().store.meta),
     )
-
-    def open_file() -> Database:
-        file = _file(path)
-        if create_folder:
-            _create_folder(file)
-        database = Database(
-            str(file), synchronous=synchronous, readers=readers, busy_timeout_s=busy_timeout_s, clock=runtime.clock
-        )
-        try:
-            if auto_migrate:
-                migrator.migrate(database.path, busy_timeout_s=busy_timeout_s, clock=runtime.clock)
-            else:
-                migrator.status(database.path, busy_timeout_s=busy_timeout_s)
-        except BaseException:
-            database.close()
-            raise
-        return database
-
-    database = await asyncio.to_thread(open_file)
     return SqliteBackend(database, runtime, busy_timeout_s=busy_timeout_s)
 
 

@@ -26,9 +26,9 @@ from llmspell.errors import (
     UnsafeRole,
 )
 from llmspell.storage.postgres import migrate as migrator
-from llmspell.storage.postgres.backend import PostgresBackend, open_postgres
+from llmspell.storage.postgres.backend import PostgresBackend, open_postgres, queries
 from llmspell.storage.postgres.roles import Facts, require_suitable
-from llmspell.tenant import TenantId
+from llmspell.tenant import NO_TENANT, TenantId
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -83,6 +83,24 @@ async def test_the_operator_is_refused(postgres_shared_database: PostgresDatabas
 
 
 @pytest.mark.parametrize(
+    ("role", "why"), [("app", "bound to single tenants"), ("admin", "owns the tables"), ("superuser", "is a superuser")]
+)
+async def test_only_the_operator_works_on_all_tenants(
+    postgres_shared_database: PostgresDatabase, role: str, why: str
+) -> None:
+    database = postgres_shared_database
+    async with opened(database.app_url, operator_url=getattr(database, f"{role}_url")) as backend:
+        with pytest.raises(UnsafeRole, match=why):
+            await backend.operator_unit(NO_TENANT).value(queries().store.meta, name="cursor_key")
+
+
+async def test_a_store_without_the_operators_url_says_how_to_get_it(postgres_shared_database: PostgresDatabase) -> None:
+    async with opened(postgres_shared_database.app_url) as backend:
+        with pytest.raises(InvalidSetting, match="DATABASE_OPERATOR_URL"):
+            backend.operator_unit(NO_TENANT)
+
+
+@pytest.mark.parametrize(
     ("granted", "why"), [("llmspell", "owns the tables"), ("llmspell_operator", "rows of all tenants")]
 )
 async def test_a_role_that_could_become_an_unsafe_one_is_refused(
@@ -113,12 +131,12 @@ async def test_a_connection_that_starts_with_a_tenant_is_refused(postgres_shared
 def test_a_role_that_bypasses_row_level_security_is_refused() -> None:
     facts = Facts("r", False, True, 180_000, "0.8.1", 1, False)
     with pytest.raises(UnsafeRole, match="has BYPASSRLS"):
-        require_suitable(facts, enforce_tenant_isolation=True)
+        require_suitable(facts)
 
 
 def test_an_old_server_is_refused() -> None:
     with pytest.raises(StorageError, match="too old"):
-        require_suitable(Facts("r", False, False, 140_009, "0.8.1", 1, False), enforce_tenant_isolation=True)
+        require_suitable(Facts("r", False, False, 140_009, "0.8.1", 1, False))
 
 
 @pytest.mark.parametrize(("version", "oid"), [(None, None), ("0.7.4", 1)])
@@ -126,7 +144,7 @@ def test_a_missing_or_old_extension_is_named_with_the_command_that_mends_it(
     version: str | None, oid: int | None
 ) -> None:
     with pytest.raises(MissingExtension, match=r"As an administrator, run in this database: .* EXTENSION vector"):
-        require_suitable(Facts("r", False, False, 180_000, version, oid, False), enforce_tenant_isolation=True)
+        require_suitable(Facts("r", False, False, 180_000, version, oid, False))
 
 
 async def test_an_unmigrated_store_is_refused(postgres_empty_database: PostgresDatabase) -> None:
