@@ -14,6 +14,7 @@ import msgspec
 from llmspell.errors import TransactionError
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Graph
+from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.memories import Memories
 from llmspell.storage.contracts.tenants import Tenants
@@ -30,6 +31,7 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     vectors: Vectors
     memories: Memories
     graph: Graph
+    idempotency: Idempotency
 
 
 class OpenTransaction(Storages, frozen=True, kw_only=True):

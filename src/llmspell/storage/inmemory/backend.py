@@ -28,6 +28,7 @@ from llmspell.storage.contracts.backend import (
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.graph import InMemoryGraph
+from llmspell.storage.inmemory.idempotency import InMemoryIdempotency
 from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
 from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
@@ -94,6 +95,7 @@ class InMemoryBackend:
             vectors=InMemoryVectors(unit, self._clock, self._ids),
             memories=InMemoryMemories(unit, self._clock, self._analyser),
             graph=InMemoryGraph(unit, self._clock, self._ids),
+            idempotency=InMemoryIdempotency(unit, self._clock),
         )
 
     async def migration_status(self) -> MigrationStatus:
