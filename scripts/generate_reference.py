@@ -1,4 +1,4 @@
-"""Write the generated parts of docs/reference/{settings,cli,errors,limits}.md from the code itself, and the limits from the other pages.
+"""Write the generated parts of docs/reference/{settings,cli,errors,limits}.md from the code itself and from the pages with limits.
 
     python scripts/generate_reference.py            rewrite them
     python scripts/generate_reference.py --check    exit 1 when one is out of date
