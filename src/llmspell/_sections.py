@@ -241,6 +241,16 @@ class SecuritySettings(Section, frozen=True, kw_only=True):
     audit_enabled: Annotated[bool, later("Write the audit log.", row="SEC-04")] = True
     sandbox_enabled: Annotated[bool, later("Run scripts in the sandbox.", row="SEC-04")] = True
     path_validation: Annotated[bool, later("Check paths.", row="SEC-04")] = True
+    master_keys: Annotated[
+        Secret | None,
+        about(
+            "Keys that seal secrets before they are kept, between commas or lines; the first one seals, the others only open."
+            " `LLMSPELL_MASTER_KEY` sets it."
+        ),
+    ] = None
+    secrets_dir: Annotated[
+        str | None, about("Directory of mounted secrets, one file each: `llmspell/<provider>/api_key`.", row="SCR-02")
+    ] = None
 
 
 class TemplatesSettings(Section, frozen=True, kw_only=True):
