@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Graph
 from llmspell.storage.contracts.kv import KV
@@ -28,6 +29,7 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     vectors: Vectors
     memories: Memories
     graph: Graph
+    audit: Audit
 
 
 class MigrationStatus(msgspec.Struct, frozen=True, kw_only=True):
