@@ -41,6 +41,7 @@ from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.embedder import Embedder
 from llmspell.settings import Settings
 from llmspell.spell import Spell, Tenant, Transaction, connect
+from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.kv import KV
 from llmspell.tenant import DEFAULT_TENANT
 
@@ -394,6 +395,10 @@ def _method(method: Callable[..., Any], qualified: str) -> Callable[..., Any]:
     return call
 
 
+class BlockingAudit(_Twin, of=Audit):
+    pass
+
+
 class BlockingKV(_Twin, of=KV):
     pass
 
@@ -420,6 +425,7 @@ class BlockingAdmin(_Twin, of=Admin):
 
 class BlockingTransaction(_Twin, of=Transaction):
     kv: BlockingKV
+    audit: BlockingAudit
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -427,6 +433,7 @@ class BlockingTransaction(_Twin, of=Transaction):
     def __init__(self, inner: Transaction, runner: Runner) -> None:
         super().__init__(inner, runner)
         self.kv = BlockingKV(inner.kv, runner)
+        self.audit = BlockingAudit(inner.audit, runner)
         self.vectors = BlockingVectorCollection(inner.vectors, runner)
         self.graph = BlockingKnowledgeGraph(inner.graph, runner)
         self.memory = BlockingMemory(inner.memory, runner)
@@ -435,6 +442,7 @@ class BlockingTransaction(_Twin, of=Transaction):
 class BlockingTenant(_Twin, of=Tenant):
     id: str
     kv: BlockingKV
+    audit: BlockingAudit
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -444,6 +452,7 @@ class BlockingTenant(_Twin, of=Tenant):
         self._portal = portal
         self.id = inner.id
         self.kv = BlockingKV(inner.kv, portal)
+        self.audit = BlockingAudit(inner.audit, portal)
         self.vectors = BlockingVectorCollection(inner.vectors, portal)
         self.graph = BlockingKnowledgeGraph(inner.graph, portal)
         self.memory = BlockingMemory(inner.memory, portal)

@@ -18,6 +18,7 @@ from llmspell.memory.memory import MemoryHit, MemoryInput, Ranked
 from llmspell.providers.embedder import Embedder
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
 from llmspell.settings import Settings
+from llmspell.storage.contracts.audit import AuditEntry, AuditHead, AuditVerification, Decision, NewAuditEntry
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability, Characteristics
 from llmspell.storage.contracts.graph import Cardinality, Direction, Entity, Fact, GraphStats, Path, Reached
@@ -35,6 +36,41 @@ def connect_blocking(
     clock: Clock | None = None,
 ) -> BlockingSpell:
     """Open a store: `with connect_blocking(url) as spell`, or `spell = connect_blocking(url)` and `spell.close()`."""
+
+class BlockingAudit:
+    """A tenant's audit log."""
+    def record(
+        self,
+        operation: str,
+        *,
+        principal: str,
+        resource: str,
+        decision: Decision = "allow",
+        reason: str | None = None,
+        details: dict[str, Any] | None = None,
+        latency_ms: float | None = None,
+    ) -> AuditEntry:
+        """Add an entry to the chain, and return it with its number and its hash. In a transaction it stands or falls with it."""
+    def record_many(self, entries: Sequence[NewAuditEntry]) -> builtins.list[AuditEntry]:
+        """Add entries in their order, all or none; at most 1,000."""
+    def get(self, sequence: int) -> AuditEntry | None:
+        """Return the entry of that number, or None."""
+    def list(
+        self,
+        *,
+        since: datetime | date | str | None = None,
+        until: datetime | date | str | None = None,
+        operation: str | None = None,
+        principal: str | None = None,
+        decision: Decision | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[AuditEntry]:
+        """Return entries, latest first: from `since` on and before `until`, of an operation, a principal, a decision."""
+    def head(self) -> AuditHead:
+        """Return the end of the chain, to be noted outside of the store."""
+    def verify(self, *, anchor: AuditHead | None = None) -> AuditVerification:
+        """Read the whole chain and check every hash; with an earlier `head()`, also that the chain still leads through it."""
 
 class BlockingKV:
     """A tenant's keys. Keys: 1 to 1,024 bytes of text. Values: up to 16 MiB of bytes."""
@@ -354,15 +390,17 @@ class BlockingTransaction:
     """One atomic unit of a tenant: the same concerns as on `Tenant`."""
 
     kv: BlockingKV
+    audit: BlockingAudit
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
 
 class BlockingTenant:
-    """Everything one tenant has: `memory`, `graph`, `vectors`, `kv`, `context(…)`, `transaction()`."""
+    """Everything one tenant has: `memory`, `graph`, `vectors`, `kv`, `audit`, `context(…)`, `transaction()`."""
 
     id: str
     kv: BlockingKV
+    audit: BlockingAudit
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory

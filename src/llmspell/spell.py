@@ -30,6 +30,7 @@ from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.configured import open_configured
 from llmspell.providers.embedder import Embedder, open_embedder
 from llmspell.settings import Settings, load_settings
+from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.backend import Backend, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.kv import KV
@@ -172,7 +173,7 @@ class Spell:
 
 
 class Tenant:
-    """Everything one tenant has: `memory`, `graph`, `vectors`, `kv`, `context(…)`, `transaction()`."""
+    """Everything one tenant has: `memory`, `graph`, `vectors`, `kv`, `audit`, `context(…)`, `transaction()`."""
 
     def __init__(self, spell: Spell, backend: Backend, id: TenantId) -> None:
         self.id = id
@@ -181,6 +182,7 @@ class Tenant:
         self._gate = spell._gate(id)
         storages = guarded(backend.storages(id), self._gate)
         self.kv: KV = storages.kv
+        self.audit: Audit = storages.audit
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
         self._embedding = spell._embedding.for_tenant(id)
@@ -239,6 +241,7 @@ class Transaction:
 
     def __init__(self, storages: Storages, memory: Memory) -> None:
         self.kv: KV = storages.kv
+        self.audit: Audit = storages.audit
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
         self.memory = memory

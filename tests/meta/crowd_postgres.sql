@@ -23,4 +23,9 @@ INSERT INTO llmspell.embedding_spaces (tenant_id, space_id, model, dimension) SE
 INSERT INTO llmspell.vector_embeddings_384 (tenant_id, id, owner_id, scope, embedding, space_id)
 SELECT tenant, id, id, 'scope', array_fill(n, ARRAY[384])::public.vector, CASE WHEN n <= 40 THEN 'free-384' ELSE 'model' END
 FROM crowd WHERE n <= 200;
+INSERT INTO llmspell.audit_log
+    (tenant_id, sequence, entry_id, at, operation, principal, resource, decision, prev_hash, entry_hash)
+SELECT tenant, n, id, at, 'operation-' || n % 20, 'principal-' || n % 40, 'resource',
+    CASE WHEN n % 50 = 0 THEN 'deny' ELSE 'allow' END, sha256(int4send(n)), sha256(int4send(n + 1))
+FROM crowd;
 ANALYZE;

@@ -33,6 +33,7 @@ BUSY_TIMEOUT_S = 5.0
 BIG = frozenset(
     {
         *("kv_store", "memories", "memory_versions", "text_postings", "text_stats", "entities", "relationships"),
+        *("audit_log",),
         *("vector_embeddings_384", "vector_embeddings_768", "vector_embeddings_1536", "vector_embeddings_3072"),
     }
 )
@@ -59,6 +60,9 @@ VALUES: dict[str, Any] = {
     "predicate": "type-3",
     "query": "[" + ",".join(["0.5"] * 384) + "]",
     "scope": "scope",
+    "sequence": "40",
+    "behind": "40",
+    "since": "2026-01-02T00:00:00Z",
     "space_id": "model",
 }
 WORDS = '[{"term": "term-3", "idf": 1.5, "generates": true}, {"term": "term-4", "idf": 1, "generates": false}]'
@@ -103,6 +107,12 @@ HOT = (
     hot("memories.page_by_created_at_asc", "idx_memories_created", "idx_memories_created"),
     hot("memories.pending", "idx_memories_pending", "idx_memories_pending"),
     hot("memories.history", "memory_versions_pkey", "sqlite_autoindex_memory_versions_1"),
+    hot("audit.get", "audit_log_pkey", "sqlite_autoindex_audit_log_1"),
+    hot("audit.list", "idx_audit_log_at", "idx_audit_log_at"),
+    hot("audit.list", "idx_audit_log_operation", "idx_audit_log_operation", "a.operation = :f0"),
+    hot("audit.list", "idx_audit_log_principal", "idx_audit_log_principal", "a.principal = :f0"),
+    hot("audit.list", "idx_audit_log_decision", "idx_audit_log_decision", "a.decision = :f0"),
+    hot("audit.chain", "audit_log_pkey", "sqlite_autoindex_audit_log_1"),
     hot("postings.stats", "text_stats_pkey", PRIMARY),
     hot("postings.frequencies", "text_postings_pkey", PRIMARY),
     # Of a small tenant it is cheaper to read all postings, or all memories, once than to look each of them up.

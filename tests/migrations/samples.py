@@ -31,6 +31,7 @@ BY_COLUMN: dict[str, object] = {
     "data": b"x",
     "content_hash": HASH,
     "memory_type": "conversation",
+    "decision": "allow",
 }
 COLUMNS = """
     SELECT a.attname, y.typname, a.atttypmod, a.attname = 'data' OR NOT a.atthasdef AND a.attnotnull AS needed

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from llmspell.errors import TransactionError
+from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Graph
 from llmspell.storage.contracts.kv import KV
@@ -30,6 +31,7 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     vectors: Vectors
     memories: Memories
     graph: Graph
+    audit: Audit
 
 
 class OpenTransaction(Storages, frozen=True, kw_only=True):

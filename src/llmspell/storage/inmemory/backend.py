@@ -26,6 +26,8 @@ from llmspell.storage.contracts.backend import (
     opened,
 )
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.pages import Cursors
+from llmspell.storage.inmemory.audit import InMemoryAudit
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.graph import InMemoryGraph
 from llmspell.storage.inmemory.kv import InMemoryKV
@@ -56,7 +58,7 @@ class InMemoryBackend:
         self.auto_create_tenants = True
 
     def storages(self, tenant: TenantId) -> Storages:
-        return self._bind(AutocommitUnit(partial(self._store, tenant_id(tenant))))
+        return self._bind(tenant, AutocommitUnit(partial(self._store, tenant_id(tenant))))
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
@@ -74,6 +76,7 @@ class InMemoryBackend:
             try:
                 async with asyncio.timeout(timeout_s) as limit:
                     yield opened(self._bind(unit), unit.savepoint)
+                    yield self._bind(tenant, unit)
                 unit.commit()
             except TimeoutError as exc:
                 if limit.expired():
@@ -88,12 +91,13 @@ class InMemoryBackend:
         self._require_open()
         return self.tenants.store(tenant, writing=writing, auto_create=self.auto_create_tenants)
 
-    def _bind(self, unit: Unit) -> Storages:
+    def _bind(self, tenant: TenantId, unit: Unit) -> Storages:
         return Storages(
             kv=InMemoryKV(unit, self._clock),
             vectors=InMemoryVectors(unit, self._clock, self._ids),
             memories=InMemoryMemories(unit, self._clock, self._analyser),
             graph=InMemoryGraph(unit, self._clock, self._ids),
+            audit=InMemoryAudit(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
         )
 
     async def migration_status(self) -> MigrationStatus:

@@ -50,7 +50,7 @@ class InMemoryTenants:
                     raise TenantInactive(tenant=tenant, status=known.status)
                 return self._stores[tenant]
             if not writing:
-                return TenantStore()
+                return TenantStore(tenant)
             if not auto_create:
                 raise TenantUnknown(tenant=tenant)
             self._register(tenant, tenant)
@@ -59,5 +59,5 @@ class InMemoryTenants:
     def _register(self, tenant: TenantId, name: str) -> TenantRecord:
         record = TenantRecord(tenant_id=tenant, name=name, status="active", created_at=self._clock.now())
         self._records[tenant] = record
-        self._stores[tenant] = TenantStore()
+        self._stores[tenant] = TenantStore(tenant)
         return record

@@ -429,6 +429,28 @@ CREATE TABLE llmspell.artifacts (
     updated_at timestamp with time zone NOT NULL DEFAULT now()
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE llmspell.audit_heads (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    sequence bigint NOT NULL,
+    entry_hash bytea NOT NULL
+) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE llmspell.audit_log (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    sequence bigint NOT NULL,
+    entry_id uuid NOT NULL,
+    at timestamp with time zone NOT NULL,
+    operation character varying(128) COLLATE "C" NOT NULL,
+    principal character varying(500) COLLATE "C" NOT NULL,
+    resource text COLLATE "C" NOT NULL,
+    decision character varying(20) COLLATE "C" NOT NULL,
+    reason text,
+    details jsonb NOT NULL DEFAULT '{}'::jsonb,
+    latency_ms double precision,
+    prev_hash bytea NOT NULL,
+    entry_hash bytea NOT NULL
+) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE llmspell.embedding_spaces (
     tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
     space_id text COLLATE "C" NOT NULL,
@@ -766,6 +788,15 @@ ALTER TABLE llmspell.artifacts ADD CONSTRAINT created_at_in_calendar CHECK (((cr
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT stored_at_in_calendar CHECK (((stored_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (stored_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT unique_artifact_sequence UNIQUE (tenant_id, session_id, sequence);
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.audit_heads ADD CONSTRAINT audit_heads_pkey PRIMARY KEY (tenant_id);
+ALTER TABLE llmspell.audit_heads ADD CONSTRAINT audit_heads_sequence_check CHECK ((sequence >= 0));
+ALTER TABLE llmspell.audit_heads ADD CONSTRAINT audit_heads_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.audit_log ADD CONSTRAINT at_in_calendar CHECK (((at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.audit_log ADD CONSTRAINT audit_log_latency_ms_check CHECK ((latency_ms >= (0)::double precision));
+ALTER TABLE llmspell.audit_log ADD CONSTRAINT audit_log_pkey PRIMARY KEY (tenant_id, sequence);
+ALTER TABLE llmspell.audit_log ADD CONSTRAINT audit_log_sequence_check CHECK ((sequence > 0));
+ALTER TABLE llmspell.audit_log ADD CONSTRAINT audit_log_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.audit_log ADD CONSTRAINT valid_decision CHECK (((decision)::text = ANY ((ARRAY['allow'::character varying, 'deny'::character varying, 'allow_with_filters'::character varying])::text[])));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT embedding_spaces_change_seq_check CHECK ((change_seq >= 0));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT embedding_spaces_deleted_seq_check CHECK ((deleted_seq >= 0));
@@ -914,6 +945,10 @@ CREATE INDEX idx_api_keys_service ON llmspell.api_keys USING btree (tenant_id, s
 CREATE INDEX idx_artifact_content_orphaned ON llmspell.artifact_content USING btree (tenant_id, content_hash) WHERE (reference_count = 0);
 CREATE INDEX idx_artifacts_content ON llmspell.artifacts USING btree (tenant_id, content_hash);
 CREATE INDEX idx_artifacts_covering ON llmspell.artifacts USING btree (tenant_id, artifact_type, created_at) INCLUDE (name, size_bytes);
+CREATE INDEX idx_audit_log_at ON llmspell.audit_log USING btree (tenant_id, at, sequence);
+CREATE INDEX idx_audit_log_decision ON llmspell.audit_log USING btree (tenant_id, decision, at, sequence);
+CREATE INDEX idx_audit_log_operation ON llmspell.audit_log USING btree (tenant_id, operation, at, sequence);
+CREATE INDEX idx_audit_log_principal ON llmspell.audit_log USING btree (tenant_id, principal, at, sequence);
 CREATE INDEX idx_entities_folded ON llmspell.entities USING btree (tenant_id, name_folded, transaction_time_end);
 CREATE INDEX idx_entities_name ON llmspell.entities USING btree (tenant_id, name, transaction_time_end);
 CREATE INDEX idx_entities_type ON llmspell.entities USING btree (tenant_id, entity_type, transaction_time_end);
@@ -990,6 +1025,16 @@ CREATE POLICY tenant_isolation_delete ON llmspell.artifacts FOR DELETE USING (((
 CREATE POLICY tenant_isolation_insert ON llmspell.artifacts FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_select ON llmspell.artifacts FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_update ON llmspell.artifacts FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY operator_access ON llmspell.audit_heads FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.audit_heads FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.audit_heads FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.audit_heads FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.audit_heads FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY operator_access ON llmspell.audit_log FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.audit_log FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.audit_log FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.audit_log FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.audit_log FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY operator_access ON llmspell.embedding_spaces FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
 CREATE POLICY tenant_isolation_delete ON llmspell.embedding_spaces FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_insert ON llmspell.embedding_spaces FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
@@ -1133,6 +1178,10 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.artifact_content TO llmspell_ap
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.artifact_content TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.artifacts TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.artifacts TO llmspell_operator;
+GRANT INSERT, SELECT, UPDATE ON llmspell.audit_heads TO llmspell_app;
+GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.audit_heads TO llmspell_operator;
+GRANT INSERT, SELECT ON llmspell.audit_log TO llmspell_app;
+GRANT DELETE, INSERT, SELECT ON llmspell.audit_log TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.embedding_spaces TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.embedding_spaces TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.entities TO llmspell_app;

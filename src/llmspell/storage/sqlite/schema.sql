@@ -135,6 +135,38 @@ BEGIN
     WHERE tenant_id = NEW.tenant_id AND session_id = NEW.session_id;
 END;
 
+CREATE TABLE audit_heads (
+    tenant_id TEXT NOT NULL PRIMARY KEY CHECK (tenant_id <> ''),
+    sequence INTEGER NOT NULL CHECK (sequence >= 0),
+    entry_hash BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE audit_log (
+    tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
+    sequence INTEGER NOT NULL CHECK (sequence > 0),
+    entry_id BLOB NOT NULL CHECK (length(entry_id) = 16),
+    at INTEGER NOT NULL,
+    operation TEXT NOT NULL,
+    principal TEXT NOT NULL,
+    resource TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    reason TEXT,
+    details TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(details)),
+    latency_ms REAL CHECK (latency_ms >= 0),
+    prev_hash BLOB NOT NULL,
+    entry_hash BLOB NOT NULL,
+    PRIMARY KEY (tenant_id, sequence),
+    CONSTRAINT valid_decision CHECK (decision IN ('allow', 'deny', 'allow_with_filters'))
+) STRICT;
+
+CREATE INDEX idx_audit_log_at ON audit_log (tenant_id, at, sequence);
+
+CREATE INDEX idx_audit_log_decision ON audit_log (tenant_id, decision, at, sequence);
+
+CREATE INDEX idx_audit_log_operation ON audit_log (tenant_id, operation, at, sequence);
+
+CREATE INDEX idx_audit_log_principal ON audit_log (tenant_id, principal, at, sequence);
+
 CREATE TABLE embedding_spaces (
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
     space_id TEXT NOT NULL,
