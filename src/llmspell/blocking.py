@@ -39,6 +39,8 @@ from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.embedder import Embedder
+from llmspell.security.access_keys import HashedAccessKeys
+from llmspell.security.api_keys import SealedApiKeys
 from llmspell.settings import Settings
 from llmspell.spell import Spell, Tenant, Transaction, connect
 from llmspell.storage.contracts.audit import Audit
@@ -399,6 +401,14 @@ class BlockingAudit(_Twin, of=Audit):
     pass
 
 
+class BlockingApiKeys(_Twin, of=SealedApiKeys):
+    pass
+
+
+class BlockingAccessKeys(_Twin, of=HashedAccessKeys):
+    pass
+
+
 class BlockingKV(_Twin, of=KV):
     pass
 
@@ -426,6 +436,8 @@ class BlockingAdmin(_Twin, of=Admin):
 class BlockingTransaction(_Twin, of=Transaction):
     kv: BlockingKV
     audit: BlockingAudit
+    api_keys: BlockingApiKeys
+    access_keys: BlockingAccessKeys
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -434,6 +446,8 @@ class BlockingTransaction(_Twin, of=Transaction):
         super().__init__(inner, runner)
         self.kv = BlockingKV(inner.kv, runner)
         self.audit = BlockingAudit(inner.audit, runner)
+        self.api_keys = BlockingApiKeys(inner.api_keys, runner)
+        self.access_keys = BlockingAccessKeys(inner.access_keys, runner)
         self.vectors = BlockingVectorCollection(inner.vectors, runner)
         self.graph = BlockingKnowledgeGraph(inner.graph, runner)
         self.memory = BlockingMemory(inner.memory, runner)
@@ -443,6 +457,8 @@ class BlockingTenant(_Twin, of=Tenant):
     id: str
     kv: BlockingKV
     audit: BlockingAudit
+    api_keys: BlockingApiKeys
+    access_keys: BlockingAccessKeys
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -453,6 +469,8 @@ class BlockingTenant(_Twin, of=Tenant):
         self.id = inner.id
         self.kv = BlockingKV(inner.kv, portal)
         self.audit = BlockingAudit(inner.audit, portal)
+        self.api_keys = BlockingApiKeys(inner.api_keys, portal)
+        self.access_keys = BlockingAccessKeys(inner.access_keys, portal)
         self.vectors = BlockingVectorCollection(inner.vectors, portal)
         self.graph = BlockingKnowledgeGraph(inner.graph, portal)
         self.memory = BlockingMemory(inner.memory, portal)

@@ -17,7 +17,12 @@ from llmspell.memory.knowledge import Instant, Unset
 from llmspell.memory.memory import MemoryHit, MemoryInput, Ranked
 from llmspell.providers.embedder import Embedder
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
-from llmspell.settings import Settings
+from llmspell.security.access_keys import IssuedKey, Principal
+from llmspell.security.api_keys import ResealReport
+from llmspell.security.secrets import SecretRef
+from llmspell.settings import Secret, Settings
+from llmspell.storage.contracts.access_keys import AccessKey, AccessKeyStatus
+from llmspell.storage.contracts.api_keys import ApiKeyInfo, ApiKeyStats
 from llmspell.storage.contracts.audit import AuditEntry, AuditHead, AuditVerification, Decision, NewAuditEntry
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability, Characteristics
@@ -71,6 +76,91 @@ class BlockingAudit:
         """Return the end of the chain, to be noted outside of the store."""
     def verify(self, *, anchor: AuditHead | None = None) -> AuditVerification:
         """Read the whole chain and check every hash; with an earlier `head()`, also that the chain still leads through it."""
+
+class BlockingApiKeys:
+    """A tenant's provider keys: `tenant.api_keys`."""
+    def set(
+        self,
+        service: str,
+        key: str | Secret,
+        *,
+        ttl_s: float | None = None,
+        expires_at: datetime | date | str | None = None,
+        metadata: dict[str, Any] | None = None,
+        actor: str | None = None,
+    ) -> ApiKeyInfo:
+        """Keep a provider's key as the active one of `service`; one that was active is retired, and kept until it is pruned."""
+    def rotate(
+        self,
+        service: str,
+        new_key: str | Secret,
+        *,
+        ttl_s: float | None = None,
+        expires_at: datetime | date | str | None = None,
+        metadata: dict[str, Any] | None = None,
+        actor: str | None = None,
+    ) -> ApiKeyInfo:
+        """Replace the active key of `service`. Without `metadata`, those of the key before it go on."""
+    def reveal(self, service: str) -> Secret | None:
+        """Return the active key of `service`, unless it has expired, and count the use."""
+    def find(self, provider: str) -> Secret | None:
+        """Return a provider's key from wherever it is: `<PROVIDER>_API_KEY`, mounted secrets, this tenant's keys (SCR-01)."""
+    def get_secret(self, ref: SecretRef) -> Secret | None:
+        """Return what `llmspell/<provider>/api_key` refers to, as a `SecretStore` does; None for any other reference."""
+    def get(self, service: str) -> ApiKeyInfo | None:
+        """Return what is known of the active key of `service`, or None."""
+    def list(self, *, service: str | None = None, cursor: str | None = None, limit: int = 100) -> Page[ApiKeyInfo]:
+        """Return what is known of keys, newest first, retired ones too; of one service or of all."""
+    def deactivate(self, service: str, *, actor: str | None = None) -> ApiKeyInfo:
+        """Retire the active key of `service` without another."""
+    def delete(self, service: str, *, actor: str | None = None) -> int:
+        """Delete every key of `service`, retired ones too, and return how many."""
+    def expire(self, *, limit: int = 1000) -> int:
+        """Deactivate at most `limit` keys that have expired, and return how many (SCR-06)."""
+    def prune(self, *, before: datetime | str, limit: int = 1000) -> int:
+        """Delete at most `limit` keys that were deactivated before an instant, and return how many."""
+    def stats(self) -> ApiKeyStats:
+        """Count keys and their uses."""
+    def reseal_all(
+        self, *, after: UUID | str | None = None, limit: int = 1000, dry_run: bool = False, actor: str | None = None
+    ) -> ResealReport:
+        """Seal keys that lie under an older master key anew under the active one."""
+
+class BlockingAccessKeys:
+    """A tenant's access keys: `tenant.access_keys`."""
+    def issue(
+        self,
+        *,
+        name: str,
+        scopes: Iterable[str],
+        principal: str | None = None,
+        ttl_s: float | None = None,
+        expires_at: datetime | date | str | None = None,
+        actor: str | None = None,
+    ) -> IssuedKey:
+        """Make a key, keep its hash, and return it: this is the only time that it is seen."""
+    def rotate(
+        self,
+        key_id: UUID | str,
+        *,
+        overlap_s: float = 0,
+        ttl_s: float | None = None,
+        expires_at: datetime | date | str | None = None,
+        actor: str | None = None,
+    ) -> IssuedKey:
+        """Make the successor of a key, with its name, principal and scopes; the key itself is accepted for `overlap_s` more."""
+    def revoke(self, key_id: UUID | str, *, reason: str | None = None, actor: str | None = None) -> AccessKey:
+        """Refuse a key from now on. One that was revoked before stays as it is."""
+    def get(self, key_id: UUID | str) -> AccessKey | None:
+        """Return what is known of a key, or None."""
+    def list(
+        self, *, status: AccessKeyStatus | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[AccessKey]:
+        """Return what is known of keys, newest first; of one status or of all."""
+    def expire(self, *, limit: int = 1000) -> int:
+        """Revoke at most `limit` keys that have expired, for the reason "expired", and return how many."""
+    def prune(self, *, before: datetime | str, limit: int = 1000) -> int:
+        """Delete at most `limit` keys that were revoked before an instant, and return how many."""
 
 class BlockingKV:
     """A tenant's keys. Keys: 1 to 1,024 bytes of text. Values: up to 16 MiB of bytes."""
@@ -391,16 +481,20 @@ class BlockingTransaction:
 
     kv: BlockingKV
     audit: BlockingAudit
+    api_keys: BlockingApiKeys
+    access_keys: BlockingAccessKeys
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
 
 class BlockingTenant:
-    """Everything one tenant has: `memory`, `graph`, `vectors`, `kv`, `audit`, `context(…)`, `transaction()`."""
+    """Everything one tenant has: `memory`, `graph`, `kv`, `audit`, keys and the rest; `context(…)`, `transaction()`."""
 
     id: str
     kv: BlockingKV
     audit: BlockingAudit
+    api_keys: BlockingApiKeys
+    access_keys: BlockingAccessKeys
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -438,3 +532,5 @@ class BlockingSpell:
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What this backend can do."""
+    def authenticate(self, key: str | Secret) -> Principal | None:
+        """Return whom an access key stands for, in its tenant; None for every key that is not accepted, for whatever reason."""

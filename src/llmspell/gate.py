@@ -23,6 +23,7 @@ _READS = frozenset({
     "pending", "unprocessed_sessions", "predicates", "get_entity", "list_entities", "facts", "neighbours", "traverse", "paths",
     "mentioned", "entity_history",
     "head", "verify",
+    "find", "find_sealed", "list_sealed", "pepper",
 })  # fmt: skip
 """Storage methods that do not bring a tenant into being."""
 T = TypeVar("T")

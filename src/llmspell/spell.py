@@ -29,7 +29,10 @@ from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.configured import open_configured
 from llmspell.providers.embedder import Embedder, open_embedder
-from llmspell.settings import Settings, load_settings
+from llmspell.security.access_keys import HashedAccessKeys, Principal
+from llmspell.security.api_keys import SealedApiKeys
+from llmspell.security.bound import StoreSecrets
+from llmspell.settings import Secret, Settings, load_settings
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.backend import Backend, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
@@ -126,6 +129,8 @@ class Spell:
         self._handles: OrderedDict[TenantId, Tenant] = OrderedDict()
         self.settings = settings
         self.tenants = TenantRegistry(backend.tenants)
+        self._secrets = StoreSecrets(settings.security, clock, ids)
+        self._authenticator = self._secrets.authenticator(lambda tenant: backend.storages(tenant).access_keys)
         self.admin = Admin(backend)
 
     @property
@@ -151,8 +156,16 @@ class Spell:
             self._handles.popitem(last=False)
         return handle
 
+    async def authenticate(self, key: str | Secret) -> Principal | None:
+        """Return whom an access key stands for, in its tenant; None for every key that is not accepted, for whatever reason.
+
+        Unknown, foreign, expired and revoked keys, and those of a suspended tenant, take the same work and give the same answer.
+        """
+        return await self._authenticator.authenticate(key)
+
     async def close(self) -> None:
         """Finish pending work and release everything. Closing twice is allowed."""
+        await self._authenticator.settle()
         await self._embedding.aclose()
         await self._backend.close()
 
@@ -173,7 +186,7 @@ class Spell:
 
 
 class Tenant:
-    """Everything one tenant has: `memory`, `graph`, `vectors`, `kv`, `audit`, `context(…)`, `transaction()`."""
+    """Everything one tenant has: `memory`, `graph`, `kv`, `audit`, keys and the rest; `context(…)`, `transaction()`."""
 
     def __init__(self, spell: Spell, backend: Backend, id: TenantId) -> None:
         self.id = id
@@ -183,6 +196,8 @@ class Tenant:
         storages = guarded(backend.storages(id), self._gate)
         self.kv: KV = storages.kv
         self.audit: Audit = storages.audit
+        self.api_keys = spell._secrets.api_keys(storages.api_keys, id)
+        self.access_keys = spell._secrets.access_keys(storages.access_keys, id)
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
         self._embedding = spell._embedding.for_tenant(id)
@@ -233,15 +248,25 @@ class Tenant:
         await self._gate.enter(writes=True)
         async with self._backend.transaction(self.id, timeout_s=timeout_s) as storages:
             memory = self._spell._memory(storages, self.id, self._embedding, in_transaction=True)
-            yield Transaction(storages, memory)
+            keys = self._spell._secrets
+            yield Transaction(
+                storages,
+                memory,
+                api_keys=keys.api_keys(storages.api_keys, self.id),
+                access_keys=keys.access_keys(storages.access_keys, self.id),
+            )
 
 
 class Transaction:
     """One atomic unit of a tenant: the same concerns as on `Tenant`."""
 
-    def __init__(self, storages: Storages, memory: Memory) -> None:
+    def __init__(
+        self, storages: Storages, memory: Memory, *, api_keys: SealedApiKeys, access_keys: HashedAccessKeys
+    ) -> None:
         self.kv: KV = storages.kv
         self.audit: Audit = storages.audit
+        self.api_keys = api_keys
+        self.access_keys = access_keys
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
         self.memory = memory

@@ -23,6 +23,8 @@ from llmspell import ManualClock, Settings, blocking
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
+from llmspell.security.keyring import new_master_key
+from llmspell.settings import SecuritySettings
 from llmspell.spell import Admin, Spell, Tenant, TenantRegistry
 from llmspell.storage.contracts import memories, vectors
 from llmspell.storage.contracts.kv import KV
@@ -57,7 +59,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture(params=["memory", "file", "server"])
 async def spell(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Spell]:
-    settings = Settings()
+    settings = Settings(security=SecuritySettings(master_keys=new_master_key()))
     if request.param == "server":
         url = request.getfixturevalue("postgres_database").app_url
     else:

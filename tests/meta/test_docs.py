@@ -29,6 +29,8 @@ HANDLES = {
     "tenant": ("llmspell.spell:Tenant", "reference/python-api.md"),
     "tenant.audit": ("llmspell.storage.contracts.audit:Audit", "reference/audit.md"),
     "tenant.kv": ("llmspell.storage.contracts.kv:KV", "reference/kv.md"),
+    "tenant.api_keys": ("llmspell.security.api_keys:SealedApiKeys", "reference/api_keys.md"),
+    "tenant.access_keys": ("llmspell.security.access_keys:HashedAccessKeys", "reference/access_keys.md"),
     "tenant.vectors": ("llmspell.memory.vectors:VectorCollection", "reference/vectors.md"),
     "tenant.memory": ("llmspell.memory.memory:Memory", "reference/memories.md"),
     "tenant.graph": ("llmspell.memory.knowledge:KnowledgeGraph", "reference/graph.md"),

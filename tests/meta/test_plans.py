@@ -34,6 +34,7 @@ BIG = frozenset(
     {
         *("kv_store", "memories", "memory_versions", "text_postings", "text_stats", "entities", "relationships"),
         *("audit_log",),
+        *("api_keys", "access_keys"),
         *("vector_embeddings_384", "vector_embeddings_768", "vector_embeddings_1536", "vector_embeddings_3072"),
     }
 )
@@ -44,7 +45,7 @@ AT = "2026-01-05T00:00:00Z"
 VALUES: dict[str, Any] = {
     **dict.fromkeys(("after", "first"), "key-39"),
     **dict.fromkeys(("now", "instant", "known", "as_of", "before"), AT),
-    **dict.fromkeys(("id", "subject", "object"), ID),
+    **dict.fromkeys(("id", "subject", "object", "key_id"), ID),
     **dict.fromkeys(("ids", "outgoing", "incoming"), IDS),
     "average": "5.0",
     "beyond": "key-3:",
@@ -60,6 +61,12 @@ VALUES: dict[str, Any] = {
     "predicate": "type-3",
     "query": "[" + ",".join(["0.5"] * 384) + "]",
     "scope": "scope",
+    "service": "service-7",
+    "stale": AT,
+    "status": "active",
+    "reason": "expired",
+    "uses": "1",
+    "at": AT,
     "sequence": "40",
     "behind": "40",
     "since": "2026-01-02T00:00:00Z",
@@ -101,6 +108,17 @@ HOT = (
     hot("kv.get", "kv_store_pkey", "sqlite_autoindex_kv_store_1"),
     hot("kv.list_keys", "kv_store_pkey", "sqlite_autoindex_kv_store_1"),
     hot("kv.get_batch", "kv_store_pkey", "sqlite_autoindex_kv_store_1"),
+    hot("api_keys.find_sealed", "idx_api_keys_active", "idx_api_keys_active"),
+    hot("api_keys.active", "idx_api_keys_active", "idx_api_keys_active"),
+    hot("api_keys.note_use", "api_keys_pkey", "sqlite_autoindex_api_keys_1"),
+    hot("api_keys.expire", "idx_api_keys_expires api_keys_pkey", "idx_api_keys_expires sqlite_autoindex_api_keys_1"),
+    hot("access_keys.find", "access_keys_pkey tenants_pkey", "sqlite_autoindex_access_keys_1"),
+    hot("access_keys.note_use", "access_keys_pkey", "sqlite_autoindex_access_keys_1"),
+    hot(
+        "access_keys.expire",
+        "idx_access_keys_expires access_keys_pkey",
+        "idx_access_keys_expires sqlite_autoindex_access_keys_1",
+    ),
     hot("memories.get_batch", "memories_pkey", "sqlite_autoindex_memories_1"),
     hot("memories.page_by_at_desc", "idx_memories_event", "idx_memories_event"),
     hot("memories.page_by_at_desc", "idx_memories_session", "idx_memories_session", "m.session = :f0"),

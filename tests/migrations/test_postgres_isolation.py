@@ -220,10 +220,10 @@ def test_neither_serving_role_owns_anything(postgres_database: PostgresDatabase,
         assert connection.execute(owned).fetchall() == [(0,)]
 
 
-def test_both_secrets_of_the_store_are_random_and_readable(postgres_database: PostgresDatabase) -> None:
+def test_the_secrets_of_the_store_are_random_and_readable(postgres_database: PostgresDatabase) -> None:
     with session(postgres_database.app_url, None) as app:
         rows = dict(app.execute("SELECT name, value FROM llmspell.store_meta").fetchall())
 
-    assert set(rows) == {"store_id", "cursor_key"}
-    assert [len(value) for value in rows.values()] == [32, 32]
-    assert rows["store_id"] != rows["cursor_key"]
+    assert set(rows) == {"store_id", "cursor_key", "access_pepper"}
+    assert [len(value) for value in rows.values()] == [32, 32, 32]
+    assert len(set(rows.values())) == 3

@@ -160,15 +160,6 @@ def sealed_by(sealed: bytes) -> str:
     return sealed[len(_MAGIC) : _SALT_AT].hex()
 
 
-def require_cipher() -> None:
-    """Refuse to go on where nothing can be sealed or opened.
-
-    Raises:
-        MissingExtra: the package `cryptography` is not installed.
-    """
-    _aes()
-
-
 def _read_key(word: str, position: int) -> bytes:
     try:
         raw = base64.b64decode(word.removeprefix(MASTER_KEY_PREFIX), altchars=b"-_", validate=True)

@@ -24,13 +24,14 @@ from uuid import UUID
 from llmspell.clock import MICROSECOND, Clock
 from llmspell.errors import TransactionClosed, TransactionError, TransactionTimeout, Unavailable
 from llmspell.storage.contracts.backend import Savepoints
-from llmspell.errors import TransactionClosed, TransactionTimeout, Unavailable
 from llmspell.tenant import NO_TENANT, TenantId
 
 if TYPE_CHECKING:
     from llmspell.storage.contracts.audit import AuditEntry, AuditHead
     from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
     from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
+    from llmspell.storage.inmemory.access_keys import StoredAccessKey
+    from llmspell.storage.inmemory.api_keys import StoredApiKey
     from llmspell.storage.inmemory.kv import Item
     from llmspell.storage.inmemory.memories import StoredMemory
     from llmspell.storage.inmemory.vectors import StoredVector
@@ -117,6 +118,8 @@ class State:
     predicates: Table[str, Cardinality] = field(default_factory=Table)
     entities: Table[int, Entity] = field(default_factory=Table)
     facts: Table[int, Fact] = field(default_factory=Table)
+    api_keys: Table[UUID, StoredApiKey] = field(default_factory=Table)
+    access_keys: Table[UUID, StoredAccessKey] = field(default_factory=Table)
     counters: Table[str, int] = field(default_factory=Table)
     moments: Table[str, datetime] = field(default_factory=Table)
     audit: Table[int, AuditEntry] = field(default_factory=Table)

@@ -361,6 +361,23 @@ END
 $function$
 ;
 
+CREATE TABLE llmspell.access_keys (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    key_id uuid NOT NULL,
+    name character varying(500) NOT NULL,
+    principal character varying(500) NOT NULL,
+    scopes jsonb NOT NULL,
+    key_hash bytea NOT NULL,
+    pepper character varying(32) COLLATE "C" NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    revoked_reason text,
+    rotated_from uuid,
+    rotated_to uuid
+) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE llmspell.agent_states (
     state_id uuid NOT NULL DEFAULT gen_random_uuid(),
     tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
@@ -749,6 +766,13 @@ CREATE TABLE llmspell.workflow_states (
     last_updated timestamp with time zone NOT NULL DEFAULT now(),
     created_at timestamp with time zone NOT NULL DEFAULT now()
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT access_keys_key_hash_check CHECK ((octet_length(key_hash) = 32));
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT access_keys_pkey PRIMARY KEY (tenant_id, key_id);
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT access_keys_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT expires_at_in_calendar CHECK (((expires_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT last_used_at_in_calendar CHECK (((last_used_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (last_used_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT revoked_at_in_calendar CHECK (((revoked_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (revoked_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_data_version_check CHECK ((data_version > 0));
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_pkey PRIMARY KEY (tenant_id, state_id);
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_schema_version_check CHECK ((schema_version > 0));
@@ -938,6 +962,9 @@ ALTER TABLE llmspell.workflow_states ADD CONSTRAINT valid_workflow_status CHECK 
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_current_step_check CHECK ((current_step >= 0));
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_pkey PRIMARY KEY (tenant_id, workflow_id);
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+CREATE INDEX idx_access_keys_created ON llmspell.access_keys USING btree (tenant_id, created_at DESC, key_id DESC);
+CREATE INDEX idx_access_keys_expires ON llmspell.access_keys USING btree (tenant_id, expires_at) WHERE ((revoked_at IS NULL) AND (expires_at IS NOT NULL));
+CREATE INDEX idx_access_keys_revoked ON llmspell.access_keys USING btree (tenant_id, revoked_at) WHERE (revoked_at IS NOT NULL);
 CREATE INDEX idx_agent_states_type ON llmspell.agent_states USING btree (tenant_id, agent_type);
 CREATE UNIQUE INDEX idx_api_keys_active ON llmspell.api_keys USING btree (tenant_id, service) WHERE is_active;
 CREATE INDEX idx_api_keys_expires ON llmspell.api_keys USING btree (tenant_id, expires_at) WHERE (expires_at IS NOT NULL);
@@ -1000,6 +1027,11 @@ CREATE TRIGGER agent_states_data_version BEFORE UPDATE OF state_data ON llmspell
 CREATE TRIGGER artifacts_count_moves AFTER UPDATE OF tenant_id, content_hash, session_id ON llmspell.artifacts FOR EACH ROW WHEN (((((new.tenant_id)::text IS DISTINCT FROM (old.tenant_id)::text) OR ((new.content_hash)::text IS DISTINCT FROM (old.content_hash)::text)) OR (new.session_id IS DISTINCT FROM old.session_id))) EXECUTE FUNCTION llmspell.count_artifacts();
 CREATE TRIGGER artifacts_count_rows AFTER INSERT OR DELETE ON llmspell.artifacts FOR EACH ROW EXECUTE FUNCTION llmspell.count_artifacts();
 CREATE TRIGGER workflow_states_life_cycle BEFORE UPDATE OF status ON llmspell.workflow_states FOR EACH ROW WHEN (((new.status)::text IS DISTINCT FROM (old.status)::text)) EXECUTE FUNCTION llmspell.stamp_workflow_life_cycle();
+CREATE POLICY operator_access ON llmspell.access_keys FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.access_keys FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.access_keys FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.access_keys FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.access_keys FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY operator_access ON llmspell.agent_states FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
 CREATE POLICY tenant_isolation_delete ON llmspell.agent_states FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_insert ON llmspell.agent_states FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
@@ -1168,6 +1200,8 @@ GRANT EXECUTE ON FUNCTION llmspell.rotate_api_key(character varying,character va
 GRANT USAGE ON SCHEMA llmspell TO llmspell_app;
 GRANT USAGE ON SCHEMA llmspell TO llmspell_operator;
 GRANT USAGE ON SCHEMA llmspell_archive TO llmspell_operator;
+GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.access_keys TO llmspell_app;
+GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.access_keys TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.agent_states TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.agent_states TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.api_keys TO llmspell_app;
