@@ -426,7 +426,9 @@ class BlockingMemory(_Twin, of=Memory):
 
 
 class BlockingTenantRegistry(_Twin, of=TenantRegistry):
-    pass
+    def audit(self, id: str) -> BlockingAudit:
+        """Return the audit log of a tenant for the operator: also of one that is suspended or deleted."""
+        return BlockingAudit(self._inner.audit(id), self._runner)
 
 
 class BlockingAdmin(_Twin, of=Admin):

@@ -29,7 +29,7 @@ from llmspell.storage.contracts.capabilities import BackendType, Capability, Cha
 from llmspell.storage.contracts.graph import Cardinality, Direction, Entity, Fact, GraphStats, Path, Reached
 from llmspell.storage.contracts.memories import ListOrder, MemoryKind, MemoryRecord, MemoryVersion
 from llmspell.storage.contracts.pages import Page
-from llmspell.storage.contracts.tenants import TenantRecord
+from llmspell.storage.contracts.tenants import IsolationLevel, QuotaLimits, TenantRecord, TenantStatus
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 from llmspell.tenant import DEFAULT_TENANT
 
@@ -455,11 +455,48 @@ class BlockingMemory:
         """Embed up to `limit` memories that wait for it, or have none by the model in use, and return how many got one."""
 
 class BlockingTenantRegistry:
-    """Which tenants exist: `spell.tenants`."""
-    def create(self, id: str, *, name: str | None = None, exist_ok: bool = False) -> TenantRecord:
-        """Register a tenant."""
+    """Which tenants exist, and who of them is served: `spell.tenants`."""
+    def audit(self, id: str) -> BlockingAudit:
+        """Return the audit log of a tenant for the operator: also of one that is suspended or deleted."""
+    def create(
+        self,
+        id: str,
+        *,
+        name: str | None = None,
+        quotas: QuotaLimits | None = None,
+        isolation_level: IsolationLevel | None = None,
+        exist_ok: bool = False,
+        actor: str | None = None,
+    ) -> TenantRecord:
+        """Register a tenant, with the settings' quotas unless it gets its own."""
     def get(self, id: str) -> TenantRecord | None:
         """Return a tenant, or None."""
+    def list(
+        self, *, status: TenantStatus | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[TenantRecord]:
+        """Return tenants by id, in byte order, in pages; all, or those of a status."""
+    def update(
+        self,
+        id: str,
+        *,
+        name: str | None = None,
+        quotas: QuotaLimits | None = None,
+        expected_version: int | None = None,
+        actor: str | None = None,
+    ) -> TenantRecord:
+        """Change the name or the quotas of a tenant; what is None stays."""
+    def suspend(
+        self, id: str, *, reason: str | None = None, expected_version: int | None = None, actor: str | None = None
+    ) -> TenantRecord:
+        """Refuse every call of a tenant from now on (elsewhere within a second); its data stays as it is."""
+    def resume(
+        self, id: str, *, reason: str | None = None, expected_version: int | None = None, actor: str | None = None
+    ) -> TenantRecord:
+        """Serve a suspended tenant again."""
+    def delete(
+        self, id: str, *, reason: str | None = None, expected_version: int | None = None, actor: str | None = None
+    ) -> TenantRecord:
+        """Mark a tenant as deleted: every call is refused for good, and its id stays taken. Its data is not erased by that."""
 
 class BlockingAdmin:
     """The operator's side of a store: `spell.admin`."""

@@ -17,7 +17,7 @@ from datetime import date, datetime
 from types import TracebackType
 from typing import Any
 
-from llmspell.admin import Admin, TenantRegistry
+from llmspell.admin import Admin, NewTenants, TenantRegistry
 from llmspell.clock import Clock, SystemClock
 from llmspell.errors import InvalidLimit
 from llmspell.gate import Gate, guarded
@@ -128,7 +128,8 @@ class Spell:
         self._ids = ids
         self._handles: OrderedDict[TenantId, Tenant] = OrderedDict()
         self.settings = settings
-        self.tenants = TenantRegistry(backend.tenants)
+        self._new_tenants = NewTenants.of(settings)
+        self.tenants = TenantRegistry(backend.tenants, defaults=self._new_tenants, changed=self._changed)
         self._secrets = StoreSecrets(settings.security, clock, ids)
         self._authenticator = self._secrets.authenticator(lambda tenant: backend.storages(tenant).access_keys)
         self.admin = Admin(backend)
@@ -172,7 +173,14 @@ class Spell:
     def _gate(self, tenant: TenantId) -> Gate:
         automatic = self.settings.tenancy.auto_create_tenants
         allowed = self._backend.auto_create_tenants if automatic is None else automatic
-        return Gate(self._backend.tenants, tenant, auto_create=allowed, clock=self._clock)
+        return Gate(
+            self._backend.tenants, tenant, auto_create=allowed, clock=self._clock, quotas=self._new_tenants.quotas
+        )
+
+    def _changed(self, tenant: TenantId) -> None:
+        """Let a change of a tenant take effect at once on its handle; a handle elsewhere asks within a second."""
+        if tenant in self._handles:
+            self._handles[tenant]._gate.forget()
 
     def _memory(self, storages: Storages, tenant: TenantId, embedding: Embedding, *, in_transaction: bool) -> Memory:
         return Memory(

@@ -58,7 +58,7 @@ class InMemoryBackend:
         self._cursor_key = secrets.token_bytes(CURSOR_KEY_BYTES)
         self._access_pepper = secrets.token_bytes(PEPPER_BYTES)
         self._closed = False
-        self.tenants = InMemoryTenants(self._clock)
+        self.tenants = InMemoryTenants(self._clock, self._ids, self.cursor_key)
         self.auto_create_tenants = True
 
     def storages(self, tenant: TenantId) -> Storages:
