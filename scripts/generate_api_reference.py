@@ -20,13 +20,26 @@ from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.spell import Spell, Tenant, Transaction
 from llmspell.storage.contracts.audit import Audit
+from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.kv import KV
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
-PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "audit.md")
+PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "idempotency.md", "audit.md")
 CLASSES = {
     kind.__name__: kind
-    for kind in (Audit, KV, VectorCollection, KnowledgeGraph, Memory, TenantRegistry, Admin, Spell, Tenant, Transaction)
+    for kind in (
+        KV,
+        VectorCollection,
+        KnowledgeGraph,
+        Memory,
+        TenantRegistry,
+        Admin,
+        Spell,
+        Tenant,
+        Transaction,
+        Idempotency,
+        Audit,
+    )
 }
 TABLE = re.compile(r"<!-- methods of (\w+) -->\n.*?<!-- end of methods -->", re.DOTALL)
 

@@ -6,6 +6,7 @@ from llmspell.storage.contracts.backend import Storages
 from llmspell.storage.relational.audit import RelationalAudit
 from llmspell.storage.relational.database import Unit
 from llmspell.storage.relational.graph import RelationalGraph
+from llmspell.storage.relational.idempotency import RelationalIdempotency
 from llmspell.storage.relational.kv import RelationalKV
 from llmspell.storage.relational.memories import RelationalMemories
 from llmspell.storage.relational.runtime import Runtime
@@ -20,4 +21,5 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         memories=RelationalMemories(unit, runtime),
         graph=RelationalGraph(unit, runtime),
         audit=RelationalAudit(unit, runtime),
+        idempotency=RelationalIdempotency(unit, runtime),
     )
