@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -21,6 +21,7 @@ from llmspell.security.access_keys import IssuedKey, Principal
 from llmspell.security.api_keys import ResealReport
 from llmspell.security.secrets import SecretRef
 from llmspell.settings import Secret, Settings
+from llmspell.spell import TransactionOutcome
 from llmspell.storage.contracts.access_keys import AccessKey, AccessKeyStatus
 from llmspell.storage.contracts.api_keys import ApiKeyInfo, ApiKeyStats
 from llmspell.storage.contracts.audit import AuditEntry, AuditHead, AuditVerification, Decision, NewAuditEntry
@@ -32,6 +33,8 @@ from llmspell.storage.contracts.pages import Page
 from llmspell.storage.contracts.tenants import IsolationLevel, QuotaLimits, TenantRecord, TenantStatus
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 from llmspell.tenant import DEFAULT_TENANT
+
+T = TypeVar("T")
 
 def connect_blocking(
     url: str | None = None,
@@ -513,28 +516,47 @@ class BlockingAdmin:
     def promote(self, tenant: str, space_id: str, *, dimension: int) -> int:
         """Move a tenant's embedding space into the approximate index, and return how many vectors moved."""
 
-class BlockingTransaction:
-    """One atomic unit of a tenant: the same concerns as on `Tenant`."""
+class _Concerns:
+    """What one tenant has, by concern: on its handle, inside of a transaction, and under an idempotency key."""
 
     kv: BlockingKV
     audit: BlockingAudit
-    api_keys: BlockingApiKeys
-    access_keys: BlockingAccessKeys
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
 
-class BlockingTenant:
-    """Everything one tenant has: `memory`, `graph`, `kv`, `audit`, keys and the rest; `context(…)`, `transaction()`."""
+class _WithKeys(_Concerns):
+    """The keys of a tenant. They are no `Concerns`: a call of theirs is not recorded to be repeated, for it has a secret in it."""
+
+    api_keys: BlockingApiKeys
+    access_keys: BlockingAccessKeys
+
+class BlockingTransaction(_WithKeys):
+    """One atomic unit of a tenant: the same concerns as on `Tenant`."""
+    def savepoint(self) -> AbstractContextManager[None]:
+        """Open a block of which nothing stays when an exception leaves it, while the transaction goes on. Blocks nest."""
+    @property
+    def outcome(self) -> TransactionOutcome:
+        """What became of it: "open" inside of its block, then "committed", "rolled_back", or "unknown"."""
+
+class BlockingOnce(_Concerns):
+    """A tenant's verbs under one idempotency key: `tenant.once(key)`."""
+
+class BlockingTenant(_WithKeys):
+    """Everything one tenant has: its concerns, `context(…)`, `transaction()`, `run(…)` and `once(…)`."""
 
     id: str
-    kv: BlockingKV
-    audit: BlockingAudit
-    api_keys: BlockingApiKeys
-    access_keys: BlockingAccessKeys
-    vectors: BlockingVectorCollection
-    graph: BlockingKnowledgeGraph
-    memory: BlockingMemory
+    def once(self, idempotency_key: str) -> BlockingOnce:
+        """Return the tenant's verbs with the promise that the call has its effect at most once."""
+    def run(
+        self,
+        work: Callable[[BlockingTransaction], T],
+        *,
+        attempts: int | None = None,
+        timeout_s: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> T:
+        """Run `work(tx)` in a transaction, again from the beginning while another one was first, and return what it returns."""
     def transaction(self, *, timeout_s: float | None = None) -> AbstractContextManager[BlockingTransaction]:
         """Open a transaction: everything written through it is kept together when the block ends, or nothing is."""
     def context(

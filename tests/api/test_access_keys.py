@@ -131,14 +131,15 @@ class Refusals:
         self.spell = spell
         self.clock = clock
 
-    async def keys(self, acme: Tenant, globex: Tenant) -> dict[str, str]:
+    async def keys(self, acme: Tenant, globex: Tenant, closed: Tenant) -> dict[str, str]:
+        suspended = await closed.access_keys.issue(name="suspended", scopes=["admin"])
+        await self.spell.tenants.suspend(closed.id)
         issued = {
             name: await acme.access_keys.issue(name=name, scopes=["admin"], ttl_s=10 if name == "expired" else None)
-            for name in ("expired", "revoked", "pruned", "good")
+            for name in ("expired", "revoked", "good")
         }
         good = issued["good"].key.reveal()
         await acme.access_keys.revoke(issued["revoked"].info.key_id)
-        await acme.access_keys.revoke(issued["pruned"].info.key_id)
         self.clock.advance(seconds=20)
         return {
             "another secret": forged(good, secret=bytes(32)),
@@ -147,14 +148,15 @@ class Refusals:
             "an unknown tenant": forged(good, tenant=f"nobody-{uuid4()}"),
             "expired": issued["expired"].key.reveal(),
             "revoked": issued["revoked"].key.reveal(),
+            "of a suspended tenant": suspended.key.reveal(),
         }
 
 
 async def test_every_refusal_is_the_same_answer_after_the_same_work(
     spell: Spell, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acme, globex = await fresh_tenants(spell, 2)
-    keys = await Refusals(spell, clock).keys(acme, globex)
+    acme, globex, closed = await fresh_tenants(spell, 3)
+    keys = await Refusals(spell, clock).keys(acme, globex, closed)
     warm = await globex.access_keys.issue(name="warm", scopes=["read"])
     await spell.authenticate(warm.key)
     hashed, compared = 0, 0
@@ -276,6 +278,19 @@ async def test_a_revocation_takes_effect_at_once(spell: Spell) -> None:
     await acme.access_keys.revoke(issued.info.key_id, reason="leaked", actor="ada")
 
     assert await spell.authenticate(issued.key) is None
+
+
+async def test_a_suspended_tenants_key_is_accepted_again_when_it_is_resumed(spell: Spell) -> None:
+    acme = await fresh_tenant(spell)
+    issued = await acme.access_keys.issue(name="ci", scopes=["read"])
+
+    answers = [await spell.authenticate(issued.key) is not None]
+    await spell.tenants.suspend(acme.id)
+    answers.append(await spell.authenticate(issued.key) is not None)
+    await spell.tenants.resume(acme.id)
+    answers.append(await spell.authenticate(issued.key) is not None)
+
+    assert answers == [True, False, True]
 
 
 async def test_a_key_that_was_rolled_back_is_no_key(spell: Spell) -> None:

@@ -64,7 +64,7 @@ def test_a_provider_key_comes_from_stdin_and_is_never_printed(sealed: Shell) -> 
     assert (made.code, rotated.code) == (0, 0)
     assert [line.split("\t")[:2] for line in listed.lines] == [["openai", "active"], ["openai", "inactive"]]
     assert document["items"][0]["rotated_from"] == document["items"][1]["key_id"]
-    assert [one["principal"] for one in entries] == ["system", "ada"]
+    assert [one["principal"] for one in entries[:2]] == ["system", "ada"]
     for done in (made, rotated, listed):
         assert KEY not in done.out + done.err
     for file in Path(sealed.folder).glob("store.db*"):

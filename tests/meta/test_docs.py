@@ -28,6 +28,8 @@ HANDLES = {
     "spell.admin": ("llmspell.admin:Admin", "reference/python-api.md"),
     "tenant": ("llmspell.spell:Tenant", "reference/python-api.md"),
     "tenant.audit": ("llmspell.storage.contracts.audit:Audit", "reference/audit.md"),
+    "transaction": ("llmspell.spell:Transaction", "reference/python-api.md"),
+    "idempotency": ("llmspell.storage.contracts.idempotency:Idempotency", "reference/idempotency.md"),
     "tenant.kv": ("llmspell.storage.contracts.kv:KV", "reference/kv.md"),
     "tenant.api_keys": ("llmspell.security.api_keys:SealedApiKeys", "reference/api_keys.md"),
     "tenant.access_keys": ("llmspell.security.access_keys:HashedAccessKeys", "reference/access_keys.md"),

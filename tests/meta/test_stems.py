@@ -8,6 +8,15 @@ from tests.meta.source import PACKAGE, ROOT, complaint
 from llmspell.storage.relational import catalog
 
 CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "audit", "api_keys", "access_keys")
+CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "audit")
+CONCERNS = (
+    "kv",
+    "vectors",
+    "memories",
+    "graph",
+    "tenants",
+    "idempotency",
+)
 PLACES = {
     "src/llmspell/storage/contracts/{stem}.py": "what it promises: a Protocol and its records",
     "src/llmspell/storage/inmemory/{stem}.py": "the plain model of the contract",

@@ -31,6 +31,7 @@ BY_COLUMN: dict[str, object] = {
     "data": b"x",
     "content_hash": HASH,
     "key_hash": bytes(32),
+    "fingerprint": bytes(32),
     "memory_type": "conversation",
     "decision": "allow",
 }

@@ -17,6 +17,7 @@ from llmspell.storage.contracts.api_keys import ApiKeys
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Graph
+from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.memories import Memories
 from llmspell.storage.contracts.tenants import Tenants
@@ -36,6 +37,7 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     audit: Audit
     api_keys: ApiKeys
     access_keys: AccessKeys
+    idempotency: Idempotency
 
 
 class OpenTransaction(Storages, frozen=True, kw_only=True):

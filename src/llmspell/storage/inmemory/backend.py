@@ -33,6 +33,7 @@ from llmspell.storage.inmemory.api_keys import InMemoryApiKeys
 from llmspell.storage.inmemory.audit import InMemoryAudit
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.graph import InMemoryGraph
+from llmspell.storage.inmemory.idempotency import InMemoryIdempotency
 from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
 from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
@@ -105,6 +106,7 @@ class InMemoryBackend:
             access_keys=InMemoryAccessKeys(
                 unit, self._clock, self._ids, cursors=Cursors(tenant, self.cursor_key), pepper=self._access_pepper
             ),
+            idempotency=InMemoryIdempotency(unit, self._clock),
         )
 
     async def migration_status(self) -> MigrationStatus:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
     from llmspell.storage.inmemory.access_keys import StoredAccessKey
     from llmspell.storage.inmemory.api_keys import StoredApiKey
+    from llmspell.storage.inmemory.idempotency import UsedKey
     from llmspell.storage.inmemory.kv import Item
     from llmspell.storage.inmemory.memories import StoredMemory
     from llmspell.storage.inmemory.vectors import StoredVector
@@ -120,6 +121,7 @@ class State:
     facts: Table[int, Fact] = field(default_factory=Table)
     api_keys: Table[UUID, StoredApiKey] = field(default_factory=Table)
     access_keys: Table[UUID, StoredAccessKey] = field(default_factory=Table)
+    idempotency: Table[str, UsedKey] = field(default_factory=Table)
     counters: Table[str, int] = field(default_factory=Table)
     moments: Table[str, datetime] = field(default_factory=Table)
     audit: Table[int, AuditEntry] = field(default_factory=Table)

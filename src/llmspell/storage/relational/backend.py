@@ -8,6 +8,7 @@ from llmspell.storage.relational.api_keys import RelationalApiKeys
 from llmspell.storage.relational.audit import RelationalAudit
 from llmspell.storage.relational.database import Unit
 from llmspell.storage.relational.graph import RelationalGraph
+from llmspell.storage.relational.idempotency import RelationalIdempotency
 from llmspell.storage.relational.kv import RelationalKV
 from llmspell.storage.relational.memories import RelationalMemories
 from llmspell.storage.relational.runtime import Runtime
@@ -24,4 +25,5 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         audit=RelationalAudit(unit, runtime),
         api_keys=RelationalApiKeys(unit, runtime),
         access_keys=RelationalAccessKeys(unit, runtime),
+        idempotency=RelationalIdempotency(unit, runtime),
     )

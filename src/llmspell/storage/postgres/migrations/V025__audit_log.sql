@@ -1,4 +1,4 @@
--- V022: the audit log: one chain of hashes per tenant, and where each chain ends.
+-- V025: the audit log: one chain of hashes per tenant, and where each chain ends.
 --
 -- entry_hash is SHA-256 over the tenant, the number, all fields and prev_hash; the application computes it. The head is kept
 -- apart, so that a tail that is cut off is missed. Whoever owns the tables can rewrite both: note heads elsewhere.
