@@ -7,8 +7,6 @@ from tests.meta.source import PACKAGE, ROOT, complaint
 
 from llmspell.storage.relational import catalog
 
-CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "audit", "api_keys", "access_keys")
-CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "audit")
 CONCERNS = (
     "kv",
     "vectors",
@@ -16,6 +14,9 @@ CONCERNS = (
     "graph",
     "tenants",
     "idempotency",
+    "audit",
+    "api_keys",
+    "access_keys",
 )
 PLACES = {
     "src/llmspell/storage/contracts/{stem}.py": "what it promises: a Protocol and its records",
