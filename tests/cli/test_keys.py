@@ -115,6 +115,21 @@ def test_keys_are_sealed_anew_after_a_new_master_key(sealed: Shell) -> None:
     assert "security.master_keys" in lost.err
 
 
+def test_keys_of_all_tenants_are_sealed_anew_but_for_those_that_are_not_active(sealed: Shell) -> None:
+    for tenant in ("acme", "globex", "closed"):
+        sealed("api-keys", "set", "openai", "--tenant", tenant, stdin=KEY)
+    sealed("tenants", "suspend", "closed")
+    both = f"{sealed('keys', 'new').out.strip()},{os.environ['LLMSPELL_MASTER_KEY']}"
+    sealed.environment.setenv("LLMSPELL_MASTER_KEY", both)
+
+    done = sealed("api-keys", "reseal", "--all-tenants", "--json")
+
+    assert done.code == 1
+    assert (done.document["examined"], done.document["resealed"], done.document["skipped"]) == (2, 2, ["closed"])
+    sealed("tenants", "resume", "closed")
+    assert sealed("api-keys", "reseal", "--all-tenants").out == "1 of 3 keys sealed anew\n"
+
+
 def test_an_access_key_is_printed_once(shell: Shell) -> None:
     issued = shell("access-keys", "issue", "ci", "--scope", "read", "--scope", "graph:write", "--json").document
     listed = shell("access-keys", "list", "--json").document["items"]

@@ -9,8 +9,9 @@ Not here: how hashes are kept (`storage.contracts.access_keys`); how a request b
 
 Rule 1: a hash is HMAC-SHA-256 over the whole key, under a pepper: of the active master key where there is one, else of the store.
 The store's pepper lies in the database, so it protects nothing from somebody who reads that; 256 random bits do.
-Rule 2: every refusal is the same None after the same work: one look-up, one hash, one comparison in constant time. Only a text
-that cannot be a key at all is refused before that, which anybody can tell without us.
+Rule 2: every refusal is the same None after the same work: one look-up, one hash, one comparison in constant time. What is left
+of a difference (a row that is decoded, or not) is hidden by answering at a tick. Only a text that cannot be a key at all is refused
+before that, which anybody can tell without us.
 Rule 3: a key is in a `HeldSecret`, once, in what `issue` and `rotate` return.
 """
 
@@ -56,6 +57,8 @@ SECRET_BYTES = 32
 KEY_MAX_CHARACTERS = 512
 """The longest key, of a tenant's id of 128 bytes, has 297."""
 STORE_PEPPER = "store"
+REFUSAL_TICK_S = 0.002
+"""A refusal is answered a multiple of this after it was asked: differences of microseconds end here."""
 NOTES_MAX = 256
 """Notes of last uses that are under way at a time; beyond, a note is left to the next request."""
 _PURPOSE = "access keys"
@@ -245,6 +248,13 @@ class Authenticator:
         read = read_key(presented.reveal() if isinstance(presented, Secret) else presented)
         if read is None:
             return None
+        started = self._clock.monotonic()
+        principal = await self._checked(read)
+        if principal is None:
+            await asyncio.sleep((started - self._clock.monotonic()) % REFUSAL_TICK_S)
+        return principal
+
+    async def _checked(self, read: Presented) -> Principal | None:
         storage = self._storage_of(read.tenant)
         found = await storage.find(read.key_id)
         pepper = self._peppers.current if found is None else found.key.pepper

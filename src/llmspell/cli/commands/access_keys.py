@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @group("access-keys")
 def access_keys() -> None:
-    """Issue, list, rotate and revoke credentials to llmspell.
+    """Issue and revoke credentials to llmspell.
 
     The tenant is that of --tenant, or of the settings.
     """

@@ -5,21 +5,23 @@ Rule: a key is read from a prompt or from stdin, never from an argument, and no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import click
 
 from llmspell.cli.output import async_command, counted, current_output, group, printable
 from llmspell.cli.problems import ExitCode
 from llmspell.cli.secrets import read_secret
-from llmspell.cli.session import open_tenant
+from llmspell.cli.session import current_settings, open_spell, open_tenant
 from llmspell.cli.values import JsonObject
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llmspell.security.api_keys import SealedApiKeys
+    from llmspell.spell import Spell, Tenant
     from llmspell.storage.contracts.api_keys import ApiKeyInfo
 
 LABEL = "Key"
@@ -27,9 +29,9 @@ LABEL = "Key"
 
 @group("api-keys")
 def api_keys() -> None:
-    """Keep the keys of model providers, sealed under a master key (llmspell keys new).
+    """Keep the keys of model providers, sealed.
 
-    The tenant is that of --tenant, or of the settings.
+    They are sealed under a master key (llmspell keys new). The tenant is that of --tenant, or of the settings.
     """
 
 
@@ -112,39 +114,73 @@ async def delete(service: str, *, yes: bool, actor: str | None) -> None:
 
 @api_keys.command()
 @click.option("--dry-run", is_flag=True, help="Open everything, and write nothing.")
+@click.option(
+    "--all-tenants", is_flag=True, help="Those of every active tenant; needs the operator's role on a server."
+)
 @by_whom
 @async_command
-async def reseal(*, dry_run: bool, actor: str | None) -> ExitCode:
+async def reseal(*, dry_run: bool, all_tenants: bool, actor: str | None) -> ExitCode:
     """Seal keys that lie under an older master key under the active one. Exit code 1 when one of them does not open.
 
-    It may be stopped and run again.
+    It may be stopped and run again. A tenant that is not active keeps its keys as they are, and is named.
     """
     output = current_output()
-    async with open_tenant() as tenant:
-        total = (await tenant.api_keys.stats()).total_keys
-        examined, resealed, broken = await _resealed(tenant.api_keys, total, dry_run=dry_run, actor=actor)
-    document = {"examined": examined, "resealed": resealed, "broken": broken, "dry_run": dry_run}
+    totals = Totals()
+    async with open_spell() as spell:
+        async for tenant in _tenants(spell, totals, every=all_tenants):
+            await _reseal(tenant, totals, dry_run=dry_run, actor=actor)
     done = "would be sealed anew" if dry_run else "sealed anew"
-    output.emit(document, lines=lambda: [f"{resealed} of {counted(examined, 'key')} {done}", *broken])
-    if broken:
+    summary = f"{totals.resealed} of {counted(totals.examined, 'key')} {done}"
+    output.emit({**asdict(totals), "dry_run": dry_run}, lines=lambda: [summary, *totals.broken])
+    if totals.broken:
         output.warn(
-            f"{counted(len(broken), 'key')} cannot be opened and stayed as they are.",
+            f"{counted(len(totals.broken), 'key')} cannot be opened and stayed as they are.",
             hint="Put the master key that sealed them behind the active one: security.master_keys",
         )
-    return ExitCode.FAILED if broken else ExitCode.OK
+    if totals.skipped:
+        output.warn(f"Not active, and left as they are: {printable(', '.join(totals.skipped))}")
+    return ExitCode.FAILED if totals.broken or totals.skipped else ExitCode.OK
 
 
-async def _resealed(keys: SealedApiKeys, total: int, *, dry_run: bool, actor: str | None) -> tuple[int, int, list[str]]:
-    examined, resealed, broken, after = 0, 0, list[str](), None
-    with current_output().progress(total, "Sealing") as progress:
+@dataclass
+class Totals:
+    """What has been done so far."""
+
+    examined: int = 0
+    resealed: int = 0
+    broken: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+async def _tenants(spell: Spell, totals: Totals, *, every: bool) -> AsyncIterator[Tenant]:
+    if not every:
+        yield spell.tenant(current_settings().tenant_id)
+        return
+    cursor: str | None = None
+    while True:
+        page = await spell.tenants.list(cursor=cursor)
+        for record in page.items:
+            if record.status == "active":
+                yield spell.tenant(record.tenant_id)
+            else:
+                totals.skipped.append(record.tenant_id)
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+async def _reseal(tenant: Tenant, totals: Totals, *, dry_run: bool, actor: str | None) -> None:
+    after: UUID | None = None
+    with current_output().progress((await tenant.api_keys.stats()).total_keys, f"Sealing {tenant.id}") as progress:
         while True:
-            report = await keys.reseal_all(after=after, dry_run=dry_run, actor=actor)
-            examined, resealed = examined + report.examined, resealed + report.resealed
-            broken += map(str, report.broken)
+            report = await tenant.api_keys.reseal_all(after=after, dry_run=dry_run, actor=actor)
+            totals.examined += report.examined
+            totals.resealed += report.resealed
+            totals.broken += map(str, report.broken)
             progress.advance(report.examined)
             after = report.next_after
             if after is None:
-                return examined, resealed, broken
+                return
 
 
 def _emit(info: ApiKeyInfo) -> None:
