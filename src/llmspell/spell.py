@@ -31,6 +31,7 @@ from llmspell.memory.vectors import VectorCollection
 from llmspell.once import Keyed, keyed_work, verbs_of
 from llmspell.providers.configured import open_configured
 from llmspell.providers.embedder import Embedder, open_embedder
+from llmspell.read_stream import ReadStream
 from llmspell.retries import may_repeat, pauses
 from llmspell.settings import Settings, load_settings
 from llmspell.storage.contracts.audit import Audit
@@ -47,6 +48,7 @@ HANDLES_MAX = 4_096
 TRANSACTION_TIMEOUT_MAX_S = 3_600.0
 TransactionOutcome: TypeAlias = Literal["open", "committed", "rolled_back", "unknown"]
 T = TypeVar("T")
+S = TypeVar("S", bound=Storages)
 
 
 def connect(
@@ -134,6 +136,8 @@ class Spell:
         self._new_tenants = NewTenants.of(settings)
         self.tenants = TenantRegistry(backend.tenants, defaults=self._new_tenants, changed=self._changed)
         self.admin = Admin(backend)
+        noted = settings.security.audit_enabled and settings.security.audit_reads
+        self._reads = ReadStream(backend, clock) if noted else None
 
     @property
     def backend(self) -> BackendType:
@@ -160,6 +164,8 @@ class Spell:
 
     async def close(self) -> None:
         """Finish pending work and release everything. Closing twice is allowed."""
+        if self._reads is not None:
+            await self._reads.close()
         await self._embedding.aclose()
         await self._backend.close()
 
@@ -169,6 +175,10 @@ class Spell:
         return Gate(
             self._backend.tenants, tenant, auto_create=allowed, clock=self._clock, quotas=self._new_tenants.quotas
         )
+
+    def _watched(self, storages: S, tenant: TenantId) -> S:
+        """Note reads in the audit log, where the settings ask for that."""
+        return storages if self._reads is None else self._reads.watched(storages, tenant)
 
     def _changed(self, tenant: TenantId) -> None:
         """Let a change of a tenant take effect at once on its handle; a handle elsewhere asks within a second."""
@@ -220,7 +230,7 @@ class Tenant(Concerns):
         self._spell = spell
         self._backend = backend
         self._gate = spell._gate(id)
-        self._storages = storages = guarded(backend.storages(id), self._gate)
+        self._storages = storages = guarded(spell._watched(backend.storages(id), id), self._gate)
         self._embedding = spell._embedding.for_tenant(id)
         self._bind(storages, spell._memory(storages, id, self._embedding))
         self._context = ContextAssembler(self.memory, storages.memories, storages.graph, self._embedding)
@@ -346,7 +356,8 @@ class Tenant(Concerns):
         await self._gate.enter(writes=True)
         tx: Transaction | None = None
         try:
-            async with self._backend.transaction(self.id, timeout_s=timeout_s) as storages:
+            async with self._backend.transaction(self.id, timeout_s=timeout_s) as opened:
+                storages = self._spell._watched(opened, self.id)
                 memory = self._spell._memory(storages, self.id, self._embedding, ahead=ahead or {})
                 tx = Transaction(storages, memory)
                 yield tx

@@ -7,7 +7,6 @@ from tests.meta.source import PACKAGE, ROOT, complaint
 
 from llmspell.storage.relational import catalog
 
-CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "audit")
 CONCERNS = (
     "kv",
     "vectors",
@@ -15,6 +14,7 @@ CONCERNS = (
     "graph",
     "tenants",
     "idempotency",
+    "audit",
 )
 PLACES = {
     "src/llmspell/storage/contracts/{stem}.py": "what it promises: a Protocol and its records",
