@@ -246,7 +246,10 @@ class SecuritySettings(Section, frozen=True, kw_only=True):
     default_level: Annotated[Literal["safe", "restricted", "privileged"], later("Level of tools.", row="SEC-04")] = (
         "restricted"
     )
-    audit_enabled: Annotated[bool, later("Write the audit log.", row="SEC-04")] = True
+    audit_enabled: Annotated[
+        bool, about("Allow the optional part of the audit log. Privileged actions are always recorded.", row="SEC-04")
+    ] = True
+    audit_reads: Annotated[bool, about("Record reads too, in batches behind the calls.", row="AUD-04")] = False
     sandbox_enabled: Annotated[bool, later("Run scripts in the sandbox.", row="SEC-04")] = True
     path_validation: Annotated[bool, later("Check paths.", row="SEC-04")] = True
     master_keys: Annotated[

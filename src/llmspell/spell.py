@@ -31,6 +31,7 @@ from llmspell.memory.vectors import VectorCollection
 from llmspell.once import Keyed, keyed_work, verbs_of
 from llmspell.providers.configured import open_configured
 from llmspell.providers.embedder import Embedder, open_embedder
+from llmspell.read_stream import ReadStream
 from llmspell.retries import may_repeat, pauses
 from llmspell.security.access_keys import HashedAccessKeys, Principal
 from llmspell.security.api_keys import SealedApiKeys
@@ -50,6 +51,7 @@ HANDLES_MAX = 4_096
 TRANSACTION_TIMEOUT_MAX_S = 3_600.0
 TransactionOutcome: TypeAlias = Literal["open", "committed", "rolled_back", "unknown"]
 T = TypeVar("T")
+S = TypeVar("S", bound=Storages)
 
 
 def connect(
@@ -139,6 +141,8 @@ class Spell:
         self._secrets = StoreSecrets(settings.security, clock, ids)
         self._authenticator = self._secrets.authenticator(lambda tenant: backend.storages(tenant).access_keys)
         self.admin = Admin(backend)
+        noted = settings.security.audit_enabled and settings.security.audit_reads
+        self._reads = ReadStream(backend, clock) if noted else None
 
     @property
     def backend(self) -> BackendType:
@@ -173,6 +177,8 @@ class Spell:
     async def close(self) -> None:
         """Finish pending work and release everything. Closing twice is allowed."""
         await self._authenticator.settle()
+        if self._reads is not None:
+            await self._reads.close()
         await self._embedding.aclose()
         await self._backend.close()
 
@@ -182,6 +188,10 @@ class Spell:
         return Gate(
             self._backend.tenants, tenant, auto_create=allowed, clock=self._clock, quotas=self._new_tenants.quotas
         )
+
+    def _watched(self, storages: S, tenant: TenantId) -> S:
+        """Note reads in the audit log, where the settings ask for that."""
+        return storages if self._reads is None else self._reads.watched(storages, tenant)
 
     def _changed(self, tenant: TenantId) -> None:
         """Let a change of a tenant take effect at once on its handle; a handle elsewhere asks within a second."""
@@ -244,7 +254,7 @@ class Tenant(Concerns, Keys):
         self._spell = spell
         self._backend = backend
         self._gate = spell._gate(id)
-        self._storages = storages = guarded(backend.storages(id), self._gate)
+        self._storages = storages = guarded(spell._watched(backend.storages(id), id), self._gate)
         self._embedding = spell._embedding.for_tenant(id)
         self._bind(storages, spell._memory(storages, id, self._embedding))
         self._bind_keys(storages, spell._secrets, id)
@@ -371,7 +381,8 @@ class Tenant(Concerns, Keys):
         await self._gate.enter(writes=True)
         tx: Transaction | None = None
         try:
-            async with self._backend.transaction(self.id, timeout_s=timeout_s) as storages:
+            async with self._backend.transaction(self.id, timeout_s=timeout_s) as opened:
+                storages = self._spell._watched(opened, self.id)
                 memory = self._spell._memory(storages, self.id, self._embedding, ahead=ahead or {})
                 tx = Transaction(storages, memory)
                 tx._bind_keys(storages, self._spell._secrets, self.id)

@@ -163,3 +163,22 @@ def test_the_counted_writes_do_not_fold_by_chance(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(postings, "FOLD_EVERY", 2**200)
 
     assert 0 < IdSource(ManualClock()).new().int < postings.FOLD_EVERY
+
+
+# (queries, round trips). An entry locks the head of the chain, then adds itself and moves the head together.
+AUDITED: dict[str, tuple[Callable[[Tenant], Awaitable[object]], dict[str, tuple[int, int]]]] = {
+    "audit.record": (
+        lambda tenant: tenant.audit.record("export", principal="ada", resource="memories"),
+        {"sqlite": (3, 1), "postgres": (3, 3)},
+    ),
+    "audit.list": (lambda tenant: tenant.audit.list(), dict.fromkeys(DATABASES, (1, 1))),
+    "audit.get": (lambda tenant: tenant.audit.get(1), dict.fromkeys(DATABASES, (1, 1))),
+    "audit.head": (lambda tenant: tenant.audit.head(), dict.fromkeys(DATABASES, (1, 1))),
+}
+
+
+@pytest.mark.parametrize("operation", AUDITED)
+async def test_the_audit_log_takes_no_more_queries_than_it_needs(tenant: Tenant, backend: str, operation: str) -> None:
+    call, numbers = AUDITED[operation]
+
+    assert totals(await counted(call(tenant))) == numbers[backend]

@@ -16,6 +16,7 @@ from types import CodeType
 from typing import Any
 
 import pytest
+from tests.fixtures.backends import with_operator
 from tests.fixtures.postgres import PostgresDatabase
 
 import llmspell
@@ -61,7 +62,8 @@ def clock() -> ManualClock:
 async def spell(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Spell]:
     settings = Settings(security=SecuritySettings(master_keys=new_master_key()))
     if request.param == "server":
-        url = request.getfixturevalue("postgres_database").app_url
+        database: PostgresDatabase = request.getfixturevalue("postgres_database")
+        url, settings = database.app_url, with_operator(database.operator_url)
     else:
         url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'docs.db'}"
     async with llmspell.connect(url, settings=settings, embedder="hashing", clock=clock) as opened:
