@@ -18,12 +18,18 @@ from llmspell.admin import Admin, TenantRegistry
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
+from llmspell.security.access_keys import HashedAccessKeys
+from llmspell.security.api_keys import SealedApiKeys
 from llmspell.spell import Spell, Tenant, Transaction
+from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.kv import KV
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
-PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "idempotency.md")
+PAGES = (
+    *("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "idempotency.md", "audit.md"),
+    *("api_keys.md", "access_keys.md"),
+)
 CLASSES = {
     kind.__name__: kind
     for kind in (
@@ -37,6 +43,9 @@ CLASSES = {
         Tenant,
         Transaction,
         Idempotency,
+        Audit,
+        SealedApiKeys,
+        HashedAccessKeys,
     )
 }
 TABLE = re.compile(r"<!-- methods of (\w+) -->\n.*?<!-- end of methods -->", re.DOTALL)

@@ -110,16 +110,20 @@ class TenancySettings(Section, frozen=True, kw_only=True):
     ] = None
 
 
+def _granted(what: str) -> str:
+    return f"Granted to a new tenant: {what}. Recorded; nothing refuses what exceeds it yet."
+
+
 class MultiTenantSettings(Section, frozen=True, kw_only=True):
     """Quotas given to new tenants (TEN-12)."""
 
     enabled: Annotated[bool, later("Serve several tenants.", row="TEN-12")] = True
-    isolation_level: Annotated[Literal["strict"], later("How tenants are kept apart.", row="TEN-12")] = "strict"
-    default_quota_documents: Annotated[int, later("Documents per tenant.", row="TEN-12", ge=0)] = 10_000
-    default_quota_storage_mb: Annotated[int, later("Stored MiB per tenant.", row="TEN-12", ge=0)] = 1_024
-    default_quota_api_calls: Annotated[int, later("Calls per tenant and day.", row="TEN-12", ge=0)] = 10_000
-    default_quota_vectors: Annotated[int, later("Vectors per tenant.", row="AMB-043", ge=0)] = 1_000_000
-    default_quota_embeddings_per_day: Annotated[int, later("Embeddings per tenant and day.", row="AMB-043", ge=0)] = (
+    isolation_level: Annotated[Literal["strict"], about("How a new tenant is kept apart.", row="TEN-12")] = "strict"
+    default_quota_documents: Annotated[int, about(_granted("documents"), row="TEN-12", ge=0)] = 10_000
+    default_quota_storage_mb: Annotated[int, about(_granted("stored MiB"), row="TEN-12", ge=0)] = 1_024
+    default_quota_api_calls: Annotated[int, about(_granted("calls per day"), row="TEN-12", ge=0)] = 10_000
+    default_quota_vectors: Annotated[int, about(_granted("vectors"), row="AMB-043", ge=0)] = 1_000_000
+    default_quota_embeddings_per_day: Annotated[int, about(_granted("embeddings per day"), row="AMB-043", ge=0)] = (
         50_000
     )
 
@@ -242,9 +246,22 @@ class SecuritySettings(Section, frozen=True, kw_only=True):
     default_level: Annotated[Literal["safe", "restricted", "privileged"], later("Level of tools.", row="SEC-04")] = (
         "restricted"
     )
-    audit_enabled: Annotated[bool, later("Write the audit log.", row="SEC-04")] = True
+    audit_enabled: Annotated[
+        bool, about("Allow the optional part of the audit log. Privileged actions are always recorded.", row="SEC-04")
+    ] = True
+    audit_reads: Annotated[bool, about("Record reads too, in batches behind the calls.", row="AUD-04")] = False
     sandbox_enabled: Annotated[bool, later("Run scripts in the sandbox.", row="SEC-04")] = True
     path_validation: Annotated[bool, later("Check paths.", row="SEC-04")] = True
+    master_keys: Annotated[
+        Secret | None,
+        about(
+            "Keys that seal secrets before they are kept, between commas or lines; the first one seals, the others only open."
+            " `LLMSPELL_MASTER_KEY` sets it."
+        ),
+    ] = None
+    secrets_dir: Annotated[
+        str | None, about("Directory of mounted secrets, one file each: `llmspell/<provider>/api_key`.", row="SCR-02")
+    ] = None
 
 
 class TemplatesSettings(Section, frozen=True, kw_only=True):

@@ -2,29 +2,156 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
+import msgspec
+
+from llmspell.settings import Settings
+from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.backend import Backend, MigrationStatus, PoolStatus
-from llmspell.storage.contracts.tenants import TenantRecord, Tenants
-from llmspell.tenant import tenant_id
+from llmspell.storage.contracts.pages import Page
+from llmspell.storage.contracts.tenants import IsolationLevel, QuotaLimits, TenantRecord, Tenants, TenantStatus
+from llmspell.tenant import TenantId, tenant_id
+
+
+class NewTenants(msgspec.Struct, frozen=True, kw_only=True):
+    """What a new tenant gets unless told otherwise."""
+
+    quotas: QuotaLimits
+    isolation_level: IsolationLevel
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return what the settings grant (TEN-12)."""
+        chosen = settings.multi_tenant
+        quotas = QuotaLimits(
+            max_documents=chosen.default_quota_documents,
+            max_storage_mb=chosen.default_quota_storage_mb,
+            max_vectors=chosen.default_quota_vectors,
+            max_api_calls_per_day=chosen.default_quota_api_calls,
+            max_embeddings_per_day=chosen.default_quota_embeddings_per_day,
+        )
+        return cls(quotas=quotas, isolation_level=chosen.isolation_level)
 
 
 class TenantRegistry:
-    """Which tenants exist: `spell.tenants`."""
+    """Which tenants exist, and who of them is served: `spell.tenants`.
 
-    def __init__(self, tenants: Tenants) -> None:
+    `create` and `get` are for the application; the rest is the operator's work, and needs the operator's role on a server. Every
+    change is recorded in the tenant's audit log, in the same transaction. `actor` is who the log names.
+    """
+
+    def __init__(self, tenants: Tenants, *, defaults: NewTenants, changed: Callable[[TenantId], None]) -> None:
         self._tenants = tenants
+        self.defaults = defaults
+        self._changed = changed
 
-    async def create(self, id: str, *, name: str | None = None, exist_ok: bool = False) -> TenantRecord:
-        """Register a tenant.
+    async def create(
+        self,
+        id: str,
+        *,
+        name: str | None = None,
+        quotas: QuotaLimits | None = None,
+        isolation_level: IsolationLevel | None = None,
+        exist_ok: bool = False,
+        actor: str | None = None,
+    ) -> TenantRecord:
+        """Register a tenant, with the settings' quotas unless it gets its own.
 
         Raises:
             InvalidTenant: the id is refused.
-            AlreadyExists: it is registered, and `exist_ok` is False.
+            AlreadyExists: it is registered, and `exist_ok` is False. The id of a deleted tenant stays taken.
         """
-        return await self._tenants.create(tenant_id(id), name=name, exist_ok=exist_ok)
+        return await self._tenants.create(
+            tenant_id(id),
+            name=name,
+            quotas=self.defaults.quotas if quotas is None else quotas,
+            isolation_level=self.defaults.isolation_level if isolation_level is None else isolation_level,
+            exist_ok=exist_ok,
+            actor=actor,
+        )
 
     async def get(self, id: str) -> TenantRecord | None:
         """Return a tenant, or None."""
         return await self._tenants.get(tenant_id(id))
+
+    async def list(
+        self, *, status: TenantStatus | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[TenantRecord]:
+        """Return tenants by id, in byte order, in pages; all, or those of a status."""
+        return await self._tenants.list(status=status, cursor=cursor, limit=limit)
+
+    async def update(
+        self,
+        id: str,
+        *,
+        name: str | None = None,
+        quotas: QuotaLimits | None = None,
+        expected_version: int | None = None,
+        actor: str | None = None,
+    ) -> TenantRecord:
+        """Change the name or the quotas of a tenant; what is None stays.
+
+        Raises:
+            NotFound: it is not registered.
+            VersionConflict: `expected_version` is not its version.
+            TenantInactive: it was deleted.
+        """
+        return await self._tenants.update(
+            tenant_id(id), name=name, quotas=quotas, expected_version=expected_version, actor=actor
+        )
+
+    async def suspend(
+        self, id: str, *, reason: str | None = None, expected_version: int | None = None, actor: str | None = None
+    ) -> TenantRecord:
+        """Refuse every call of a tenant from now on (elsewhere within a second); its data stays as it is.
+
+        Raises:
+            NotFound, VersionConflict.
+            TenantInactive: it was deleted.
+        """
+        return await self._set_status(id, "suspended", reason, expected_version, actor)
+
+    async def resume(
+        self, id: str, *, reason: str | None = None, expected_version: int | None = None, actor: str | None = None
+    ) -> TenantRecord:
+        """Serve a suspended tenant again.
+
+        Raises:
+            NotFound, VersionConflict.
+            TenantInactive: it was deleted.
+        """
+        return await self._set_status(id, "active", reason, expected_version, actor)
+
+    async def delete(
+        self, id: str, *, reason: str | None = None, expected_version: int | None = None, actor: str | None = None
+    ) -> TenantRecord:
+        """Mark a tenant as deleted: every call is refused for good, and its id stays taken. Its data is not erased by that.
+
+        Raises:
+            NotFound, VersionConflict.
+        """
+        return await self._set_status(id, "deleted", reason, expected_version, actor)
+
+    def audit(self, id: str) -> Audit:
+        """Return the audit log of a tenant for the operator: also of one that is suspended or deleted.
+
+        Raises:
+            InvalidSetting: the store was opened without the operator's role.
+        """
+        return self._tenants.audit(tenant_id(id))
+
+    async def _set_status(
+        self, id: str, status: TenantStatus, reason: str | None, expected_version: int | None, actor: str | None
+    ) -> TenantRecord:
+        tenant = tenant_id(id)
+        try:
+            return await self._tenants.set_status(
+                tenant, status, reason=reason, expected_version=expected_version, actor=actor
+            )
+        finally:
+            self._changed(tenant)
 
 
 class Admin:

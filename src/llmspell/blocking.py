@@ -42,8 +42,11 @@ from llmspell.memory.vectors import VectorCollection
 from llmspell.once import Keyed
 from llmspell.providers.embedder import Embedder
 from llmspell.retries import may_repeat
+from llmspell.security.access_keys import HashedAccessKeys
+from llmspell.security.api_keys import SealedApiKeys
 from llmspell.settings import Settings
-from llmspell.spell import Concerns, Once, Spell, Tenant, Transaction, connect
+from llmspell.spell import Concerns, Keys, Once, Spell, Tenant, Transaction, connect
+from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.kv import KV
 from llmspell.tenant import DEFAULT_TENANT
 
@@ -397,6 +400,18 @@ def _method(method: Callable[..., Any], qualified: str) -> Callable[..., Any]:
     return call
 
 
+class BlockingAudit(_Twin, of=Audit):
+    pass
+
+
+class BlockingApiKeys(_Twin, of=SealedApiKeys):
+    pass
+
+
+class BlockingAccessKeys(_Twin, of=HashedAccessKeys):
+    pass
+
+
 class BlockingKV(_Twin, of=KV):
     pass
 
@@ -414,7 +429,9 @@ class BlockingMemory(_Twin, of=Memory):
 
 
 class BlockingTenantRegistry(_Twin, of=TenantRegistry):
-    pass
+    def audit(self, id: str) -> BlockingAudit:
+        """Return the audit log of a tenant for the operator: also of one that is suspended or deleted."""
+        return BlockingAudit(self._inner.audit(id), self._runner)
 
 
 class BlockingAdmin(_Twin, of=Admin):
@@ -425,6 +442,7 @@ class _Concerns(_Twin, of=Concerns):
     """The concerns of one tenant, each with its twin."""
 
     kv: BlockingKV
+    audit: BlockingAudit
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -432,12 +450,25 @@ class _Concerns(_Twin, of=Concerns):
     def __init__(self, inner: Concerns, runner: Runner) -> None:
         super().__init__(inner, runner)
         self.kv = BlockingKV(inner.kv, runner)
+        self.audit = BlockingAudit(inner.audit, runner)
         self.vectors = BlockingVectorCollection(inner.vectors, runner)
         self.graph = BlockingKnowledgeGraph(inner.graph, runner)
         self.memory = BlockingMemory(inner.memory, runner)
 
 
-class BlockingTransaction(_Concerns, of=Transaction):
+class _WithKeys(_Concerns, of=Keys):
+    """The concerns of one tenant and its keys."""
+
+    api_keys: BlockingApiKeys
+    access_keys: BlockingAccessKeys
+
+    def __init__(self, inner: Tenant | Transaction, runner: Runner) -> None:
+        super().__init__(inner, runner)
+        self.api_keys = BlockingApiKeys(inner.api_keys, runner)
+        self.access_keys = BlockingAccessKeys(inner.access_keys, runner)
+
+
+class BlockingTransaction(_WithKeys, of=Transaction):
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         async def opened() -> AbstractAsyncContextManager[None]:
@@ -466,7 +497,7 @@ class BlockingOnce(_Concerns, of=Once):
     pass
 
 
-class BlockingTenant(_Concerns, of=Tenant):
+class BlockingTenant(_WithKeys, of=Tenant):
     id: str
 
     def __init__(self, inner: Tenant, portal: Portal) -> None:

@@ -17,14 +17,20 @@ from llmspell.memory.knowledge import Instant, Unset
 from llmspell.memory.memory import MemoryHit, MemoryInput, Ranked
 from llmspell.providers.embedder import Embedder
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
-from llmspell.settings import Settings
+from llmspell.security.access_keys import IssuedKey, Principal
+from llmspell.security.api_keys import ResealReport
+from llmspell.security.secrets import SecretRef
+from llmspell.settings import Secret, Settings
 from llmspell.spell import TransactionOutcome
+from llmspell.storage.contracts.access_keys import AccessKey, AccessKeyStatus
+from llmspell.storage.contracts.api_keys import ApiKeyInfo, ApiKeyStats
+from llmspell.storage.contracts.audit import AuditEntry, AuditHead, AuditVerification, Decision, NewAuditEntry
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability, Characteristics
 from llmspell.storage.contracts.graph import Cardinality, Direction, Entity, Fact, GraphStats, Path, Reached
 from llmspell.storage.contracts.memories import ListOrder, MemoryKind, MemoryRecord, MemoryVersion
 from llmspell.storage.contracts.pages import Page
-from llmspell.storage.contracts.tenants import TenantRecord
+from llmspell.storage.contracts.tenants import IsolationLevel, QuotaLimits, TenantRecord, TenantStatus
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 from llmspell.tenant import DEFAULT_TENANT
 
@@ -38,6 +44,126 @@ def connect_blocking(
     clock: Clock | None = None,
 ) -> BlockingSpell:
     """Open a store: `with connect_blocking(url) as spell`, or `spell = connect_blocking(url)` and `spell.close()`."""
+
+class BlockingAudit:
+    """A tenant's audit log."""
+    def record(
+        self,
+        operation: str,
+        *,
+        principal: str,
+        resource: str,
+        decision: Decision = "allow",
+        reason: str | None = None,
+        details: dict[str, Any] | None = None,
+        latency_ms: float | None = None,
+    ) -> AuditEntry:
+        """Add an entry to the chain, and return it with its number and its hash. In a transaction it stands or falls with it."""
+    def record_many(self, entries: Sequence[NewAuditEntry]) -> builtins.list[AuditEntry]:
+        """Add entries in their order, all or none; at most 1,000."""
+    def get(self, sequence: int) -> AuditEntry | None:
+        """Return the entry of that number, or None."""
+    def list(
+        self,
+        *,
+        since: datetime | date | str | None = None,
+        until: datetime | date | str | None = None,
+        operation: str | None = None,
+        principal: str | None = None,
+        decision: Decision | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[AuditEntry]:
+        """Return entries, latest first: from `since` on and before `until`, of an operation, a principal, a decision."""
+    def head(self) -> AuditHead:
+        """Return the end of the chain, to be noted outside of the store."""
+    def verify(self, *, anchor: AuditHead | None = None) -> AuditVerification:
+        """Read the whole chain and check every hash; with an earlier `head()`, also that the chain still leads through it."""
+
+class BlockingApiKeys:
+    """A tenant's provider keys: `tenant.api_keys`."""
+    def set(
+        self,
+        service: str,
+        key: str | Secret,
+        *,
+        ttl_s: float | None = None,
+        expires_at: datetime | date | str | None = None,
+        metadata: dict[str, Any] | None = None,
+        actor: str | None = None,
+    ) -> ApiKeyInfo:
+        """Keep a provider's key as the active one of `service`; one that was active is retired, and kept until it is pruned."""
+    def rotate(
+        self,
+        service: str,
+        new_key: str | Secret,
+        *,
+        ttl_s: float | None = None,
+        expires_at: datetime | date | str | None = None,
+        metadata: dict[str, Any] | None = None,
+        actor: str | None = None,
+    ) -> ApiKeyInfo:
+        """Replace the active key of `service`. Without `metadata`, those of the key before it go on."""
+    def reveal(self, service: str) -> Secret | None:
+        """Return the active key of `service`, unless it has expired, and count the use."""
+    def find(self, provider: str) -> Secret | None:
+        """Return a provider's key from wherever it is: `<PROVIDER>_API_KEY`, mounted secrets, this tenant's keys (SCR-01)."""
+    def get_secret(self, ref: SecretRef) -> Secret | None:
+        """Return what `llmspell/<provider>/api_key` refers to, as a `SecretStore` does; None for any other reference."""
+    def get(self, service: str) -> ApiKeyInfo | None:
+        """Return what is known of the active key of `service`, or None."""
+    def list(self, *, service: str | None = None, cursor: str | None = None, limit: int = 100) -> Page[ApiKeyInfo]:
+        """Return what is known of keys, newest first, retired ones too; of one service or of all."""
+    def deactivate(self, service: str, *, actor: str | None = None) -> ApiKeyInfo:
+        """Retire the active key of `service` without another."""
+    def delete(self, service: str, *, actor: str | None = None) -> int:
+        """Delete every key of `service`, retired ones too, and return how many."""
+    def expire(self, *, limit: int = 1000) -> int:
+        """Deactivate at most `limit` keys that have expired, and return how many (SCR-06)."""
+    def prune(self, *, before: datetime | str, limit: int = 1000) -> int:
+        """Delete at most `limit` keys that were deactivated before an instant, and return how many."""
+    def stats(self) -> ApiKeyStats:
+        """Count keys and their uses."""
+    def reseal_all(
+        self, *, after: UUID | str | None = None, limit: int = 1000, dry_run: bool = False, actor: str | None = None
+    ) -> ResealReport:
+        """Seal keys that lie under an older master key anew under the active one."""
+
+class BlockingAccessKeys:
+    """A tenant's access keys: `tenant.access_keys`."""
+    def issue(
+        self,
+        *,
+        name: str,
+        scopes: Iterable[str],
+        principal: str | None = None,
+        ttl_s: float | None = None,
+        expires_at: datetime | date | str | None = None,
+        actor: str | None = None,
+    ) -> IssuedKey:
+        """Make a key, keep its hash, and return it: this is the only time that it is seen."""
+    def rotate(
+        self,
+        key_id: UUID | str,
+        *,
+        overlap_s: float = 0,
+        ttl_s: float | None = None,
+        expires_at: datetime | date | str | None = None,
+        actor: str | None = None,
+    ) -> IssuedKey:
+        """Make the successor of a key, with its name, principal and scopes; the key itself is accepted for `overlap_s` more."""
+    def revoke(self, key_id: UUID | str, *, reason: str | None = None, actor: str | None = None) -> AccessKey:
+        """Refuse a key from now on. One that was revoked before stays as it is."""
+    def get(self, key_id: UUID | str) -> AccessKey | None:
+        """Return what is known of a key, or None."""
+    def list(
+        self, *, status: AccessKeyStatus | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[AccessKey]:
+        """Return what is known of keys, newest first; of one status or of all."""
+    def expire(self, *, limit: int = 1000) -> int:
+        """Revoke at most `limit` keys that have expired, for the reason "expired", and return how many."""
+    def prune(self, *, before: datetime | str, limit: int = 1000) -> int:
+        """Delete at most `limit` keys that were revoked before an instant, and return how many."""
 
 class BlockingKV:
     """A tenant's keys. Keys: 1 to 1,024 bytes of text. Values: up to 16 MiB of bytes."""
@@ -332,11 +458,48 @@ class BlockingMemory:
         """Embed up to `limit` memories that wait for it, or have none by the model in use, and return how many got one."""
 
 class BlockingTenantRegistry:
-    """Which tenants exist: `spell.tenants`."""
-    def create(self, id: str, *, name: str | None = None, exist_ok: bool = False) -> TenantRecord:
-        """Register a tenant."""
+    """Which tenants exist, and who of them is served: `spell.tenants`."""
+    def audit(self, id: str) -> BlockingAudit:
+        """Return the audit log of a tenant for the operator: also of one that is suspended or deleted."""
+    def create(
+        self,
+        id: str,
+        *,
+        name: str | None = None,
+        quotas: QuotaLimits | None = None,
+        isolation_level: IsolationLevel | None = None,
+        exist_ok: bool = False,
+        actor: str | None = None,
+    ) -> TenantRecord:
+        """Register a tenant, with the settings' quotas unless it gets its own."""
     def get(self, id: str) -> TenantRecord | None:
         """Return a tenant, or None."""
+    def list(
+        self, *, status: TenantStatus | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[TenantRecord]:
+        """Return tenants by id, in byte order, in pages; all, or those of a status."""
+    def update(
+        self,
+        id: str,
+        *,
+        name: str | None = None,
+        quotas: QuotaLimits | None = None,
+        expected_version: int | None = None,
+        actor: str | None = None,
+    ) -> TenantRecord:
+        """Change the name or the quotas of a tenant; what is None stays."""
+    def suspend(
+        self, id: str, *, reason: str | None = None, expected_version: int | None = None, actor: str | None = None
+    ) -> TenantRecord:
+        """Refuse every call of a tenant from now on (elsewhere within a second); its data stays as it is."""
+    def resume(
+        self, id: str, *, reason: str | None = None, expected_version: int | None = None, actor: str | None = None
+    ) -> TenantRecord:
+        """Serve a suspended tenant again."""
+    def delete(
+        self, id: str, *, reason: str | None = None, expected_version: int | None = None, actor: str | None = None
+    ) -> TenantRecord:
+        """Mark a tenant as deleted: every call is refused for good, and its id stays taken. Its data is not erased by that."""
 
 class BlockingAdmin:
     """The operator's side of a store: `spell.admin`."""
@@ -357,11 +520,18 @@ class _Concerns:
     """What one tenant has, by concern: on its handle, inside of a transaction, and under an idempotency key."""
 
     kv: BlockingKV
+    audit: BlockingAudit
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
 
-class BlockingTransaction(_Concerns):
+class _WithKeys(_Concerns):
+    """The keys of a tenant. They are no `Concerns`: a call of theirs is not recorded to be repeated, for it has a secret in it."""
+
+    api_keys: BlockingApiKeys
+    access_keys: BlockingAccessKeys
+
+class BlockingTransaction(_WithKeys):
     """One atomic unit of a tenant: the same concerns as on `Tenant`."""
     def savepoint(self) -> AbstractContextManager[None]:
         """Open a block of which nothing stays when an exception leaves it, while the transaction goes on. Blocks nest."""
@@ -372,7 +542,7 @@ class BlockingTransaction(_Concerns):
 class BlockingOnce(_Concerns):
     """A tenant's verbs under one idempotency key: `tenant.once(key)`."""
 
-class BlockingTenant(_Concerns):
+class BlockingTenant(_WithKeys):
     """Everything one tenant has: its concerns, `context(…)`, `transaction()`, `run(…)` and `once(…)`."""
 
     id: str
@@ -421,3 +591,5 @@ class BlockingSpell:
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What this backend can do."""
+    def authenticate(self, key: str | Secret) -> Principal | None:
+        """Return whom an access key stands for, in its tenant; None for every key that is not accepted, for whatever reason."""

@@ -30,7 +30,8 @@
     │   ├── InvalidSetting      a value that does not fit                           LS-2002
     │   ├── InvalidUrl          a store URL that cannot be read                     LS-2003
     │   ├── MissingExtra        an optional part is not installed                   LS-2004
-    │   └── ModelMissing        a local model is not on this machine                LS-2005
+    │   ├── ModelMissing        a local model is not on this machine                LS-2005
+    │   └── MasterKeyMissing    no master key to seal or open secrets with          LS-2006
     ├── StorageError            the store itself                                    LS-3000
     │   ├── Unavailable         unreachable, locked or out of connections           LS-3001
     │   ├── NotADatabase        the file is something else                          LS-3002
@@ -41,6 +42,7 @@
     │   ├── UnsafeRole          the database role bypasses row-level security       LS-3007
     │   ├── MissingExtension    the database lacks a required extension             LS-3008
     │   ├── AccessRefused       role, password, database or rights                  LS-3009
+    │   ├── SealBroken          a sealed secret does not open                       LS-3010
     │   └── MigrationError
     │       ├── MigrationModified   an applied migration differs from its file      LS-3101
     │       └── MigrationFailed     a migration did not run                         LS-3102
@@ -311,6 +313,13 @@ class ModelMissing(ConfigError):
     code = "LS-2005"
 
 
+class MasterKeyMissing(ConfigError):
+    """Secrets are sealed before they are kept, and no master key is configured."""
+
+    code = "LS-2006"
+    default_hint = "Make one with `llmspell keys new`, and set LLMSPELL_MASTER_KEY or security.master_keys to it."
+
+
 class StorageError(LlmspellError):
     """The store failed."""
 
@@ -373,6 +382,12 @@ class AccessRefused(StorageError):
 
     code = "LS-3009"
     default_hint = "Check role, password and database name."
+
+
+class SealBroken(StorageError):
+    """The sealed secret does not open: it was altered, or belongs to another row, tenant or master key."""
+
+    code = "LS-3010"
 
 
 class MigrationError(StorageError):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 from llmspell.clock import Clock
 from llmspell.errors import TenantInactive, TenantUnknown
 from llmspell.storage.contracts.backend import Storages
-from llmspell.storage.contracts.tenants import Tenants
+from llmspell.storage.contracts.tenants import SYSTEM, QuotaLimits, Tenants
 from llmspell.tenant import TenantId
 
 GATE_TTL_S = 1.0
@@ -21,7 +21,9 @@ GATE_TTL_S = 1.0
 READS = frozenset({
     "get", "exists", "list_keys", "get_batch", "search", "stats", "list", "list_paginated", "count", "history", "adjacent",
     "pending", "unprocessed_sessions", "predicates", "get_entity", "list_entities", "facts", "neighbours", "traverse", "paths",
-    "mentioned", "entity_history", "rank", "question", "find",
+    "head", "verify",
+    "find", "find_sealed", "list_sealed", "pepper",
+    "mentioned", "entity_history", "rank", "question",
 })  # fmt: skip
 """Storage methods that do not bring a tenant into being."""
 T = TypeVar("T")
@@ -30,8 +32,18 @@ T = TypeVar("T")
 class Gate:
     """Lets the calls of one tenant through while it is active."""
 
-    def __init__(self, tenants: Tenants, tenant: TenantId, *, auto_create: bool, clock: Clock) -> None:
+    def __init__(
+        self,
+        tenants: Tenants,
+        tenant: TenantId,
+        *,
+        auto_create: bool,
+        clock: Clock,
+        quotas: QuotaLimits | None = None,
+    ) -> None:
+        """`quotas` are those of a tenant that its first write creates."""
         self._tenants = tenants
+        self._quotas = quotas
         self._tenant = tenant
         self._auto_create = auto_create
         self._clock = clock
@@ -52,10 +64,14 @@ class Gate:
         if record is None and not writes:
             return
         if record is None:
-            record = await self._tenants.create(self._tenant, exist_ok=True)
+            record = await self._tenants.create(self._tenant, quotas=self._quotas, exist_ok=True, actor=SYSTEM)
         if record.status != "active":
             raise TenantInactive(tenant=self._tenant, status=record.status)
         self._open_until = self._clock.monotonic() + GATE_TTL_S
+
+    def forget(self) -> None:
+        """Ask again at the next call: the tenant was changed from here."""
+        self._open_until = float("-inf")
 
 
 class _Guarded:

@@ -176,7 +176,8 @@ _SECRETS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,4000}", re.IGNORECASE), rf"\1 {REDACTED}"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,4000}\.[A-Za-z0-9_-]{4,4000}\.[A-Za-z0-9_-]{0,1000}"), REDACTED),
     (re.compile(r"\bsk-(?:[a-z]{2,12}-)?[A-Za-z0-9_-]{16,200}"), f"sk-{REDACTED}"),
-    (re.compile(r"\b(lsk_[a-z]{2,12}_[A-Za-z0-9]{1,40})_[A-Za-z0-9_-]{8,200}"), rf"\1_{REDACTED}"),
+    (re.compile(r"\b(lsk_[a-z0-9]{1,210}_[A-Za-z0-9]{1,40})_[A-Za-z0-9_-]{8,200}"), rf"\1_{REDACTED}"),
+    (re.compile(r"\blsmk_[A-Za-z0-9_-]{8,200}"), f"lsmk_{REDACTED}"),
     (re.compile(r"\b(gh[pousr]_|github_pat_|glpat-|xox[abprs]-|hf_)[A-Za-z0-9_-]{16,255}"), rf"\1{REDACTED}"),
     (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b"), rf"\1{REDACTED}"),
     (re.compile(r"\bAIza[A-Za-z0-9_-]{35}"), f"AIza{REDACTED}"),
@@ -185,6 +186,9 @@ _SECRETS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 )
 _PERSONAL: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}\b"), REDACTED),
+    (re.compile(r"\b\d{3}-\d{2}-\d{4}\b"), REDACTED),
+    (re.compile(r"\b\d{4}([ -]?)\d{4}\1\d{4}\1\d{1,7}\b"), REDACTED),
+    (re.compile(r"\b3[47]\d{2}([ -]?)\d{6}\1\d{5}\b"), REDACTED),
     (re.compile(r"((?:\b|_)session[_-]?id[\"']?\s{0,3}[=:]\s{0,3})[^\s,;&]{1,200}", re.IGNORECASE), rf"\1{REDACTED}"),
     (re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,200}\.[A-Za-z]{2,20}\b"), REDACTED),
 )
@@ -195,8 +199,8 @@ def redact(text: str, *, personal: bool = False) -> str:
 
     Covers SCR-03 and newer shapes (AMB-069): keys that begin with `sk-`, bearer and basic credentials, passwords in
     URLs, `password=…` and its relatives up to the end of the value, JWTs, private keys, tokens of code hosts and of
-    clouds, our own keys. `personal` also removes IPv4 addresses, session ids and e-mail addresses; it is off because an
-    audit needs those.
+    clouds, our own keys. `personal` also removes IPv4 addresses, session ids, e-mail addresses, and numbers in the form of credit
+    cards and of US social security (C16); it is off because an audit needs those.
     """
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)

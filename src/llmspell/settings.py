@@ -55,7 +55,7 @@ __all__ = [
     "Settings", "load_settings", "Secret", "config_files", "default_store_url", "schema",
     "find_setting", "Setting", "masked", "MASK", "colour_preference", "log_level",
     "StorageSettings", "PostgresSettings", "SqliteSettings", "TenancySettings", "EmbeddingSettings", "TextSettings",
-    "ContextSettings", "TransactionSettings", "MonitoringSettings",
+    "ContextSettings", "TransactionSettings", "MonitoringSettings", "SecuritySettings", "provider_key",
 ]  # fmt: skip
 
 PREFIX: Final = "LLMSPELL_"
@@ -238,6 +238,7 @@ _VARIABLES: Final = {
     "DATABASE_OPERATOR_URL": "storage.postgres.operator_url",
     "OPENAI_API_KEY": "embedding.api_key",
     "LLMSPELL_LOG": "monitoring.logs_level",
+    "LLMSPELL_MASTER_KEY": "security.master_keys",
 }
 _OPENAI_HOST: Final = re.compile(r"https://api\.openai\.com(?::443)?(?:/|$)")
 _REFERENCE: Final = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -569,6 +570,13 @@ def colour_preference(environ: Mapping[str, str] | None = None) -> bool | None:
     if environ.get("NO_COLOR"):
         return False
     return True if environ.get("FORCE_COLOR") else None
+
+
+def provider_key(provider: str, environ: Mapping[str, str] | None = None) -> Secret | None:
+    """Return the key of a model provider from `<PROVIDER>_API_KEY` (SCR-01), or None; empty counts as not set."""
+    name = re.sub(r"[^A-Z0-9]", "_", provider.upper()) + "_API_KEY"
+    value = (os.environ if environ is None else environ).get(name)
+    return Secret(value) if value else None
 
 
 def log_level(environ: Mapping[str, str] | None = None) -> str:

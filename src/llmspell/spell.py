@@ -18,7 +18,7 @@ from datetime import date, datetime
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
-from llmspell.admin import Admin, TenantRegistry
+from llmspell.admin import Admin, NewTenants, TenantRegistry
 from llmspell.clock import Clock, SystemClock
 from llmspell.errors import InvalidLimit, LlmspellError
 from llmspell.gate import Gate, guarded
@@ -31,8 +31,13 @@ from llmspell.memory.vectors import VectorCollection
 from llmspell.once import Keyed, keyed_work, verbs_of
 from llmspell.providers.configured import open_configured
 from llmspell.providers.embedder import Embedder, open_embedder
+from llmspell.read_stream import ReadStream
 from llmspell.retries import may_repeat, pauses
-from llmspell.settings import Settings, load_settings
+from llmspell.security.access_keys import HashedAccessKeys, Principal
+from llmspell.security.api_keys import SealedApiKeys
+from llmspell.security.bound import StoreSecrets
+from llmspell.settings import Secret, Settings, load_settings
+from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.backend import Backend, OpenTransaction, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.idempotency import require_idempotency_key
@@ -46,6 +51,7 @@ HANDLES_MAX = 4_096
 TRANSACTION_TIMEOUT_MAX_S = 3_600.0
 TransactionOutcome: TypeAlias = Literal["open", "committed", "rolled_back", "unknown"]
 T = TypeVar("T")
+S = TypeVar("S", bound=Storages)
 
 
 def connect(
@@ -130,8 +136,13 @@ class Spell:
         self._ids = ids
         self._handles: OrderedDict[TenantId, Tenant] = OrderedDict()
         self.settings = settings
-        self.tenants = TenantRegistry(backend.tenants)
+        self._new_tenants = NewTenants.of(settings)
+        self.tenants = TenantRegistry(backend.tenants, defaults=self._new_tenants, changed=self._changed)
+        self._secrets = StoreSecrets(settings.security, clock, ids)
+        self._authenticator = self._secrets.authenticator(lambda tenant: backend.storages(tenant).access_keys)
         self.admin = Admin(backend)
+        noted = settings.security.audit_enabled and settings.security.audit_reads
+        self._reads = ReadStream(backend, clock) if noted else None
 
     @property
     def backend(self) -> BackendType:
@@ -156,15 +167,36 @@ class Spell:
             self._handles.popitem(last=False)
         return handle
 
+    async def authenticate(self, key: str | Secret) -> Principal | None:
+        """Return whom an access key stands for, in its tenant; None for every key that is not accepted, for whatever reason.
+
+        Unknown, foreign, expired and revoked keys, and those of a suspended tenant, take the same work and give the same answer.
+        """
+        return await self._authenticator.authenticate(key)
+
     async def close(self) -> None:
         """Finish pending work and release everything. Closing twice is allowed."""
+        await self._authenticator.settle()
+        if self._reads is not None:
+            await self._reads.close()
         await self._embedding.aclose()
         await self._backend.close()
 
     def _gate(self, tenant: TenantId) -> Gate:
         automatic = self.settings.tenancy.auto_create_tenants
         allowed = self._backend.auto_create_tenants if automatic is None else automatic
-        return Gate(self._backend.tenants, tenant, auto_create=allowed, clock=self._clock)
+        return Gate(
+            self._backend.tenants, tenant, auto_create=allowed, clock=self._clock, quotas=self._new_tenants.quotas
+        )
+
+    def _watched(self, storages: S, tenant: TenantId) -> S:
+        """Note reads in the audit log, where the settings ask for that."""
+        return storages if self._reads is None else self._reads.watched(storages, tenant)
+
+    def _changed(self, tenant: TenantId) -> None:
+        """Let a change of a tenant take effect at once on its handle; a handle elsewhere asks within a second."""
+        if tenant in self._handles:
+            self._handles[tenant]._gate.forget()
 
     def _memory(
         self,
@@ -190,18 +222,31 @@ class Concerns:
     """What one tenant has, by concern: on its handle, inside of a transaction, and under an idempotency key."""
 
     kv: KV
+    audit: Audit
     vectors: VectorCollection
     graph: KnowledgeGraph
     memory: Memory
 
     def _bind(self, storages: Storages, memory: Memory) -> None:
         self.kv = storages.kv
+        self.audit = storages.audit
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
         self.memory = memory
 
 
-class Tenant(Concerns):
+class Keys:
+    """The keys of a tenant. They are no `Concerns`: a call of theirs is not recorded to be repeated, for it has a secret in it."""
+
+    api_keys: SealedApiKeys
+    access_keys: HashedAccessKeys
+
+    def _bind_keys(self, storages: Storages, secrets: StoreSecrets, tenant: TenantId) -> None:
+        self.api_keys = secrets.api_keys(storages.api_keys, tenant)
+        self.access_keys = secrets.access_keys(storages.access_keys, tenant)
+
+
+class Tenant(Concerns, Keys):
     """Everything one tenant has: its concerns, `context(…)`, `transaction()`, `run(…)` and `once(…)`."""
 
     def __init__(self, spell: Spell, backend: Backend, id: TenantId) -> None:
@@ -209,9 +254,10 @@ class Tenant(Concerns):
         self._spell = spell
         self._backend = backend
         self._gate = spell._gate(id)
-        self._storages = storages = guarded(backend.storages(id), self._gate)
+        self._storages = storages = guarded(spell._watched(backend.storages(id), id), self._gate)
         self._embedding = spell._embedding.for_tenant(id)
         self._bind(storages, spell._memory(storages, id, self._embedding))
+        self._bind_keys(storages, spell._secrets, id)
         self._context = ContextAssembler(self.memory, storages.memories, storages.graph, self._embedding)
 
     async def context(
@@ -335,9 +381,11 @@ class Tenant(Concerns):
         await self._gate.enter(writes=True)
         tx: Transaction | None = None
         try:
-            async with self._backend.transaction(self.id, timeout_s=timeout_s) as storages:
+            async with self._backend.transaction(self.id, timeout_s=timeout_s) as opened:
+                storages = self._spell._watched(opened, self.id)
                 memory = self._spell._memory(storages, self.id, self._embedding, ahead=ahead or {})
                 tx = Transaction(storages, memory)
+                tx._bind_keys(storages, self._spell._secrets, self.id)
                 yield tx
                 tx._outcome = "unknown"  # from here on the commit may be under way
         except BaseException as error:
@@ -362,7 +410,7 @@ async def _repeated(once: Callable[[], Awaitable[T]], tries: Iterator[float], *,
     raise failed
 
 
-class Transaction(Concerns):
+class Transaction(Concerns, Keys):
     """One atomic unit of a tenant: the same concerns as on `Tenant`."""
 
     def __init__(self, storages: OpenTransaction, memory: Memory) -> None:

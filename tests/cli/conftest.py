@@ -67,6 +67,8 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
             "LLMSPELL_LOG",
             "LLMSPELL_CONFIG",
             "LLMSPELL_TENANT_ID",
+            "LLMSPELL_MASTER_KEY",
+            "LLMSPELL_MASTER_KEY_FILE",
         ),
         *("NO_COLOR", "FORCE_COLOR", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"),
     ):

@@ -49,3 +49,78 @@ def test_a_server_serves_a_tenant_that_was_created_with_the_command_it_named(
     assert (refused.code, hint) == (1, "Run: llmspell tenants create acme")
     assert shell("tenants", "create", "acme", *store).code == 0
     assert shell("add", "Tea.", "--tenant", "acme", *store).code == 0
+
+
+def test_tenants_are_listed_by_id_and_by_status(shell: Shell) -> None:
+    for id in ("globex", "acme"):
+        shell("tenants", "create", id, "--name", id.title())
+    shell("tenants", "suspend", "globex", "--reason", "unpaid")
+
+    assert [line.split("\t")[:3] for line in shell("tenants", "list").lines] == [
+        ["acme", "active", "Acme"],
+        ["globex", "suspended", "Globex"],
+    ]
+    document = shell("tenants", "list", "--status", "suspended", "--json").document
+    assert [(item["tenant_id"], item["status_reason"]) for item in document["items"]] == [("globex", "unpaid")]
+    first = shell("tenants", "list", "--limit", "1", "--json").document
+    assert [item["tenant_id"] for item in first["items"]] == ["acme"]
+    assert shell("tenants", "list", "--cursor", first["next_cursor"]).out.startswith("globex\t")
+
+
+def test_a_suspended_tenant_is_refused_until_it_is_resumed(shell: Shell) -> None:
+    shell("add", "Tea.", "--tenant", "acme")
+
+    assert shell("tenants", "suspend", "acme", "--reason", "unpaid").out.startswith("acme\tsuspended\t")
+    refused = shell("add", "More tea.", "--tenant", "acme")
+    assert shell("tenants", "resume", "acme").out.startswith("acme\tactive\t")
+
+    assert refused.code == 4
+    assert shell("add", "More tea.", "--tenant", "acme").code == 0
+
+
+def test_a_deleted_tenant_stays_deleted(shell: Shell) -> None:
+    shell("add", "Tea.", "--tenant", "acme")
+
+    unsure = shell("tenants", "delete", "acme")
+    assert (unsure.code, shell("tenants", "show", "acme", "--json").document["status"]) == (2, "active")
+    assert shell("tenants", "delete", "acme", "--yes", "--reason", "left").code == 0
+
+    assert shell("add", "Tea.", "--tenant", "acme").code == 4
+    assert shell("tenants", "resume", "acme").code == 4
+    assert shell("tenants", "show", "acme", "--json").document["status_reason"] == "left"
+
+
+@pytest.mark.parametrize("verb", ["suspend", "resume"])
+def test_what_nobody_registered_cannot_be_changed(empty: Shell, verb: str) -> None:
+    assert empty("tenants", verb, "acme").code == 1
+    assert empty("tenants", "quota", "acme").code == 1
+
+
+def test_quotas_come_from_the_settings_and_are_changed_one_by_one(shell: Shell) -> None:
+    shell.environment.setenv("LLMSPELL_MULTI_TENANT__DEFAULT_QUOTA_VECTORS", "7")
+    shell("tenants", "create", "acme", "--max-documents", "3")
+
+    assert "max_vectors: 7" in shell("tenants", "show", "acme").lines
+    changed = shell("tenants", "quota", "acme", "--max-storage-mb", "9", "--json").document
+
+    assert (changed["max_documents"], changed["max_vectors"], changed["max_storage_mb"]) == (3, 7, 9)
+    assert shell("tenants", "quota", "acme", "--json").document == changed
+    assert shell("tenants", "quota", "acme", "--max-vectors", "-1").code == 2
+    log = shell("audit", "list", "--tenant", "acme", "--operation", "tenants.update", "--json").document
+    assert [item["details"]["quotas"]["max_storage_mb"] for item in log["items"]] == [9]
+
+
+def test_the_operators_work_on_a_server_needs_the_operators_role(
+    shell: Shell, postgres_database: PostgresDatabase
+) -> None:
+    store = ("--store", postgres_database.app_url)
+    shell("tenants", "create", "acme", *store)
+
+    refused = shell("tenants", "suspend", "acme", *store)
+    shell.environment.setenv("DATABASE_OPERATOR_URL", postgres_database.operator_url)
+    done = shell("tenants", "suspend", "acme", *store)
+
+    assert (refused.code, "DATABASE_OPERATOR_URL" in refused.err) == (2, True)
+    assert done.code == 0
+    assert shell("audit", "verify", "--tenant", "acme", "--as-operator", *store).code == 0
+    assert len(shell("tenants", "list", *store).lines) == 1

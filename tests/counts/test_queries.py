@@ -14,6 +14,8 @@ from tests.fixtures.stores import DATABASES, fresh_tenant, opened
 from llmspell.clock import ManualClock
 from llmspell.ids import IdSource
 from llmspell.observe import QueryCounts, counting_queries
+from llmspell.security.keyring import new_master_key
+from llmspell.settings import SecuritySettings
 from llmspell.spell import Tenant
 from llmspell.storage.relational import postings
 
@@ -34,9 +36,11 @@ async def tenant(
     The clock stands, so the gate stays open; the statistics of words are never folded, for that comes by chance.
     """
     monkeypatch.setattr(postings, "FOLD_EVERY", 2**200)
-    async with opened(backend, request, tmp_path, clock=ManualClock()) as spell:
+    security = SecuritySettings(master_keys=new_master_key())
+    async with opened(backend, request, tmp_path, clock=ManualClock(), security=security) as spell:
         warm = await fresh_tenant(spell)
         await warm.kv.set("k", b"v")
+        await warm.api_keys.set("openai", "sk-key")
         await warm.memory.add("Ada moved to Zurich in May.", session="s")
         await warm.memory.add("Ada likes tea.", session="s")
         await warm.graph.assert_fact("Ada", "lives_in", "Zurich", cardinality="one")
@@ -87,6 +91,21 @@ async def test_a_memory_is_read_by_one_query_in_one_round_trip(tenant: Tenant) -
     id = (await tenant.memory.list()).items[0].id
 
     assert totals(await counted(tenant.memory.get(id))) == (1, 1)
+
+
+async def test_a_provider_key_is_revealed_by_one_query_in_one_round_trip(tenant: Tenant) -> None:
+    await tenant.api_keys.reveal("openai")  # notes that it was used, once a minute
+
+    assert totals(await counted(tenant.api_keys.reveal("openai"))) == (1, 1)
+
+
+async def test_an_access_key_is_checked_by_one_query_in_one_round_trip(tenant: Tenant) -> None:
+    issued = await tenant.access_keys.issue(name="ci", scopes=["read"])
+    spell = tenant._spell
+    await spell.authenticate(issued.key)
+    await spell._authenticator.settle()
+
+    assert totals(await counted(spell.authenticate(issued.key))) == (1, 1)
 
 
 # (queries, round trips) at most. A file answers a whole snapshot in one hand-over to its thread; a server one by one.
@@ -144,3 +163,22 @@ def test_the_counted_writes_do_not_fold_by_chance(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(postings, "FOLD_EVERY", 2**200)
 
     assert 0 < IdSource(ManualClock()).new().int < postings.FOLD_EVERY
+
+
+# (queries, round trips). An entry locks the head of the chain, then adds itself and moves the head together.
+AUDITED: dict[str, tuple[Callable[[Tenant], Awaitable[object]], dict[str, tuple[int, int]]]] = {
+    "audit.record": (
+        lambda tenant: tenant.audit.record("export", principal="ada", resource="memories"),
+        {"sqlite": (3, 1), "postgres": (3, 3)},
+    ),
+    "audit.list": (lambda tenant: tenant.audit.list(), dict.fromkeys(DATABASES, (1, 1))),
+    "audit.get": (lambda tenant: tenant.audit.get(1), dict.fromkeys(DATABASES, (1, 1))),
+    "audit.head": (lambda tenant: tenant.audit.head(), dict.fromkeys(DATABASES, (1, 1))),
+}
+
+
+@pytest.mark.parametrize("operation", AUDITED)
+async def test_the_audit_log_takes_no_more_queries_than_it_needs(tenant: Tenant, backend: str, operation: str) -> None:
+    call, numbers = AUDITED[operation]
+
+    assert totals(await counted(call(tenant))) == numbers[backend]

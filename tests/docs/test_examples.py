@@ -16,6 +16,7 @@ from types import CodeType
 from typing import Any
 
 import pytest
+from tests.fixtures.backends import with_operator
 from tests.fixtures.postgres import PostgresDatabase
 
 import llmspell
@@ -23,6 +24,8 @@ from llmspell import ManualClock, Settings, blocking
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
+from llmspell.security.keyring import new_master_key
+from llmspell.settings import SecuritySettings
 from llmspell.spell import Admin, Spell, Tenant, TenantRegistry
 from llmspell.storage.contracts import memories, vectors
 from llmspell.storage.contracts.kv import KV
@@ -57,9 +60,10 @@ def clock() -> ManualClock:
 
 @pytest.fixture(params=["memory", "file", "server"])
 async def spell(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Spell]:
-    settings = Settings()
+    settings = Settings(security=SecuritySettings(master_keys=new_master_key()))
     if request.param == "server":
-        url = request.getfixturevalue("postgres_database").app_url
+        database: PostgresDatabase = request.getfixturevalue("postgres_database")
+        url, settings = database.app_url, with_operator(database.operator_url)
     else:
         url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'docs.db'}"
     async with llmspell.connect(url, settings=settings, embedder="hashing", clock=clock) as opened:

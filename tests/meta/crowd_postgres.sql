@@ -23,4 +23,15 @@ INSERT INTO llmspell.embedding_spaces (tenant_id, space_id, model, dimension) SE
 INSERT INTO llmspell.vector_embeddings_384 (tenant_id, id, owner_id, scope, embedding, space_id)
 SELECT tenant, id, id, 'scope', array_fill(n, ARRAY[384])::public.vector, CASE WHEN n <= 40 THEN 'free-384' ELSE 'model' END
 FROM crowd WHERE n <= 200;
+INSERT INTO llmspell.audit_log
+    (tenant_id, sequence, entry_id, at, operation, principal, resource, decision, prev_hash, entry_hash)
+SELECT tenant, n, id, at, 'operation-' || n % 20, 'principal-' || n % 40, 'resource',
+    CASE WHEN n % 50 = 0 THEN 'deny' ELSE 'allow' END, sha256(int4send(n)), sha256(int4send(n + 1))
+FROM crowd;
+INSERT INTO llmspell.api_keys (tenant_id, key_id, service, encrypted_key, created_at, expires_at, is_active)
+SELECT tenant, id::text, 'service-' || n % 500, 'x', at, at + interval '1 hour' * (n % 100), n <= 500 FROM crowd;
+INSERT INTO llmspell.access_keys (tenant_id, key_id, name, principal, scopes, key_hash, pepper, created_at, expires_at, revoked_at)
+SELECT tenant, id, 'key-' || n, 'robot', '["read"]', sha256(int4send(n)), 'store', at, at + interval '1 hour' * (n % 100),
+    CASE WHEN n % 2 = 0 THEN at END
+FROM crowd;
 ANALYZE;

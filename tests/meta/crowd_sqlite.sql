@@ -16,3 +16,12 @@ INSERT INTO relationships
     (tenant_id, relationship_id, from_entity, to_entity, relationship_type, valid_time_start, valid_time_end, transaction_time_start,
      transaction_time_end, created_at)
 SELECT tenant, id, other, id, 'type-' || n % 20, at, 9223372036854775807, at, 9223372036854775807, at FROM crowd;
+INSERT INTO audit_log
+    (tenant_id, sequence, entry_id, at, operation, principal, resource, decision, prev_hash, entry_hash)
+SELECT tenant, n, id, at, 'operation-' || n % 20, 'principal-' || n % 40, 'resource', CASE WHEN n % 50 = 0 THEN 'deny' ELSE 'allow' END, id, id FROM crowd;
+INSERT INTO api_keys (tenant_id, key_id, service, encrypted_key, created_at, expires_at, is_active)
+SELECT tenant, hex(id), 'service-' || (n % 500), x'00', at, at + 3600000000 * (n % 100), n <= 500 FROM crowd;
+INSERT INTO access_keys (tenant_id, key_id, name, principal, scopes, key_hash, pepper, created_at, expires_at, revoked_at)
+SELECT tenant, id, 'key-' || n, 'robot', '["read"]', zeroblob(32), 'store', at, at + 3600000000 * (n % 100),
+    CASE WHEN n % 2 = 0 THEN at END
+FROM crowd;

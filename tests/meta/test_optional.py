@@ -34,6 +34,10 @@ EXTRAS = {
         ("httpx2", "stamina"),
         "from llmspell.providers.embedder import open_embedder\nopen_embedder('openai:text-embedding-3-small')",
     ),
+    "encryption": (
+        ("cryptography",),
+        "from llmspell.security.keyring import Keyring\nKeyring([bytes(32)]).seal(b'x', bound_to=())",
+    ),
 }
 # Hides packages as if they were not installed: neither `import` nor `find_spec` finds them.
 PRELUDE = """

@@ -33,6 +33,8 @@ BUSY_TIMEOUT_S = 5.0
 BIG = frozenset(
     {
         *("kv_store", "memories", "memory_versions", "text_postings", "text_stats", "entities", "relationships"),
+        *("audit_log",),
+        *("api_keys", "access_keys"),
         *("vector_embeddings_384", "vector_embeddings_768", "vector_embeddings_1536", "vector_embeddings_3072"),
     }
 )
@@ -43,7 +45,7 @@ AT = "2026-01-05T00:00:00Z"
 VALUES: dict[str, Any] = {
     **dict.fromkeys(("after", "first"), "key-39"),
     **dict.fromkeys(("now", "instant", "known", "as_of", "before"), AT),
-    **dict.fromkeys(("id", "subject", "object"), ID),
+    **dict.fromkeys(("id", "subject", "object", "key_id"), ID),
     **dict.fromkeys(("ids", "outgoing", "incoming"), IDS),
     "average": "5.0",
     "beyond": "key-3:",
@@ -59,6 +61,15 @@ VALUES: dict[str, Any] = {
     "predicate": "type-3",
     "query": "[" + ",".join(["0.5"] * 384) + "]",
     "scope": "scope",
+    "service": "service-7",
+    "stale": AT,
+    "status": "active",
+    "reason": "expired",
+    "uses": "1",
+    "at": AT,
+    "sequence": "40",
+    "behind": "40",
+    "since": "2026-01-02T00:00:00Z",
     "space_id": "model",
 }
 WORDS = '[{"term": "term-3", "idf": 1.5, "generates": true}, {"term": "term-4", "idf": 1, "generates": false}]'
@@ -97,12 +108,29 @@ HOT = (
     hot("kv.get", "kv_store_pkey", "sqlite_autoindex_kv_store_1"),
     hot("kv.list_keys", "kv_store_pkey", "sqlite_autoindex_kv_store_1"),
     hot("kv.get_batch", "kv_store_pkey", "sqlite_autoindex_kv_store_1"),
+    hot("api_keys.find_sealed", "idx_api_keys_active", "idx_api_keys_active"),
+    hot("api_keys.active", "idx_api_keys_active", "idx_api_keys_active"),
+    hot("api_keys.note_use", "api_keys_pkey", "sqlite_autoindex_api_keys_1"),
+    hot("api_keys.expire", "idx_api_keys_expires api_keys_pkey", "idx_api_keys_expires sqlite_autoindex_api_keys_1"),
+    hot("access_keys.find", "access_keys_pkey tenants_pkey", "sqlite_autoindex_access_keys_1"),
+    hot("access_keys.note_use", "access_keys_pkey", "sqlite_autoindex_access_keys_1"),
+    hot(
+        "access_keys.expire",
+        "idx_access_keys_expires access_keys_pkey",
+        "idx_access_keys_expires sqlite_autoindex_access_keys_1",
+    ),
     hot("memories.get_batch", "memories_pkey", "sqlite_autoindex_memories_1"),
     hot("memories.page_by_at_desc", "idx_memories_event", "idx_memories_event"),
     hot("memories.page_by_at_desc", "idx_memories_session", "idx_memories_session", "m.session = :f0"),
     hot("memories.page_by_created_at_asc", "idx_memories_created", "idx_memories_created"),
     hot("memories.pending", "idx_memories_pending", "idx_memories_pending"),
     hot("memories.history", "memory_versions_pkey", "sqlite_autoindex_memory_versions_1"),
+    hot("audit.get", "audit_log_pkey", "sqlite_autoindex_audit_log_1"),
+    hot("audit.list", "idx_audit_log_at", "idx_audit_log_at"),
+    hot("audit.list", "idx_audit_log_operation", "idx_audit_log_operation", "a.operation = :f0"),
+    hot("audit.list", "idx_audit_log_principal", "idx_audit_log_principal", "a.principal = :f0"),
+    hot("audit.list", "idx_audit_log_decision", "idx_audit_log_decision", "a.decision = :f0"),
+    hot("audit.chain", "audit_log_pkey", "sqlite_autoindex_audit_log_1"),
     hot("postings.stats", "text_stats_pkey", PRIMARY),
     hot("postings.frequencies", "text_postings_pkey", PRIMARY),
     # Of a small tenant it is cheaper to read all postings, or all memories, once than to look each of them up.

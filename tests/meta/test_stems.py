@@ -14,6 +14,9 @@ CONCERNS = (
     "graph",
     "tenants",
     "idempotency",
+    "audit",
+    "api_keys",
+    "access_keys",
 )
 PLACES = {
     "src/llmspell/storage/contracts/{stem}.py": "what it promises: a Protocol and its records",

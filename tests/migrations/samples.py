@@ -30,8 +30,10 @@ BY_COLUMN: dict[str, object] = {
     "storage_type": "bytea",
     "data": b"x",
     "content_hash": HASH,
+    "key_hash": bytes(32),
     "fingerprint": bytes(32),
     "memory_type": "conversation",
+    "decision": "allow",
 }
 COLUMNS = """
     SELECT a.attname, y.typname, a.atttypmod, a.attname = 'data' OR NOT a.atthasdef AND a.attnotnull AS needed

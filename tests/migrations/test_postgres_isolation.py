@@ -15,6 +15,8 @@ from tests.migrations.schemas import migrate_postgres
 
 A, B = "tenant-a", "tenant-b"
 CHANGED_BY_THE_OPERATOR_ONLY = {"tenants"}
+NEVER_CHANGED = {"audit_log"}
+NEVER_DELETED = {"audit_log", "audit_heads"}
 
 
 @contextmanager
@@ -94,7 +96,7 @@ def test_a_row_of_another_tenant_cannot_be_inserted_anywhere(filled: PostgresDat
 @pytest.mark.parametrize("tenant", [B, None])
 def test_an_update_of_another_tenants_rows_changes_none(filled: PostgresDatabase, tenant: str | None) -> None:
     with session(filled.app_url, tenant) as app:
-        tables = [table for table in tenant_tables(app) if table not in CHANGED_BY_THE_OPERATOR_ONLY]
+        tables = [table for table in tenant_tables(app) if table not in CHANGED_BY_THE_OPERATOR_ONLY | NEVER_CHANGED]
         changed = {table: rows_changed(app, table, "UPDATE {} SET tenant_id = tenant_id") for table in tables}
 
     assert changed == dict.fromkeys(tables, 0)
@@ -103,7 +105,7 @@ def test_an_update_of_another_tenants_rows_changes_none(filled: PostgresDatabase
 @pytest.mark.parametrize("tenant", [B, None])
 def test_a_delete_reaches_no_row_of_another_tenant(filled: PostgresDatabase, tenant: str | None) -> None:
     with session(filled.app_url, tenant) as app:
-        tables = [table for table in tenant_tables(app) if table not in CHANGED_BY_THE_OPERATOR_ONLY]
+        tables = [table for table in tenant_tables(app) if table not in CHANGED_BY_THE_OPERATOR_ONLY | NEVER_DELETED]
         deleted = {table: rows_changed(app, table, "DELETE FROM {}") for table in tables}
 
     assert deleted == dict.fromkeys(tables, 0)
@@ -187,6 +189,9 @@ def test_a_partition_made_later_is_isolated_by_itself(filled: PostgresDatabase) 
         "SELECT llmspell.apply_tenant_rls('llmspell.kv_store')",
         "UPDATE llmspell.tenants SET status = 'active'",
         "DELETE FROM llmspell.tenants",
+        "UPDATE llmspell.audit_log SET principal = 'nobody'",
+        "DELETE FROM llmspell.audit_log",
+        "DELETE FROM llmspell.audit_heads",
         "SET ROLE llmspell",
         "SET ROLE llmspell_operator",
     ],
@@ -220,10 +225,10 @@ def test_neither_serving_role_owns_anything(postgres_database: PostgresDatabase,
         assert connection.execute(owned).fetchall() == [(0,)]
 
 
-def test_both_secrets_of_the_store_are_random_and_readable(postgres_database: PostgresDatabase) -> None:
+def test_the_secrets_of_the_store_are_random_and_readable(postgres_database: PostgresDatabase) -> None:
     with session(postgres_database.app_url, None) as app:
         rows = dict(app.execute("SELECT name, value FROM llmspell.store_meta").fetchall())
 
-    assert set(rows) == {"store_id", "cursor_key"}
-    assert [len(value) for value in rows.values()] == [32, 32]
-    assert rows["store_id"] != rows["cursor_key"]
+    assert set(rows) == {"store_id", "cursor_key", "access_pepper"}
+    assert [len(value) for value in rows.values()] == [32, 32, 32]
+    assert len(set(rows.values())) == 3

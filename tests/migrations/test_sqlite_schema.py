@@ -163,12 +163,13 @@ def test_nothing_dangles_after_the_tables_were_made_anew(file: apsw.Connection) 
     assert file.execute("PRAGMA integrity_check").get == "ok"
 
 
-def test_both_secrets_of_the_store_are_random(file: apsw.Connection) -> None:
+def test_the_secrets_of_the_store_are_random(file: apsw.Connection) -> None:
     pairs: Any = file.execute("SELECT name, value FROM store_meta").fetchall()
     rows = dict(pairs)
 
-    assert {name: len(secret) for name, secret in rows.items()} == {"store_id": 32, "cursor_key": 32}
-    assert rows["store_id"] != rows["cursor_key"]
+    names = ("store_id", "cursor_key", "access_pepper")
+    assert {name: len(secret) for name, secret in rows.items()} == dict.fromkeys(names, 32)
+    assert len(set(rows.values())) == 3
 
 
 def test_content_counts_the_artifacts_that_refer_to_it(file: apsw.Connection) -> None:

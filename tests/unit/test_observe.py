@@ -146,6 +146,11 @@ LONG = "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7bC0dF3gH6jK9mN2pQ5sT8"
         ("ghp_aB3dE6gH9jK2mN5pQ8sT1vW4yZ7bC0dF3gH6", "ghp_***"),
         ("AKIAIOSFODNN7EXAMPLE", "AKIA***"),
         ("lsk_live_abc123_secretsecretsecret", "lsk_live_abc123_***"),
+        (
+            "lsk_mfrw2zi_aganawuaajqrzrxzacacacacacacacac_" + "a2" * 29,
+            "lsk_mfrw2zi_aganawuaajqrzrxzacacacacacacacac_***",
+        ),
+        ("lsmk_" + "aB3-" * 12, "lsmk_***"),
         ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----", "***"),
     ],
 )
@@ -170,6 +175,10 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
 
 def test_personal_data_is_redacted_on_request() -> None:
     assert redact("session_id=abc 10.0.0.1 ada@example.org", personal=True) == "session_id=*** *** ***"
+    assert redact("078-05-1120 4111 1111 1111 1111 3782-822463-10005", personal=True) == "*** *** ***"
+    assert (
+        redact("4111111111111111 on 2026-05-01, 1,000 of 2,000", personal=True) == "*** on 2026-05-01, 1,000 of 2,000"
+    )
 
 
 def test_a_password_does_not_swallow_what_follows_it() -> None:

@@ -12,6 +12,9 @@ from typing import Protocol
 import msgspec
 
 from llmspell.errors import TransactionError
+from llmspell.storage.contracts.access_keys import AccessKeys
+from llmspell.storage.contracts.api_keys import ApiKeys
+from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Graph
 from llmspell.storage.contracts.idempotency import Idempotency
@@ -31,6 +34,9 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     vectors: Vectors
     memories: Memories
     graph: Graph
+    audit: Audit
+    api_keys: ApiKeys
+    access_keys: AccessKeys
     idempotency: Idempotency
 
 

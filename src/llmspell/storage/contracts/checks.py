@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import math
 
+from llmspell.codec import require_key
 from llmspell.errors import InvalidInput, InvalidLimit
+from llmspell.storage.contracts.audit import PRINCIPAL_MAX_BYTES
 from llmspell.storage.contracts.kv import VALUE_MAX_BYTES
 
 TTL_MAX_S = 100 * 365 * 86_400.0
+SYSTEM_ACTOR = "system"
+"""Who acted, in the audit log, when the caller names nobody."""
+
+
+def require_actor(value: object) -> str:
+    """Return who acts, for the audit log; None is the system.
+
+    Raises:
+        InvalidKey: empty, or longer than 500 bytes.
+    """
+    return SYSTEM_ACTOR if value is None else require_key(value, field="actor", max_bytes=PRINCIPAL_MAX_BYTES)
 
 
 def require_value(value: object, *, field: str = "value") -> bytes:

@@ -17,6 +17,7 @@ from functools import partial
 from llmspell.clock import Clock, SystemClock
 from llmspell.errors import InvalidLimit, Unavailable, Unsupported
 from llmspell.ids import IdSource
+from llmspell.storage.contracts.access_keys import PEPPER_BYTES
 from llmspell.storage.contracts.backend import (
     TRANSACTION_TIMEOUT_S,
     MigrationStatus,
@@ -26,6 +27,10 @@ from llmspell.storage.contracts.backend import (
     opened,
 )
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.pages import Cursors
+from llmspell.storage.inmemory.access_keys import InMemoryAccessKeys
+from llmspell.storage.inmemory.api_keys import InMemoryApiKeys
+from llmspell.storage.inmemory.audit import InMemoryAudit
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.graph import InMemoryGraph
 from llmspell.storage.inmemory.idempotency import InMemoryIdempotency
@@ -52,12 +57,13 @@ class InMemoryBackend:
         self._ids = ids or IdSource(self._clock)
         self._analyser = Analyser(language)
         self._cursor_key = secrets.token_bytes(CURSOR_KEY_BYTES)
+        self._access_pepper = secrets.token_bytes(PEPPER_BYTES)
         self._closed = False
-        self.tenants = InMemoryTenants(self._clock)
+        self.tenants = InMemoryTenants(self._clock, self._ids, self.cursor_key)
         self.auto_create_tenants = True
 
     def storages(self, tenant: TenantId) -> Storages:
-        return self._bind(AutocommitUnit(partial(self._store, tenant_id(tenant))))
+        return self._bind(tenant, AutocommitUnit(partial(self._store, tenant_id(tenant))))
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
@@ -74,7 +80,7 @@ class InMemoryBackend:
             unit = TransactionUnit(store, self._clock, timeout_s=timeout_s)
             try:
                 async with asyncio.timeout(timeout_s) as limit:
-                    yield opened(self._bind(unit), unit.savepoint)
+                    yield opened(self._bind(tenant, unit), unit.savepoint)
                 unit.commit()
             except TimeoutError as exc:
                 if limit.expired():
@@ -89,12 +95,17 @@ class InMemoryBackend:
         self._require_open()
         return self.tenants.store(tenant, writing=writing, auto_create=self.auto_create_tenants)
 
-    def _bind(self, unit: Unit) -> Storages:
+    def _bind(self, tenant: TenantId, unit: Unit) -> Storages:
         return Storages(
             kv=InMemoryKV(unit, self._clock),
             vectors=InMemoryVectors(unit, self._clock, self._ids),
             memories=InMemoryMemories(unit, self._clock, self._analyser),
             graph=InMemoryGraph(unit, self._clock, self._ids),
+            audit=InMemoryAudit(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
+            api_keys=InMemoryApiKeys(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
+            access_keys=InMemoryAccessKeys(
+                unit, self._clock, self._ids, cursors=Cursors(tenant, self.cursor_key), pepper=self._access_pepper
+            ),
             idempotency=InMemoryIdempotency(unit, self._clock),
         )
 

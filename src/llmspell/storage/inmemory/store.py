@@ -24,10 +24,14 @@ from uuid import UUID
 from llmspell.clock import MICROSECOND, Clock
 from llmspell.errors import TransactionClosed, TransactionError, TransactionTimeout, Unavailable
 from llmspell.storage.contracts.backend import Savepoints
+from llmspell.tenant import NO_TENANT, TenantId
 
 if TYPE_CHECKING:
+    from llmspell.storage.contracts.audit import AuditEntry, AuditHead
     from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
     from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
+    from llmspell.storage.inmemory.access_keys import StoredAccessKey
+    from llmspell.storage.inmemory.api_keys import StoredApiKey
     from llmspell.storage.inmemory.idempotency import UsedKey
     from llmspell.storage.inmemory.kv import Item
     from llmspell.storage.inmemory.memories import StoredMemory
@@ -115,15 +119,20 @@ class State:
     predicates: Table[str, Cardinality] = field(default_factory=Table)
     entities: Table[int, Entity] = field(default_factory=Table)
     facts: Table[int, Fact] = field(default_factory=Table)
+    api_keys: Table[UUID, StoredApiKey] = field(default_factory=Table)
+    access_keys: Table[UUID, StoredAccessKey] = field(default_factory=Table)
     idempotency: Table[str, UsedKey] = field(default_factory=Table)
     counters: Table[str, int] = field(default_factory=Table)
     moments: Table[str, datetime] = field(default_factory=Table)
+    audit: Table[int, AuditEntry] = field(default_factory=Table)
+    audit_heads: Table[str, AuditHead] = field(default_factory=Table)
     transaction: Transaction | None = None
+    tenant: TenantId = NO_TENANT
 
     def layer(self, transaction: Transaction | None = None) -> State:
         """Return an empty layer above this state."""
         tables = {name: Table(getattr(self, name)) for name in TABLES}
-        return State(**tables, transaction=transaction or self.transaction)
+        return State(**tables, transaction=transaction or self.transaction, tenant=self.tenant)
 
     def merge(self) -> None:
         """Put the changes of this layer into the state below it."""
@@ -151,7 +160,7 @@ class State:
         return number
 
 
-TABLES = tuple(one.name for one in fields(State) if one.name != "transaction")
+TABLES = tuple(one.name for one in fields(State) if one.name not in ("transaction", "tenant"))
 
 
 @dataclass(slots=True)
@@ -234,8 +243,8 @@ class TenantStore:
 
     __slots__ = ("committed", "mutex", "writer")
 
-    def __init__(self) -> None:
-        self.committed = State()
+    def __init__(self, tenant: TenantId) -> None:
+        self.committed = State(tenant=tenant)
         self.mutex = threading.Lock()
         self.writer = WriterLock()
 

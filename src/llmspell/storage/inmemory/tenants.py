@@ -3,38 +3,132 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable, Callable
 
 from llmspell.clock import Clock
-from llmspell.codec import NAME_MAX_BYTES, require_key
-from llmspell.errors import AlreadyExists, TenantInactive, TenantUnknown
-from llmspell.storage.contracts.tenants import TenantRecord
-from llmspell.storage.inmemory.store import TenantStore
-from llmspell.tenant import TenantId, tenant_id
+from llmspell.codec import require_limit
+from llmspell.errors import TenantInactive, TenantUnknown
+from llmspell.ids import IdSource
+from llmspell.storage.contracts import tenants_checks as checks
+from llmspell.storage.contracts.audit import Audit
+from llmspell.storage.contracts.pages import Cursors, Page
+from llmspell.storage.contracts.tenants import SYSTEM, IsolationLevel, QuotaLimits, TenantRecord, TenantStatus
+from llmspell.storage.inmemory.audit import InMemoryAudit
+from llmspell.storage.inmemory.audit import record as record_audit
+from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, Transaction
+from llmspell.tenant import NO_TENANT, TenantId, tenant_id
 
 
 class InMemoryTenants:
     """`Tenants` over a dictionary, and the one way to a tenant's store."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, ids: IdSource, cursor_key: Callable[[], Awaitable[bytes]]) -> None:
         self._clock = clock
+        self._ids = ids
+        self._cursor_key = cursor_key
+        self._cursors = Cursors(NO_TENANT, cursor_key)
         self._mutex = threading.Lock()
         self._records: dict[TenantId, TenantRecord] = {}
         self._stores: dict[TenantId, TenantStore] = {}
 
-    async def create(self, tenant: TenantId, *, name: str | None = None, exist_ok: bool = False) -> TenantRecord:
-        tenant = tenant_id(tenant)
-        shown = tenant if name is None else require_key(name, field="name", max_bytes=NAME_MAX_BYTES)
+    async def create(
+        self,
+        tenant: TenantId,
+        *,
+        name: str | None = None,
+        quotas: QuotaLimits | None = None,
+        isolation_level: IsolationLevel = "strict",
+        exist_ok: bool = False,
+        actor: str | None = None,
+    ) -> TenantRecord:
+        now = self._clock.now()
+        new = checks.new_tenant(tenant, name=name, quotas=quotas, isolation_level=isolation_level, actor=actor, now=now)
         with self._mutex:
-            known = self._records.get(tenant)
-            if known is not None and not exist_ok:
-                raise AlreadyExists(
-                    "The tenant exists already.", tenant=tenant, hint="Pass exist_ok=True to accept that."
-                )
-            return known or self._register(tenant, shown)
+            known = self._records.get(new.record.tenant_id)
+            if known is None:
+                self._register(new)
+                return new.record
+        if not exist_ok:
+            raise checks.taken(known.tenant_id)
+        return known
 
     async def get(self, tenant: TenantId) -> TenantRecord | None:
         with self._mutex:
             return self._records.get(tenant)
+
+    async def list(
+        self, *, status: TenantStatus | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[TenantRecord]:
+        require_limit(limit)
+        query = ["tenants", None if status is None else checks.require_status(status)]
+        position = await self._cursors.read(cursor, query=query)
+        behind = "" if position is None else position["id"]
+        with self._mutex:
+            records = list(self._records.values())
+        found = sorted(
+            (one for one in records if one.tenant_id > behind and status in (None, one.status)),
+            key=lambda record: record.tenant_id,
+        )
+        return await self._cursors.page(
+            found[: limit + 1], limit=limit, query=query, position=lambda record: {"id": record.tenant_id}
+        )
+
+    async def update(
+        self,
+        tenant: TenantId,
+        *,
+        name: str | None = None,
+        quotas: QuotaLimits | None = None,
+        expected_version: int | None = None,
+        actor: str | None = None,
+    ) -> TenantRecord:
+        wish = checks.require_update(name=name, quotas=quotas, expected_version=expected_version, actor=actor)
+        return await self._change(tenant, wish)
+
+    async def set_status(
+        self,
+        tenant: TenantId,
+        status: TenantStatus,
+        *,
+        reason: str | None = None,
+        expected_version: int | None = None,
+        actor: str | None = None,
+    ) -> TenantRecord:
+        wish = checks.require_status_update(status, reason=reason, expected_version=expected_version, actor=actor)
+        return await self._change(tenant, wish)
+
+    def audit(self, tenant: TenantId) -> Audit:
+        id = tenant_id(tenant)
+
+        def store(*, writing: bool) -> TenantStore:
+            with self._mutex:
+                known = self._stores.get(id)
+            if known is None and writing:
+                raise TenantUnknown(tenant=id)
+            return known or TenantStore(id)
+
+        return InMemoryAudit(AutocommitUnit(store), self._clock, self._ids, Cursors(id, self._cursor_key))
+
+    async def _change(self, tenant: TenantId, wish: checks.Update | checks.StatusUpdate) -> TenantRecord:
+        """Change a record and its tenant's audit log together. It waits for the tenant's open transaction, as a writer does."""
+        id, now = tenant_id(tenant), self._clock.now()
+        with self._mutex:
+            store = self._stores.get(id) or TenantStore(id)
+        await store.writer.acquire()
+        try:
+            with self._mutex:
+                known = self._records.get(id)
+            change = wish.of(id, known, now)
+            if isinstance(change, TenantRecord):
+                return change
+            layer = store.committed.layer(Transaction())
+            record_audit(layer, self._clock, self._ids, change.entry)
+            with self._mutex, store.mutex:
+                layer.merge()
+                self._records[id] = change.record
+            return change.record
+        finally:
+            store.writer.release()
 
     def store(self, tenant: TenantId, *, writing: bool, auto_create: bool) -> TenantStore:
         """Return the store of a tenant. One that is not registered has an empty one, which only a first write keeps.
@@ -50,14 +144,17 @@ class InMemoryTenants:
                     raise TenantInactive(tenant=tenant, status=known.status)
                 return self._stores[tenant]
             if not writing:
-                return TenantStore()
+                return TenantStore(tenant)
             if not auto_create:
                 raise TenantUnknown(tenant=tenant)
-            self._register(tenant, tenant)
-            return self._stores[tenant]
+            now = self._clock.now()
+            new = checks.new_tenant(tenant, name=None, quotas=None, isolation_level="strict", actor=SYSTEM, now=now)
+            return self._register(new)
 
-    def _register(self, tenant: TenantId, name: str) -> TenantRecord:
-        record = TenantRecord(tenant_id=tenant, name=name, status="active", created_at=self._clock.now())
-        self._records[tenant] = record
-        self._stores[tenant] = TenantStore()
-        return record
+    def _register(self, new: checks.Change) -> TenantStore:
+        """Keep a new tenant, with its creation as the first entry of its audit log."""
+        store = TenantStore(new.record.tenant_id)
+        record_audit(store.committed, self._clock, self._ids, new.entry)
+        self._records[new.record.tenant_id] = new.record
+        self._stores[new.record.tenant_id] = store
+        return store

@@ -77,7 +77,7 @@ class PostgresBackend:
         self._operator = operator
         self._runtime = runtime
         self._admin_url = admin_url
-        self.tenants = RelationalTenants(self.unit, runtime)
+        self.tenants = RelationalTenants(self.unit, self.operator_unit, runtime)
 
     def unit(self, tenant: TenantId) -> DirectUnit:
         """Return the unit of work of a tenant."""

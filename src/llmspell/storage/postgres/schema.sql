@@ -361,6 +361,23 @@ END
 $function$
 ;
 
+CREATE TABLE llmspell.access_keys (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    key_id uuid NOT NULL,
+    name character varying(500) NOT NULL,
+    principal character varying(500) NOT NULL,
+    scopes jsonb NOT NULL,
+    key_hash bytea NOT NULL,
+    pepper character varying(32) COLLATE "C" NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    revoked_reason text,
+    rotated_from uuid,
+    rotated_to uuid
+) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE llmspell.agent_states (
     state_id uuid NOT NULL DEFAULT gen_random_uuid(),
     tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
@@ -427,6 +444,28 @@ CREATE TABLE llmspell.artifacts (
     tags text[] NOT NULL DEFAULT '{}'::text[],
     stored_at timestamp with time zone NOT NULL DEFAULT now(),
     updated_at timestamp with time zone NOT NULL DEFAULT now()
+) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE llmspell.audit_heads (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    sequence bigint NOT NULL,
+    entry_hash bytea NOT NULL
+) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE llmspell.audit_log (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    sequence bigint NOT NULL,
+    entry_id uuid NOT NULL,
+    at timestamp with time zone NOT NULL,
+    operation character varying(128) COLLATE "C" NOT NULL,
+    principal character varying(500) COLLATE "C" NOT NULL,
+    resource text COLLATE "C" NOT NULL,
+    decision character varying(20) COLLATE "C" NOT NULL,
+    reason text,
+    details jsonb NOT NULL DEFAULT '{}'::jsonb,
+    latency_ms double precision,
+    prev_hash bytea NOT NULL,
+    entry_hash bytea NOT NULL
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE llmspell.embedding_spaces (
@@ -638,7 +677,9 @@ CREATE TABLE llmspell.tenants (
     isolation_level character varying(20) COLLATE "C" NOT NULL DEFAULT 'strict'::character varying,
     quotas jsonb NOT NULL DEFAULT '{}'::jsonb,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
-    updated_at timestamp with time zone NOT NULL DEFAULT now()
+    updated_at timestamp with time zone NOT NULL DEFAULT now(),
+    version integer NOT NULL DEFAULT 1,
+    status_reason text
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE llmspell.test_table (
@@ -737,6 +778,13 @@ CREATE TABLE llmspell.workflow_states (
     last_updated timestamp with time zone NOT NULL DEFAULT now(),
     created_at timestamp with time zone NOT NULL DEFAULT now()
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT access_keys_key_hash_check CHECK ((octet_length(key_hash) = 32));
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT access_keys_pkey PRIMARY KEY (tenant_id, key_id);
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT access_keys_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT expires_at_in_calendar CHECK (((expires_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT last_used_at_in_calendar CHECK (((last_used_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (last_used_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.access_keys ADD CONSTRAINT revoked_at_in_calendar CHECK (((revoked_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (revoked_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_data_version_check CHECK ((data_version > 0));
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_pkey PRIMARY KEY (tenant_id, state_id);
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_schema_version_check CHECK ((schema_version > 0));
@@ -776,6 +824,15 @@ ALTER TABLE llmspell.artifacts ADD CONSTRAINT created_at_in_calendar CHECK (((cr
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT stored_at_in_calendar CHECK (((stored_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (stored_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT unique_artifact_sequence UNIQUE (tenant_id, session_id, sequence);
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.audit_heads ADD CONSTRAINT audit_heads_pkey PRIMARY KEY (tenant_id);
+ALTER TABLE llmspell.audit_heads ADD CONSTRAINT audit_heads_sequence_check CHECK ((sequence >= 0));
+ALTER TABLE llmspell.audit_heads ADD CONSTRAINT audit_heads_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.audit_log ADD CONSTRAINT at_in_calendar CHECK (((at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.audit_log ADD CONSTRAINT audit_log_latency_ms_check CHECK ((latency_ms >= (0)::double precision));
+ALTER TABLE llmspell.audit_log ADD CONSTRAINT audit_log_pkey PRIMARY KEY (tenant_id, sequence);
+ALTER TABLE llmspell.audit_log ADD CONSTRAINT audit_log_sequence_check CHECK ((sequence > 0));
+ALTER TABLE llmspell.audit_log ADD CONSTRAINT audit_log_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.audit_log ADD CONSTRAINT valid_decision CHECK (((decision)::text = ANY ((ARRAY['allow'::character varying, 'deny'::character varying, 'allow_with_filters'::character varying])::text[])));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT embedding_spaces_change_seq_check CHECK ((change_seq >= 0));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT embedding_spaces_deleted_seq_check CHECK ((deleted_seq >= 0));
@@ -879,6 +936,7 @@ ALTER TABLE llmspell.tenant_clocks ADD CONSTRAINT tenant_clocks_tenant_id_check 
 ALTER TABLE llmspell.tenants ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.tenants ADD CONSTRAINT tenants_pkey PRIMARY KEY (tenant_id);
 ALTER TABLE llmspell.tenants ADD CONSTRAINT tenants_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.tenants ADD CONSTRAINT tenants_version_check CHECK ((version > 0));
 ALTER TABLE llmspell.tenants ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.tenants ADD CONSTRAINT valid_tenant_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'suspended'::character varying, 'deleted'::character varying])::text[])));
 ALTER TABLE llmspell.test_table ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
@@ -922,6 +980,9 @@ ALTER TABLE llmspell.workflow_states ADD CONSTRAINT valid_workflow_status CHECK 
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_current_step_check CHECK ((current_step >= 0));
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_pkey PRIMARY KEY (tenant_id, workflow_id);
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+CREATE INDEX idx_access_keys_created ON llmspell.access_keys USING btree (tenant_id, created_at DESC, key_id DESC);
+CREATE INDEX idx_access_keys_expires ON llmspell.access_keys USING btree (tenant_id, expires_at) WHERE ((revoked_at IS NULL) AND (expires_at IS NOT NULL));
+CREATE INDEX idx_access_keys_revoked ON llmspell.access_keys USING btree (tenant_id, revoked_at) WHERE (revoked_at IS NOT NULL);
 CREATE INDEX idx_agent_states_type ON llmspell.agent_states USING btree (tenant_id, agent_type);
 CREATE UNIQUE INDEX idx_api_keys_active ON llmspell.api_keys USING btree (tenant_id, service) WHERE is_active;
 CREATE INDEX idx_api_keys_expires ON llmspell.api_keys USING btree (tenant_id, expires_at) WHERE (expires_at IS NOT NULL);
@@ -929,6 +990,10 @@ CREATE INDEX idx_api_keys_service ON llmspell.api_keys USING btree (tenant_id, s
 CREATE INDEX idx_artifact_content_orphaned ON llmspell.artifact_content USING btree (tenant_id, content_hash) WHERE (reference_count = 0);
 CREATE INDEX idx_artifacts_content ON llmspell.artifacts USING btree (tenant_id, content_hash);
 CREATE INDEX idx_artifacts_covering ON llmspell.artifacts USING btree (tenant_id, artifact_type, created_at) INCLUDE (name, size_bytes);
+CREATE INDEX idx_audit_log_at ON llmspell.audit_log USING btree (tenant_id, at, sequence);
+CREATE INDEX idx_audit_log_decision ON llmspell.audit_log USING btree (tenant_id, decision, at, sequence);
+CREATE INDEX idx_audit_log_operation ON llmspell.audit_log USING btree (tenant_id, operation, at, sequence);
+CREATE INDEX idx_audit_log_principal ON llmspell.audit_log USING btree (tenant_id, principal, at, sequence);
 CREATE INDEX idx_entities_folded ON llmspell.entities USING btree (tenant_id, name_folded, transaction_time_end);
 CREATE INDEX idx_entities_name ON llmspell.entities USING btree (tenant_id, name, transaction_time_end);
 CREATE INDEX idx_entities_type ON llmspell.entities USING btree (tenant_id, entity_type, transaction_time_end);
@@ -981,6 +1046,11 @@ CREATE TRIGGER agent_states_data_version BEFORE UPDATE OF state_data ON llmspell
 CREATE TRIGGER artifacts_count_moves AFTER UPDATE OF tenant_id, content_hash, session_id ON llmspell.artifacts FOR EACH ROW WHEN (((((new.tenant_id)::text IS DISTINCT FROM (old.tenant_id)::text) OR ((new.content_hash)::text IS DISTINCT FROM (old.content_hash)::text)) OR (new.session_id IS DISTINCT FROM old.session_id))) EXECUTE FUNCTION llmspell.count_artifacts();
 CREATE TRIGGER artifacts_count_rows AFTER INSERT OR DELETE ON llmspell.artifacts FOR EACH ROW EXECUTE FUNCTION llmspell.count_artifacts();
 CREATE TRIGGER workflow_states_life_cycle BEFORE UPDATE OF status ON llmspell.workflow_states FOR EACH ROW WHEN (((new.status)::text IS DISTINCT FROM (old.status)::text)) EXECUTE FUNCTION llmspell.stamp_workflow_life_cycle();
+CREATE POLICY operator_access ON llmspell.access_keys FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.access_keys FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.access_keys FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.access_keys FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.access_keys FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY operator_access ON llmspell.agent_states FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
 CREATE POLICY tenant_isolation_delete ON llmspell.agent_states FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_insert ON llmspell.agent_states FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
@@ -1006,6 +1076,16 @@ CREATE POLICY tenant_isolation_delete ON llmspell.artifacts FOR DELETE USING (((
 CREATE POLICY tenant_isolation_insert ON llmspell.artifacts FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_select ON llmspell.artifacts FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_update ON llmspell.artifacts FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY operator_access ON llmspell.audit_heads FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.audit_heads FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.audit_heads FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.audit_heads FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.audit_heads FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY operator_access ON llmspell.audit_log FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.audit_log FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.audit_log FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.audit_log FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.audit_log FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY operator_access ON llmspell.embedding_spaces FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
 CREATE POLICY tenant_isolation_delete ON llmspell.embedding_spaces FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_insert ON llmspell.embedding_spaces FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
@@ -1144,6 +1224,8 @@ GRANT EXECUTE ON FUNCTION llmspell.rotate_api_key(character varying,character va
 GRANT USAGE ON SCHEMA llmspell TO llmspell_app;
 GRANT USAGE ON SCHEMA llmspell TO llmspell_operator;
 GRANT USAGE ON SCHEMA llmspell_archive TO llmspell_operator;
+GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.access_keys TO llmspell_app;
+GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.access_keys TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.agent_states TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.agent_states TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.api_keys TO llmspell_app;
@@ -1154,6 +1236,10 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.artifact_content TO llmspell_ap
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.artifact_content TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.artifacts TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.artifacts TO llmspell_operator;
+GRANT INSERT, SELECT, UPDATE ON llmspell.audit_heads TO llmspell_app;
+GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.audit_heads TO llmspell_operator;
+GRANT INSERT, SELECT ON llmspell.audit_log TO llmspell_app;
+GRANT DELETE, INSERT, SELECT ON llmspell.audit_log TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.embedding_spaces TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.embedding_spaces TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.entities TO llmspell_app;

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from llmspell.storage.contracts.backend import Storages
+from llmspell.storage.relational.access_keys import RelationalAccessKeys
+from llmspell.storage.relational.api_keys import RelationalApiKeys
+from llmspell.storage.relational.audit import RelationalAudit
 from llmspell.storage.relational.database import Unit
 from llmspell.storage.relational.graph import RelationalGraph
 from llmspell.storage.relational.idempotency import RelationalIdempotency
@@ -19,5 +22,8 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         vectors=RelationalVectors(unit, runtime),
         memories=RelationalMemories(unit, runtime),
         graph=RelationalGraph(unit, runtime),
+        audit=RelationalAudit(unit, runtime),
+        api_keys=RelationalApiKeys(unit, runtime),
+        access_keys=RelationalAccessKeys(unit, runtime),
         idempotency=RelationalIdempotency(unit, runtime),
     )

@@ -1,42 +1,151 @@
-"""The registry of tenants on a database. Each call runs as the tenant that it names."""
+"""The registry of tenants on a database. Each call runs for the tenant that it names; changes run as the operator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmspell.codec import NAME_MAX_BYTES, require_key
-from llmspell.errors import AlreadyExists, StorageError
-from llmspell.storage.contracts.tenants import TenantRecord
-from llmspell.storage.relational.database import Row, Unit
+import msgspec
+
+from llmspell.codec import require_limit
+from llmspell.errors import CorruptStore
+from llmspell.storage.contracts import tenants_checks as checks
+from llmspell.storage.contracts.audit import Audit
+from llmspell.storage.contracts.pages import Cursors, Page
+from llmspell.storage.contracts.tenants import IsolationLevel, QuotaLimits, TenantRecord, TenantStatus
+from llmspell.storage.relational.audit import RelationalAudit
+from llmspell.storage.relational.audit import record as record_audit
+from llmspell.storage.relational.database import Executor, Row, Unit
 from llmspell.storage.relational.runtime import Runtime
-from llmspell.tenant import TenantId
+from llmspell.tenant import NO_TENANT, TenantId, tenant_id
 
 
 class RelationalTenants:
     """`Tenants` by the queries of `tenants.sql`."""
 
-    def __init__(self, unit_of: Callable[[TenantId], Unit], runtime: Runtime) -> None:
+    def __init__(
+        self, unit_of: Callable[[TenantId], Unit], operator_unit_of: Callable[[TenantId], Unit], runtime: Runtime
+    ) -> None:
+        """`operator_unit_of` raises where the store was opened without the operator's role."""
         self._unit_of = unit_of
+        self._operator_unit_of = operator_unit_of
         self._runtime = runtime
         self._queries = runtime.catalog.tenants
+        self._cursors = Cursors(NO_TENANT, runtime.cursor_key)
 
-    async def create(self, tenant: TenantId, *, name: str | None = None, exist_ok: bool = False) -> TenantRecord:
-        shown = tenant if name is None else require_key(name, field="name", max_bytes=NAME_MAX_BYTES)
-        now = self._runtime.dialect.instant(self._runtime.clock.now())
-        created = await self._unit_of(tenant).execute(self._queries.create, name=shown, now=now)
-        if not created and not exist_ok:
-            raise AlreadyExists("The tenant exists already.", tenant=tenant, hint="Pass exist_ok=True to accept that.")
-        record = await self.get(tenant)
-        if record is None:
-            raise StorageError("The tenant was registered but cannot be read back.", tenant=tenant)
-        return record
+    async def create(
+        self,
+        tenant: TenantId,
+        *,
+        name: str | None = None,
+        quotas: QuotaLimits | None = None,
+        isolation_level: IsolationLevel = "strict",
+        exist_ok: bool = False,
+        actor: str | None = None,
+    ) -> TenantRecord:
+        now = self._runtime.clock.now()
+        new = checks.new_tenant(tenant, name=name, quotas=quotas, isolation_level=isolation_level, actor=actor, now=now)
+
+        async def work(executor: Executor) -> TenantRecord:
+            created = await executor.execute(
+                self._queries.create,
+                name=new.record.name,
+                quotas=self._runtime.dialect.json(msgspec.to_builtins(new.record.quotas)),
+                isolation_level=new.record.isolation_level,
+                now=self._runtime.dialect.instant(now),
+            )
+            if created:
+                await record_audit(executor, self._runtime, new.entry)
+                return new.record
+            row = await executor.row(self._queries.get)
+            if row is None or not exist_ok:
+                raise checks.taken(new.record.tenant_id)
+            return self._record(row)
+
+        return await self._unit_of(new.record.tenant_id).write(work)
 
     async def get(self, tenant: TenantId) -> TenantRecord | None:
         row = await self._unit_of(tenant).row(self._queries.get)
         return None if row is None else self._record(row)
 
+    async def list(
+        self, *, status: TenantStatus | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[TenantRecord]:
+        require_limit(limit)
+        query = ["tenants", None if status is None else checks.require_status(status)]
+        position = await self._cursors.read(cursor, query=query)
+        rows = await self._operator_unit_of(NO_TENANT).rows(
+            self._queries.list, behind="" if position is None else position["id"], status=status, limit=limit + 1
+        )
+        found = [self._record(row) for row in rows]
+        return await self._cursors.page(
+            found, limit=limit, query=query, position=lambda record: {"id": record.tenant_id}
+        )
+
+    async def update(
+        self,
+        tenant: TenantId,
+        *,
+        name: str | None = None,
+        quotas: QuotaLimits | None = None,
+        expected_version: int | None = None,
+        actor: str | None = None,
+    ) -> TenantRecord:
+        wish = checks.require_update(name=name, quotas=quotas, expected_version=expected_version, actor=actor)
+        return await self._change(tenant, wish)
+
+    async def set_status(
+        self,
+        tenant: TenantId,
+        status: TenantStatus,
+        *,
+        reason: str | None = None,
+        expected_version: int | None = None,
+        actor: str | None = None,
+    ) -> TenantRecord:
+        wish = checks.require_status_update(status, reason=reason, expected_version=expected_version, actor=actor)
+        return await self._change(tenant, wish)
+
+    def audit(self, tenant: TenantId) -> Audit:
+        return RelationalAudit(self._operator_unit_of(tenant_id(tenant)), self._runtime)
+
+    async def _change(self, tenant: TenantId, wish: checks.Update | checks.StatusUpdate) -> TenantRecord:
+        id = tenant_id(tenant)
+        now = self._runtime.clock.now()
+
+        async def work(executor: Executor) -> TenantRecord:
+            row = await executor.row(self._queries.lock)
+            change = wish.of(id, None if row is None else self._record(row), now)
+            if isinstance(change, TenantRecord):
+                return change
+            changed = change.record
+            await executor.execute(
+                self._queries.change,
+                name=changed.name,
+                status=changed.status,
+                status_reason=changed.status_reason,
+                quotas=self._runtime.dialect.json(msgspec.to_builtins(changed.quotas)),
+                version=changed.version,
+                now=self._runtime.dialect.instant(now),
+            )
+            await record_audit(executor, self._runtime, change.entry)
+            return changed
+
+        return await self._operator_unit_of(id).write(work)
+
     def _record(self, row: Row) -> TenantRecord:
-        tenant, name, status, created_at = row
+        tenant, name, status, created_at, updated_at, quotas, isolation_level, version, reason = row
+        try:
+            limits = msgspec.convert(self._runtime.dialect.to_json(quotas), QuotaLimits)
+        except msgspec.ValidationError as exc:
+            raise CorruptStore("The quotas of a tenant cannot be read.", tenant=tenant, reason=str(exc)) from exc
         return TenantRecord(
-            tenant_id=tenant, name=name, status=status, created_at=self._runtime.dialect.to_instant(created_at)
+            tenant_id=tenant,
+            name=name,
+            status=status,
+            created_at=self._runtime.dialect.to_instant(created_at),
+            updated_at=self._runtime.dialect.to_instant(updated_at),
+            quotas=limits,
+            isolation_level=isolation_level,
+            version=version,
+            status_reason=reason,
         )

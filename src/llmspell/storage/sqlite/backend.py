@@ -60,7 +60,7 @@ class SqliteBackend:
         self._database = database
         self._runtime = runtime
         self._busy_timeout_s = busy_timeout_s
-        self.tenants = RelationalTenants(self.unit, runtime)
+        self.tenants = RelationalTenants(self.unit, self.operator_unit, runtime)
 
     def unit(self, tenant: TenantId) -> FileUnit:
         """Return the unit of work of a tenant."""

@@ -1,0 +1,1 @@
+"""Secrets: sealing them, keeping them, and recognising our own."""
