@@ -26,7 +26,7 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager
 from types import TracebackType
@@ -34,14 +34,16 @@ from typing import Any, Protocol, TypeVar, cast
 
 from llmspell.admin import Admin, TenantRegistry
 from llmspell.clock import Clock
-from llmspell.errors import OutcomeUnknown, TransactionClosed, Unavailable, Unsupported
+from llmspell.errors import LlmspellError, OutcomeUnknown, TransactionClosed, Unavailable, Unsupported
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.embedder import Embedder
 from llmspell.settings import Settings
 from llmspell.spell import Spell, Tenant, Transaction, connect
+from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.kv import KV
+from llmspell.storage.contracts.sessions import Sessions
 from llmspell.tenant import DEFAULT_TENANT
 
 INTERRUPT_WAIT_S = 10.0
@@ -368,6 +370,8 @@ class _Twin:
                 own.__doc__ = own.__doc__ or member.__doc__
             elif isinstance(member, property):
                 setattr(cls, name, property(_property(name), doc=member.__doc__))
+            elif inspect.isfunction(member) and str(member.__annotations__.get("return")).startswith("AsyncIterator["):
+                setattr(cls, name, _stream(member, f"{cls.__qualname__}.{name}"))
             elif inspect.isfunction(member):
                 setattr(cls, name, _method(member, f"{cls.__qualname__}.{name}"))
 
@@ -394,6 +398,43 @@ def _method(method: Callable[..., Any], qualified: str) -> Callable[..., Any]:
     return call
 
 
+def _stream(method: Callable[..., Any], qualified: str) -> Callable[..., Any]:
+    """A method that yields: each item is a call of its own, so nothing waits in the portal between two of them."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def stream(self: _Twin, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        async def start() -> AsyncIterator[Any]:
+            return aiter(getattr(self._inner, name)(*args, **kwargs))
+
+        items = self._runner.run(start)
+        ended = False
+        try:
+            while (item := self._runner.run(lambda: _following(items))) is not _END:
+                yield item
+            ended = True
+        except LlmspellError:
+            ended = True
+            raise
+        finally:
+            if not ended:  # the caller has seen enough
+                self._runner.run(lambda: _closed(items))
+
+    stream.__qualname__ = qualified
+    return stream
+
+
+_END = object()
+
+
+async def _following(items: AsyncIterator[Any]) -> Any:
+    return await anext(items, _END)
+
+
+async def _closed(items: Any) -> None:
+    await items.aclose()
+
+
 class BlockingKV(_Twin, of=KV):
     pass
 
@@ -410,6 +451,14 @@ class BlockingMemory(_Twin, of=Memory):
     pass
 
 
+class BlockingSessions(_Twin, of=Sessions):
+    pass
+
+
+class BlockingArtifacts(_Twin, of=Artifacts):
+    pass
+
+
 class BlockingTenantRegistry(_Twin, of=TenantRegistry):
     pass
 
@@ -423,6 +472,8 @@ class BlockingTransaction(_Twin, of=Transaction):
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
+    sessions: BlockingSessions
+    artifacts: BlockingArtifacts
 
     def __init__(self, inner: Transaction, runner: Runner) -> None:
         super().__init__(inner, runner)
@@ -430,6 +481,8 @@ class BlockingTransaction(_Twin, of=Transaction):
         self.vectors = BlockingVectorCollection(inner.vectors, runner)
         self.graph = BlockingKnowledgeGraph(inner.graph, runner)
         self.memory = BlockingMemory(inner.memory, runner)
+        self.sessions = BlockingSessions(inner.sessions, runner)
+        self.artifacts = BlockingArtifacts(inner.artifacts, runner)
 
 
 class BlockingTenant(_Twin, of=Tenant):
@@ -438,6 +491,8 @@ class BlockingTenant(_Twin, of=Tenant):
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
+    sessions: BlockingSessions
+    artifacts: BlockingArtifacts
 
     def __init__(self, inner: Tenant, portal: Portal) -> None:
         super().__init__(inner, portal)
@@ -447,6 +502,8 @@ class BlockingTenant(_Twin, of=Tenant):
         self.vectors = BlockingVectorCollection(inner.vectors, portal)
         self.graph = BlockingKnowledgeGraph(inner.graph, portal)
         self.memory = BlockingMemory(inner.memory, portal)
+        self.sessions = BlockingSessions(inner.sessions, portal)
+        self.artifacts = BlockingArtifacts(inner.artifacts, portal)
 
     @contextmanager
     def transaction(self, *, timeout_s: float | None = None) -> Iterator[BlockingTransaction]:

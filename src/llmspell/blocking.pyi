@@ -1,11 +1,11 @@
 """Written by scripts/generate_blocking_stub.py: what type checkers know of the synchronous twin."""
 
 import builtins
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import UUID
 
 import msgspec
@@ -18,11 +18,13 @@ from llmspell.memory.memory import MemoryHit, MemoryInput, Ranked
 from llmspell.providers.embedder import Embedder
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
 from llmspell.settings import Settings
+from llmspell.storage.contracts.artifacts import ArtifactRecord, ArtifactStats, ArtifactSummary, ArtifactType
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability, Characteristics
 from llmspell.storage.contracts.graph import Cardinality, Direction, Entity, Fact, GraphStats, Path, Reached
 from llmspell.storage.contracts.memories import ListOrder, MemoryKind, MemoryRecord, MemoryVersion
 from llmspell.storage.contracts.pages import Page
+from llmspell.storage.contracts.sessions import SessionRecord, SessionStatus
 from llmspell.storage.contracts.tenants import TenantRecord
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 from llmspell.tenant import DEFAULT_TENANT
@@ -328,6 +330,89 @@ class BlockingMemory:
     def embed_pending(self, *, limit: int = 1000, progress: Callable[[int], None] | None = None) -> int:
         """Embed up to `limit` memories that wait for it, or have none by the model in use, and return how many got one."""
 
+class BlockingSessions:
+    """A tenant's sessions."""
+    def create(
+        self, *, id: UUID | str | None = None, data: Mapping[str, Any] | None = None, ttl_s: float | None = None
+    ) -> SessionRecord:
+        """Begin a session, active, and return it; with `ttl_s` it expires that many seconds from now."""
+    def get(self, id: UUID | str) -> SessionRecord | None:
+        """Return the session, or None when it is absent or expired."""
+    def update(
+        self,
+        id: UUID | str,
+        *,
+        data: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET,
+        status: SessionStatus | msgspec.UnsetType = msgspec.UNSET,
+        ttl_s: float | msgspec.UnsetType | None = msgspec.UNSET,
+        expected_version: int | None = None,
+    ) -> SessionRecord:
+        """Replace what is given, as a new version, and return the session."""
+    def delete(self, id: UUID | str) -> bool:
+        """Delete a session with its artifacts, and say whether it was there (an expired one was not, and is deleted too)."""
+    def list(
+        self, *, status: SessionStatus | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[SessionRecord]:
+        """Return a page of sessions, newest first: those that have not expired, or those of a status; `limit` 1 to 100."""
+    def count(self, *, status: SessionStatus | None = None) -> int:
+        """Count the sessions that `list` would show."""
+    def expire(self, *, limit: int = 1000) -> int:
+        """Mark at most `limit` sessions whose time has passed as expired, and return how many."""
+    def delete_expired(self, *, limit: int = 1000) -> int:
+        """Delete at most `limit` sessions that have expired, with their artifacts; call again while it returns `limit`."""
+
+class BlockingArtifacts:
+    """A tenant's artifacts."""
+    def put(
+        self,
+        session: UUID | str,
+        name: str,
+        data: bytes | bytearray | memoryview | BinaryIO | AsyncIterable[bytes],
+        *,
+        type: ArtifactType = "custom",
+        mime_type: str = "application/octet-stream",
+        metadata: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        created_by: str | None = None,
+        parent: str | None = None,
+    ) -> ArtifactRecord:
+        """Store a content as an artifact of a session, and return the artifact."""
+    def get(self, id: str) -> ArtifactRecord | None:
+        """Return an artifact without its content, or None when it is absent."""
+    def read(self, id: str) -> bytes | None:
+        """Return the content of an artifact, verified, or None when it is absent."""
+    def stream(self, id: str) -> Iterator[bytes]:
+        """Yield the content in pieces of at most 1 MiB, each fetched and verified by itself; nothing is held in between."""
+    def download(self, id: str, into: BinaryIO) -> int:
+        """Write the content into a binary file, as `stream` gives it, and return how many bytes those were."""
+    def list(
+        self,
+        *,
+        session: UUID | str | None = None,
+        type: ArtifactType | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[ArtifactSummary]:
+        """Return a page of summaries, newest first; of a session, of a type, or of all."""
+    def update(
+        self,
+        id: str,
+        *,
+        name: str | msgspec.UnsetType = msgspec.UNSET,
+        tags: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
+        metadata: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET,
+        expected_revision: int | None = None,
+    ) -> ArtifactRecord:
+        """Replace what is given, as a new revision, and return the artifact; its content and version stay."""
+    def delete(self, id: str) -> bool:
+        """Delete an artifact, and its content when nothing else refers to it; say whether it was there."""
+    def stats(self, *, session: UUID | str | None = None) -> ArtifactStats:
+        """Sum up what is stored for the tenant or one session, expired ones included until they are deleted."""
+    def verify(self, id: str) -> bool:
+        """Read the whole content, and say whether it is what was stored."""
+    def collect_garbage(self, *, limit: int = 1000) -> int:
+        """Delete at most `limit` contents that nothing refers to, and return how many."""
+
 class BlockingTenantRegistry:
     """Which tenants exist: `spell.tenants`."""
     def create(self, id: str, *, name: str | None = None, exist_ok: bool = False) -> TenantRecord:
@@ -357,6 +442,8 @@ class BlockingTransaction:
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
+    sessions: BlockingSessions
+    artifacts: BlockingArtifacts
 
 class BlockingTenant:
     """Everything one tenant has: `memory`, `graph`, `vectors`, `kv`, `context(…)`, `transaction()`."""
@@ -366,6 +453,8 @@ class BlockingTenant:
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
+    sessions: BlockingSessions
+    artifacts: BlockingArtifacts
     def transaction(self, *, timeout_s: float | None = None) -> AbstractContextManager[BlockingTransaction]:
         """Open a transaction: everything written through it is kept together when the block ends, or nothing is."""
     def context(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 from llmspell.clock import Clock
@@ -21,7 +21,7 @@ GATE_TTL_S = 1.0
 _READS = frozenset({
     "get", "exists", "list_keys", "get_batch", "search", "stats", "list", "list_paginated", "count", "history", "adjacent",
     "pending", "unprocessed_sessions", "predicates", "get_entity", "list_entities", "facts", "neighbours", "traverse", "paths",
-    "mentioned", "entity_history",
+    "mentioned", "entity_history", "read", "stream", "download", "verify",
 })  # fmt: skip
 """Storage methods that do not bring a tenant into being."""
 T = TypeVar("T")
@@ -67,9 +67,12 @@ class _Guarded:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._storage, name)
-        if not inspect.iscoroutinefunction(method):
+        if inspect.isasyncgenfunction(method):
+            guarded_method: Callable[..., Any] = _streaming_through(self._enter, method, writes=name not in _READS)
+        elif inspect.iscoroutinefunction(method):
+            guarded_method = _through(self._enter, method, writes=name not in _READS)
+        else:
             return method
-        guarded_method = _through(self._enter, method, writes=name not in _READS)
         setattr(self, name, guarded_method)  # the next look-up finds it without coming here
         return guarded_method
 
@@ -83,6 +86,18 @@ def _through(
         return await method(*args, **kwargs)
 
     return call
+
+
+def _streaming_through(
+    enter: Callable[..., Awaitable[None]], method: Callable[..., AsyncIterator[T]], *, writes: bool
+) -> Callable[..., AsyncIterator[T]]:
+    @functools.wraps(method)
+    async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[T]:
+        await enter(writes=writes)
+        async for item in method(*args, **kwargs):
+            yield item
+
+    return stream
 
 
 def guarded(storages: Storages, gate: Gate) -> Storages:

@@ -30,10 +30,12 @@ from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.configured import open_configured
 from llmspell.providers.embedder import Embedder, open_embedder
 from llmspell.settings import Settings, load_settings
+from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.backend import Backend, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.pages import Cursors
+from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.open import open_backend
 from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
 
@@ -183,6 +185,8 @@ class Tenant:
         self.kv: KV = storages.kv
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
+        self.sessions: Sessions = storages.sessions
+        self.artifacts: Artifacts = storages.artifacts
         self._embedding = spell._embedding.for_tenant(id)
         self.memory = spell._memory(storages, id, self._embedding, in_transaction=False)
         self._context = ContextAssembler(self.memory, storages.memories, storages.graph, self._embedding)
@@ -241,4 +245,6 @@ class Transaction:
         self.kv: KV = storages.kv
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
+        self.sessions: Sessions = storages.sessions
+        self.artifacts: Artifacts = storages.artifacts
         self.memory = memory

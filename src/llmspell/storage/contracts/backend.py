@@ -12,10 +12,12 @@ from typing import Protocol
 import msgspec
 
 from llmspell.errors import TransactionError
+from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Graph
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.memories import Memories
+from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.contracts.tenants import Tenants
 from llmspell.storage.contracts.vectors import Vectors
 from llmspell.tenant import TenantId
@@ -30,6 +32,8 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     vectors: Vectors
     memories: Memories
     graph: Graph
+    sessions: Sessions
+    artifacts: Artifacts
 
 
 class OpenTransaction(Storages, frozen=True, kw_only=True):

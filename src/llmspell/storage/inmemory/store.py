@@ -26,8 +26,11 @@ from llmspell.errors import TransactionClosed, TransactionError, TransactionTime
 from llmspell.storage.contracts.backend import Savepoints
 
 if TYPE_CHECKING:
+    from llmspell.storage.contracts.artifacts import ArtifactRecord
     from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
     from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
+    from llmspell.storage.contracts.sessions import SessionRecord
+    from llmspell.storage.inmemory.artifacts import StoredContent
     from llmspell.storage.inmemory.kv import Item
     from llmspell.storage.inmemory.memories import StoredMemory
     from llmspell.storage.inmemory.vectors import StoredVector
@@ -114,6 +117,10 @@ class State:
     predicates: Table[str, Cardinality] = field(default_factory=Table)
     entities: Table[int, Entity] = field(default_factory=Table)
     facts: Table[int, Fact] = field(default_factory=Table)
+    sessions: Table[UUID, SessionRecord] = field(default_factory=Table)
+    artifact_numbers: Table[UUID, int] = field(default_factory=Table)
+    artifacts: Table[str, ArtifactRecord] = field(default_factory=Table)
+    contents: Table[str, StoredContent] = field(default_factory=Table)
     counters: Table[str, int] = field(default_factory=Table)
     moments: Table[str, datetime] = field(default_factory=Table)
     transaction: Transaction | None = None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from llmspell.storage.contracts.backend import Storages
+from llmspell.storage.relational.artifacts import RelationalArtifacts
 from llmspell.storage.relational.database import Unit
 from llmspell.storage.relational.graph import RelationalGraph
 from llmspell.storage.relational.kv import RelationalKV
 from llmspell.storage.relational.memories import RelationalMemories
 from llmspell.storage.relational.runtime import Runtime
+from llmspell.storage.relational.sessions import RelationalSessions
 from llmspell.storage.relational.vectors import RelationalVectors
 
 
@@ -18,4 +20,6 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         vectors=RelationalVectors(unit, runtime),
         memories=RelationalMemories(unit, runtime),
         graph=RelationalGraph(unit, runtime),
+        sessions=RelationalSessions(unit, runtime),
+        artifacts=RelationalArtifacts(unit, runtime),
     )

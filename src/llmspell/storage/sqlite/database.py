@@ -97,6 +97,28 @@ class ConnectionExecutor:
         control(connection, "RELEASE batch")
         return counts
 
+    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
+        connection = self._open()
+        control(connection, "SAVEPOINT batch")
+        try:
+            row = run_row_after(connection, self.tenant, statements, query, params)
+        except BaseException:
+            if connection.in_transaction:
+                control(connection, "ROLLBACK TO batch")
+                control(connection, "RELEASE batch")
+            raise
+        control(connection, "RELEASE batch")
+        return row
+
+
+def run_row_after(
+    connection: apsw.Connection, tenant: TenantId, statements: Sequence[Statement], query: Query, params: dict[str, Any]
+) -> Row | None:
+    """Run statements in order, then a query, and return its first row."""
+    run_batch(connection, tenant, statements)
+    rows = fetch(connection, query, {**params, "tenant_id": tenant})
+    return rows[0] if rows else None
+
 
 def run_batch(connection: apsw.Connection, tenant: TenantId, statements: Sequence[Statement]) -> list[int]:
     """Run statements in order, and return how many rows each changed."""
@@ -279,6 +301,12 @@ class FileUnit:
         run = functools.partial(run_batch, tenant=self.tenant, statements=statements)
         return await self._submit(run, several=not single)  # type: ignore[no-any-return]
 
+    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
+        if observed():
+            notify_round_trip(query.label)
+        run = functools.partial(run_row_after, tenant=self.tenant, statements=statements, query=query, params=params)
+        return await self._submit(run, several=True)  # type: ignore[no-any-return]
+
     async def read(self, work: Callable[[Executor], Awaitable[T]], *, heavy: bool = False) -> T:
         if observed():
             notify_round_trip("read")
@@ -329,6 +357,10 @@ class TransactionUnit:
 
     async def batch(self, statements: Sequence[Statement]) -> list[int]:
         run = functools.partial(run_batch, tenant=self.tenant, statements=statements)
+        return await self._submit(run, several=True)  # type: ignore[no-any-return]
+
+    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
+        run = functools.partial(run_row_after, tenant=self.tenant, statements=statements, query=query, params=params)
         return await self._submit(run, several=True)  # type: ignore[no-any-return]
 
     async def read(self, work: Callable[[Executor], Awaitable[T]], *, heavy: bool = False) -> T:
