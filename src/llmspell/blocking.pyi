@@ -291,8 +291,20 @@ class BlockingMemory:
         limit: int = 100,
     ) -> Page[MemoryRecord]:
         """Return a page of memories in the order of time (`at` or `created_at`), newest first unless told otherwise."""
-    def list_paginated(self, *, limit: int = 100, offset: int = 0) -> tuple[builtins.list[MemoryRecord], int]:
+    def list_paginated(
+        self, *, session: str | None = None, filters: Mapping[str, Any] | None = None, limit: int = 100, offset: int = 0
+    ) -> tuple[builtins.list[MemoryRecord], int]:
         """Return an offset page, newest first by creation, and the total (PAG-01); prefer `list` for long walks."""
+    def iterate(
+        self,
+        *,
+        session: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        order: ListOrder = "at",
+        descending: bool = True,
+        page_size: int = 100,
+    ) -> Iterator[MemoryRecord]:
+        """Yield memories in the order of `list`, fetching a page at a time; nothing is held between two pages."""
     def count(self, *, filters: Mapping[str, Any] | None = None) -> int:
         """Count memories."""
     def update(

@@ -204,8 +204,8 @@ async def _receive(data: ContentSource, limit_bytes: int) -> Incoming:
 
 
 def _receive_file(file: BinaryIO, receiving: _Receiving) -> None:
-    while piece := file.read(PIECE_BYTES):
-        receiving.add(_bytes(piece))
+    while piece := _bytes(file.read(PIECE_BYTES)):
+        receiving.add(piece)
 
 
 async def _receive_pieces(pieces: AsyncIterable[bytes], receiving: _Receiving) -> None:
