@@ -19,13 +19,18 @@ from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.spell import Spell, Tenant, Transaction
+from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.kv import KV
+from llmspell.storage.contracts.sessions import Sessions
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
-PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md")
+PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "sessions.md", "artifacts.md")
 CLASSES = {
     kind.__name__: kind
-    for kind in (KV, VectorCollection, KnowledgeGraph, Memory, TenantRegistry, Admin, Spell, Tenant, Transaction)
+    for kind in (
+        *(KV, VectorCollection, KnowledgeGraph, Memory, TenantRegistry, Admin, Spell, Tenant, Transaction),
+        *(Sessions, Artifacts),
+    )
 }
 TABLE = re.compile(r"<!-- methods of (\w+) -->\n.*?<!-- end of methods -->", re.DOTALL)
 

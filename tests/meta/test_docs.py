@@ -30,6 +30,8 @@ HANDLES = {
     "tenant.kv": ("llmspell.storage.contracts.kv:KV", "reference/kv.md"),
     "tenant.vectors": ("llmspell.memory.vectors:VectorCollection", "reference/vectors.md"),
     "tenant.memory": ("llmspell.memory.memory:Memory", "reference/memories.md"),
+    "tenant.sessions": ("llmspell.storage.contracts.sessions:Sessions", "reference/sessions.md"),
+    "tenant.artifacts": ("llmspell.storage.contracts.artifacts:Artifacts", "reference/artifacts.md"),
     "tenant.graph": ("llmspell.memory.knowledge:KnowledgeGraph", "reference/graph.md"),
 }
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")

@@ -101,7 +101,7 @@ class ConnectionExecutor:
         connection = self._open()
         control(connection, "SAVEPOINT batch")
         try:
-            row = run_row_after(connection, self.tenant, statements, query, params)
+            row = run_row_after(connection, self.tenant, [*statements, (query, params)])
         except BaseException:
             if connection.in_transaction:
                 control(connection, "ROLLBACK TO batch")
@@ -111,12 +111,11 @@ class ConnectionExecutor:
         return row
 
 
-def run_row_after(
-    connection: apsw.Connection, tenant: TenantId, statements: Sequence[Statement], query: Query, params: dict[str, Any]
-) -> Row | None:
-    """Run statements in order, then a query, and return its first row."""
-    run_batch(connection, tenant, statements)
-    rows = fetch(connection, query, {**params, "tenant_id": tenant})
+def run_row_after(connection: apsw.Connection, tenant: TenantId, statements: Sequence[Statement]) -> Row | None:
+    """Run statements in order, and return the first row of the last."""
+    *before, (query, parameters) = statements
+    run_batch(connection, tenant, before)
+    rows = fetch(connection, query, {**cast("Mapping[str, Any]", parameters), "tenant_id": tenant})
     return rows[0] if rows else None
 
 
@@ -304,7 +303,7 @@ class FileUnit:
     async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
         if observed():
             notify_round_trip(query.label)
-        run = functools.partial(run_row_after, tenant=self.tenant, statements=statements, query=query, params=params)
+        run = functools.partial(run_row_after, tenant=self.tenant, statements=[*statements, (query, params)])
         return await self._submit(run, several=True)  # type: ignore[no-any-return]
 
     async def read(self, work: Callable[[Executor], Awaitable[T]], *, heavy: bool = False) -> T:
@@ -360,7 +359,7 @@ class TransactionUnit:
         return await self._submit(run, several=True)  # type: ignore[no-any-return]
 
     async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
-        run = functools.partial(run_row_after, tenant=self.tenant, statements=statements, query=query, params=params)
+        run = functools.partial(run_row_after, tenant=self.tenant, statements=[*statements, (query, params)])
         return await self._submit(run, several=True)  # type: ignore[no-any-return]
 
     async def read(self, work: Callable[[Executor], Awaitable[T]], *, heavy: bool = False) -> T:

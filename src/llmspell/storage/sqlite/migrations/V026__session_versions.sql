@@ -6,6 +6,7 @@
 ALTER TABLE sessions ADD COLUMN version INTEGER NOT NULL DEFAULT 1 CHECK (version > 0);
 ALTER TABLE sessions ADD COLUMN artifact_sequence INTEGER NOT NULL DEFAULT 0 CHECK (artifact_sequence >= 0);
 CREATE INDEX idx_sessions_created ON sessions (tenant_id, created_at DESC, session_id DESC);
-CREATE INDEX idx_sessions_status_created ON sessions (tenant_id, status, created_at DESC, session_id DESC);
+DROP INDEX idx_sessions_tenant_status;
+CREATE INDEX idx_sessions_tenant_status ON sessions (tenant_id, status, created_at DESC, session_id DESC);
 CREATE INDEX idx_sessions_unmarked ON sessions (tenant_id, expires_at, session_id)
     WHERE expires_at IS NOT NULL AND status <> 'expired';
