@@ -23,4 +23,15 @@ INSERT INTO llmspell.embedding_spaces (tenant_id, space_id, model, dimension) SE
 INSERT INTO llmspell.vector_embeddings_384 (tenant_id, id, owner_id, scope, embedding, space_id)
 SELECT tenant, id, id, 'scope', array_fill(n, ARRAY[384])::public.vector, CASE WHEN n <= 40 THEN 'free-384' ELSE 'model' END
 FROM crowd WHERE n <= 200;
+INSERT INTO llmspell.sessions (tenant_id, session_id, session_data, status, created_at, expires_at)
+SELECT tenant, id, '{}', CASE WHEN n % 10 = 0 THEN 'archived' ELSE 'active' END, at, CASE WHEN n % 5 = 0 THEN at END FROM crowd;
+INSERT INTO llmspell.artifact_content (tenant_id, content_hash, storage_type, data, size_bytes, original_size_bytes)
+SELECT tenant, lpad(n::text, 64, '0'), 'bytea', '', 0, 0 FROM crowd;
+INSERT INTO llmspell.artifact_chunks (tenant_id, content_hash, chunk_no, data)
+SELECT tenant, lpad(n::text, 64, '0'), 0, 'x' FROM crowd;
+INSERT INTO llmspell.artifacts
+    (tenant_id, artifact_id, session_id, sequence, content_hash, metadata, name, artifact_type, mime_type, size_bytes, created_at)
+SELECT tenant, other || ':' || n || ':' || lpad(n::text, 64, '0'), other, n, lpad(n::text, 64, '0'), '{}', 'name-' || n,
+    CASE WHEN n % 10 = 0 THEN 'custom' ELSE 'tool_result' END, 'text/plain', 0, at
+FROM crowd;
 ANALYZE;

@@ -74,7 +74,7 @@ SELECT count(*) FROM sessions WHERE tenant_id = :tenant_id AND expires_at <= :no
 -- name: expire -> count
 -- Mark sessions whose time has passed, the oldest first.
 UPDATE sessions SET status = 'expired', updated_at = :now, version = version + 1
-WHERE tenant_id = :tenant_id AND status <> 'expired' AND session_id IN (
+WHERE tenant_id = :tenant_id AND session_id IN (
   SELECT session_id FROM sessions
   WHERE tenant_id = :tenant_id AND expires_at <= :now AND status <> 'expired'
   ORDER BY expires_at, session_id LIMIT :limit);
