@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import tempfile
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import IO, Any, BinaryIO, TypeAlias, TypeVar
 
@@ -235,10 +235,3 @@ async def _working(size_bytes: int, work: Callable[[], T]) -> T:
 def checksum(number: int, data: bytes) -> bytes:
     """Return the checksum of a chunk: of its number too, so that no chunk stands in for another."""
     return blake3(number.to_bytes(4, "little") + data).digest()
-
-
-def chunk_rows(packed: Packed, numbers: range) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield chunks with their numbers and checksums, each read when its turn comes."""
-    for number in numbers:
-        data = packed.chunk(number)
-        yield number, data, checksum(number, data)

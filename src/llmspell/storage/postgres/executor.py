@@ -351,8 +351,9 @@ class InTransaction(Inside):
         async with self._unit:
             return await work(self._inside)
 
-    async def write(self, work: Callable[[Executor], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[Executor], Awaitable[T]], *, large: bool = False) -> T:
         """Run `work` in a savepoint."""
+        del large
         async with self._unit:
             with self._savepoint():
                 return await work(self._inside)

@@ -5,8 +5,7 @@ Not here: how a content is received, packed and verified (`storage.content`).
 Rule 1: a content is received to its end before a statement runs; what is written is read from where it waits.
 Rule 2: a put or a deletion holds the session first and the content then, as `sessions` does. So a content that is about to be
 referred to is not deleted, and one whose last reference goes is deleted with it.
-Rule 3: one value, and a deletion, is one round trip. Chunks are written a few at a time in one transaction, and read one at a time
-in none.
+Rule 3: one value, and a deletion, is one round trip. Chunks are written one by one in one transaction, and read one by one in none.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from llmspell.clock import from_microseconds, to_microseconds
 from llmspell.codec import require_limit
 from llmspell.errors import Conflict, CorruptStore, LlmspellError, NotFound, VersionConflict
 from llmspell.ids import parse_id
-from llmspell.storage.content.incoming import CHUNK_BYTES, ContentSource, Incoming, Packed, chunk_rows, received
+from llmspell.storage.content.incoming import CHUNK_BYTES, ContentSource, Incoming, Packed, checksum, received
 from llmspell.storage.content.outgoing import Head, damaged, opened, require_chunk
 from llmspell.storage.contracts import artifacts_checks as checks
 from llmspell.storage.contracts.artifacts import (
@@ -42,8 +41,6 @@ from llmspell.storage.contracts.pages import Cursors, Page
 from llmspell.storage.relational.database import Executor, Row, Statement, Unit
 from llmspell.storage.relational.runtime import Runtime
 
-CHUNKS_AT_ONCE = 8
-"""Chunks of one statement batch: what is in memory of a large content while it is written."""
 ATTEMPTS_MAX = 3
 """How often a content may vanish between the look whether it is there and the hold on it."""
 BEYOND_IDS = "g"
@@ -108,7 +105,9 @@ class RelationalArtifacts:
         packed = await content.packed()
         parameters |= {"stored_bytes": packed.size_bytes, "is_compressed": packed.is_compressed}
         if not packed.in_one_value:
-            return await self._unit.write(lambda executor: self._put_chunks(executor, first, packed, parameters))
+            return await self._unit.write(
+                lambda executor: self._put_chunks(executor, first, packed, parameters), large=True
+            )
         keep = (self._queries.keep_content, {**parameters, "data": packed.whole()})
         return await self._unit.row_after([*first, keep], self._queries.insert, **parameters)
 
@@ -139,13 +138,16 @@ class RelationalArtifacts:
         """Store a content unless it is there, and say which."""
         if not await executor.execute(self._queries.begin_content, **parameters):
             return False
-        for start in range(0, packed.chunks(), CHUNKS_AT_ONCE):
-            numbers = range(start, min(start + CHUNKS_AT_ONCE, packed.chunks()))
-            rows = [
-                {"hash": parameters["hash"], "number": number, "data": data, "checksum": checksum}
-                for number, data, checksum in chunk_rows(packed, numbers)
-            ]
-            await executor.batch([(self._queries.add_chunk, rows)])
+        for number in range(packed.chunks()):
+            data = packed.chunk(number)
+            # One by one: a batch would hold several of them in memory, and costs a savepoint.
+            await executor.execute(
+                self._queries.add_chunk,
+                hash=parameters["hash"],
+                number=number,
+                data=data,
+                checksum=checksum(number, data),
+            )
         return True
 
     async def _held(self, executor: Executor, packed: Packed, parameters: dict[str, Any]) -> None:

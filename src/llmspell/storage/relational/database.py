@@ -67,9 +67,9 @@ class Unit(Executor, Protocol):
         """Run `work` over one snapshot. `heavy`: it may take longer than a few pages, so keep it off the caller's thread."""
         ...
 
-    async def write(self, work: Callable[[Executor], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[Executor], Awaitable[T]], *, large: bool = False) -> T:
         """Run `work` atomically: all of its effect is durable when this returns, or none of it (inside a transaction: a
-        savepoint)."""
+        savepoint). `large`: it writes many megabytes, so it shares a commit with nobody."""
         ...
 
 

@@ -314,14 +314,16 @@ class FileUnit:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._database.threads(), self._database.snapshot, self.tenant, work)
 
-    async def write(self, work: Callable[[Executor], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[Executor], Awaitable[T]], *, large: bool = False) -> T:
         if observed():
             notify_round_trip("write")
         run = functools.partial(run_work, tenant=self.tenant, work=work, uncommitted=True)
-        return await self._submit(run, several=True)  # type: ignore[no-any-return]
+        return await self._submit(run, several=not large, alone=large)  # type: ignore[no-any-return]
 
-    def _submit(self, run: Callable[[apsw.Connection], Any], *, several: bool = False) -> asyncio.Future[Any]:
-        return self._database.writer.submit(Job(run, several=several))
+    def _submit(
+        self, run: Callable[[apsw.Connection], Any], *, several: bool = False, alone: bool = False
+    ) -> asyncio.Future[Any]:
+        return self._database.writer.submit(Job(run, several=several, alone=alone))
 
 
 class TransactionUnit:
@@ -367,7 +369,8 @@ class TransactionUnit:
         run = functools.partial(run_work, tenant=self.tenant, work=work, uncommitted=True)
         return await self._submit(run)  # type: ignore[no-any-return]
 
-    async def write(self, work: Callable[[Executor], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[Executor], Awaitable[T]], *, large: bool = False) -> T:
+        # Always in a savepoint, `large` or not: a call that fails must be undone alone.
         run = functools.partial(run_work, tenant=self.tenant, work=work, uncommitted=True)
         return await self._submit(run, several=True)  # type: ignore[no-any-return]
 
