@@ -23,7 +23,9 @@ from llmspell.security.api_keys import SealedApiKeys
 from llmspell.spell import Spell, Tenant, Transaction
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.idempotency import Idempotency
+from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.kv import KV
+from llmspell.storage.contracts.sessions import Sessions
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 PAGES = (
@@ -46,6 +48,12 @@ CLASSES = {
         Audit,
         SealedApiKeys,
         HashedAccessKeys,
+PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "sessions.md", "artifacts.md")
+CLASSES = {
+    kind.__name__: kind
+    for kind in (
+        *(KV, VectorCollection, KnowledgeGraph, Memory, TenantRegistry, Admin, Spell, Tenant, Transaction),
+        *(Sessions, Artifacts),
     )
 }
 TABLE = re.compile(r"<!-- methods of (\w+) -->\n.*?<!-- end of methods -->", re.DOTALL)

@@ -97,7 +97,11 @@ def signature(function: Function, module: ModuleType, imports: Imports, doc: str
     if function.returns is None:
         raise SystemExit(f"{module.__name__}.{function.name} says nothing of what it returns")
     returns = function.returns
-    if any(isinstance(mark, ast.Name) and mark.id == "contextmanager" for mark in function.decorator_list):
+    if isinstance(returns, ast.Subscript) and ast.unparse(returns.value) == "AsyncIterator":
+        imports.lines["Iterator"] = "from collections.abc import Iterator"
+        imports.need(returns.slice, module)
+        returns = ast.Subscript(ast.Name("Iterator"), returns.slice)
+    elif any(isinstance(mark, ast.Name) and mark.id == "contextmanager" for mark in function.decorator_list):
         imports.lines["AbstractContextManager"] = "from contextlib import AbstractContextManager"
         yielded = next(node.slice for node in ast.walk(returns) if isinstance(node, ast.Subscript))
         imports.need(yielded, module)

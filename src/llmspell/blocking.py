@@ -27,7 +27,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager
 from types import TracebackType
@@ -47,7 +47,10 @@ from llmspell.security.api_keys import SealedApiKeys
 from llmspell.settings import Settings
 from llmspell.spell import Concerns, Keys, Once, Spell, Tenant, Transaction, connect
 from llmspell.storage.contracts.audit import Audit
+from llmspell.spell import Spell, Tenant, Transaction, connect
+from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.kv import KV
+from llmspell.storage.contracts.sessions import Sessions
 from llmspell.tenant import DEFAULT_TENANT
 
 INTERRUPT_WAIT_S = 10.0
@@ -374,6 +377,8 @@ class _Twin:
                 own.__doc__ = own.__doc__ or member.__doc__
             elif isinstance(member, property):
                 setattr(cls, name, property(_property(name), doc=member.__doc__))
+            elif inspect.isfunction(member) and str(member.__annotations__.get("return")).startswith("AsyncIterator["):
+                setattr(cls, name, _stream(member, f"{cls.__qualname__}.{name}"))
             elif inspect.isfunction(member):
                 setattr(cls, name, _method(member, f"{cls.__qualname__}.{name}"))
 
@@ -410,6 +415,41 @@ class BlockingApiKeys(_Twin, of=SealedApiKeys):
 
 class BlockingAccessKeys(_Twin, of=HashedAccessKeys):
     pass
+def _stream(method: Callable[..., Any], qualified: str) -> Callable[..., Any]:
+    """A method that yields: each item is a call of its own, so nothing waits in the portal between two of them."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def stream(self: _Twin, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        async def start() -> AsyncIterator[Any]:
+            return aiter(getattr(self._inner, name)(*args, **kwargs))
+
+        items = self._runner.run(start)
+        ended = False
+        try:
+            while (item := self._runner.run(lambda: _following(items))) is not _END:
+                yield item
+            ended = True
+        except LlmspellError:
+            ended = True
+            raise
+        finally:
+            if not ended:  # the caller has seen enough
+                self._runner.run(lambda: _closed(items))
+
+    stream.__qualname__ = qualified
+    return stream
+
+
+_END = object()
+
+
+async def _following(items: AsyncIterator[Any]) -> Any:
+    return await anext(items, _END)
+
+
+async def _closed(items: Any) -> None:
+    await items.aclose()
 
 
 class BlockingKV(_Twin, of=KV):
@@ -425,6 +465,14 @@ class BlockingKnowledgeGraph(_Twin, of=KnowledgeGraph):
 
 
 class BlockingMemory(_Twin, of=Memory):
+    pass
+
+
+class BlockingSessions(_Twin, of=Sessions):
+    pass
+
+
+class BlockingArtifacts(_Twin, of=Artifacts):
     pass
 
 
@@ -446,6 +494,8 @@ class _Concerns(_Twin, of=Concerns):
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
+    sessions: BlockingSessions
+    artifacts: BlockingArtifacts
 
     def __init__(self, inner: Concerns, runner: Runner) -> None:
         super().__init__(inner, runner)
@@ -454,6 +504,8 @@ class _Concerns(_Twin, of=Concerns):
         self.vectors = BlockingVectorCollection(inner.vectors, runner)
         self.graph = BlockingKnowledgeGraph(inner.graph, runner)
         self.memory = BlockingMemory(inner.memory, runner)
+        self.sessions = BlockingSessions(inner.sessions, runner)
+        self.artifacts = BlockingArtifacts(inner.artifacts, runner)
 
 
 class _WithKeys(_Concerns, of=Keys):
@@ -499,6 +551,12 @@ class BlockingOnce(_Concerns, of=Once):
 
 class BlockingTenant(_WithKeys, of=Tenant):
     id: str
+    kv: BlockingKV
+    vectors: BlockingVectorCollection
+    graph: BlockingKnowledgeGraph
+    memory: BlockingMemory
+    sessions: BlockingSessions
+    artifacts: BlockingArtifacts
 
     def __init__(self, inner: Tenant, portal: Portal) -> None:
         super().__init__(inner, portal)
@@ -536,6 +594,12 @@ class BlockingTenant(_WithKeys, of=Tenant):
                 failed = error
         assert failed is not None  # noqa: S101 - there is at least one try
         raise failed
+        self.kv = BlockingKV(inner.kv, portal)
+        self.vectors = BlockingVectorCollection(inner.vectors, portal)
+        self.graph = BlockingKnowledgeGraph(inner.graph, portal)
+        self.memory = BlockingMemory(inner.memory, portal)
+        self.sessions = BlockingSessions(inner.sessions, portal)
+        self.artifacts = BlockingArtifacts(inner.artifacts, portal)
 
     @contextmanager
     def transaction(self, *, timeout_s: float | None = None) -> Iterator[BlockingTransaction]:

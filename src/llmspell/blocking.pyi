@@ -1,7 +1,7 @@
 """Written by scripts/generate_blocking_stub.py: what type checkers know of the synchronous twin."""
 
 import builtins
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 from types import TracebackType
@@ -418,8 +418,20 @@ class BlockingMemory:
         limit: int = 100,
     ) -> Page[MemoryRecord]:
         """Return a page of memories in the order of time (`at` or `created_at`), newest first unless told otherwise."""
-    def list_paginated(self, *, limit: int = 100, offset: int = 0) -> tuple[builtins.list[MemoryRecord], int]:
+    def list_paginated(
+        self, *, session: str | None = None, filters: Mapping[str, Any] | None = None, limit: int = 100, offset: int = 0
+    ) -> tuple[builtins.list[MemoryRecord], int]:
         """Return an offset page, newest first by creation, and the total (PAG-01); prefer `list` for long walks."""
+    def iterate(
+        self,
+        *,
+        session: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        order: ListOrder = "at",
+        descending: bool = True,
+        page_size: int = 100,
+    ) -> Iterator[MemoryRecord]:
+        """Yield memories in the order of `list`, fetching a page at a time; nothing is held between two pages."""
     def count(self, *, filters: Mapping[str, Any] | None = None) -> int:
         """Count memories."""
     def update(
@@ -456,6 +468,89 @@ class BlockingMemory:
         """Delete at most `limit` memories whose `ttl_s` has passed, and return how many; call again while it returns `limit`."""
     def embed_pending(self, *, limit: int = 1000, progress: Callable[[int], None] | None = None) -> int:
         """Embed up to `limit` memories that wait for it, or have none by the model in use, and return how many got one."""
+
+class BlockingSessions:
+    """A tenant's sessions."""
+    def create(
+        self, *, id: UUID | str | None = None, data: Mapping[str, Any] | None = None, ttl_s: float | None = None
+    ) -> SessionRecord:
+        """Begin a session, active, and return it; with `ttl_s` it expires that many seconds from now."""
+    def get(self, id: UUID | str) -> SessionRecord | None:
+        """Return the session, or None when it is absent or expired."""
+    def update(
+        self,
+        id: UUID | str,
+        *,
+        data: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET,
+        status: SessionStatus | msgspec.UnsetType = msgspec.UNSET,
+        ttl_s: float | msgspec.UnsetType | None = msgspec.UNSET,
+        expected_version: int | None = None,
+    ) -> SessionRecord:
+        """Replace what is given, as a new version, and return the session."""
+    def delete(self, id: UUID | str) -> bool:
+        """Delete a session with its artifacts, and say whether it was there (an expired one was not, and is deleted too)."""
+    def list(
+        self, *, status: SessionStatus | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[SessionRecord]:
+        """Return a page of sessions, newest first: those that have not expired, or those of a status; `limit` 1 to 100."""
+    def count(self, *, status: SessionStatus | None = None) -> int:
+        """Count the sessions that `list` would show."""
+    def expire(self, *, limit: int = 1000) -> int:
+        """Mark at most `limit` sessions whose time has passed as expired, and return how many."""
+    def delete_expired(self, *, limit: int = 1000) -> int:
+        """Delete at most `limit` sessions that have expired, with their artifacts; call again while it returns `limit`."""
+
+class BlockingArtifacts:
+    """A tenant's artifacts."""
+    def put(
+        self,
+        session: UUID | str,
+        name: str,
+        data: bytes | bytearray | memoryview | BinaryIO | AsyncIterable[bytes],
+        *,
+        type: ArtifactType = "custom",
+        mime_type: str = "application/octet-stream",
+        metadata: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        created_by: str | None = None,
+        parent: str | None = None,
+    ) -> ArtifactRecord:
+        """Store a content as an artifact of a session, and return the artifact."""
+    def get(self, id: str) -> ArtifactRecord | None:
+        """Return an artifact without its content, or None when it is absent."""
+    def read(self, id: str) -> bytes | None:
+        """Return the content of an artifact, verified, or None when it is absent."""
+    def stream(self, id: str) -> Iterator[bytes]:
+        """Yield the content in pieces of at most 1 MiB, each fetched and verified by itself; nothing is held in between."""
+    def download(self, id: str, into: BinaryIO) -> int:
+        """Write the content into a binary file, as `stream` gives it, and return how many bytes those were."""
+    def list(
+        self,
+        *,
+        session: UUID | str | None = None,
+        type: ArtifactType | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[ArtifactSummary]:
+        """Return a page of summaries, newest first; of a session, of a type, or of all."""
+    def update(
+        self,
+        id: str,
+        *,
+        name: str | msgspec.UnsetType = msgspec.UNSET,
+        tags: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
+        metadata: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET,
+        expected_revision: int | None = None,
+    ) -> ArtifactRecord:
+        """Replace what is given, as a new revision, and return the artifact; its content and version stay."""
+    def delete(self, id: str) -> bool:
+        """Delete an artifact, and its content when nothing else refers to it; say whether it was there."""
+    def stats(self, *, session: UUID | str | None = None) -> ArtifactStats:
+        """Sum up what is stored for the tenant or one session, expired ones included until they are deleted."""
+    def verify(self, id: str) -> bool:
+        """Read the whole content, and say whether it is what was stored."""
+    def collect_garbage(self, *, limit: int = 1000) -> int:
+        """Delete at most `limit` contents that nothing refers to, and return how many."""
 
 class BlockingTenantRegistry:
     """Which tenants exist, and who of them is served: `spell.tenants`."""
@@ -524,6 +619,8 @@ class _Concerns:
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
+    sessions: BlockingSessions
+    artifacts: BlockingArtifacts
 
 class _WithKeys(_Concerns):
     """The keys of a tenant. They are no `Concerns`: a call of theirs is not recorded to be repeated, for it has a secret in it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 from llmspell.clock import Clock
@@ -24,6 +24,7 @@ READS = frozenset({
     "head", "verify",
     "find", "find_sealed", "list_sealed", "pepper",
     "mentioned", "entity_history", "rank", "question",
+    "mentioned", "entity_history", "read", "stream", "download", "verify",
 })  # fmt: skip
 """Storage methods that do not bring a tenant into being."""
 T = TypeVar("T")
@@ -83,7 +84,11 @@ class _Guarded:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._storage, name)
-        if not inspect.iscoroutinefunction(method):
+        if inspect.isasyncgenfunction(method):
+            guarded_method: Callable[..., Any] = _streaming_through(self._enter, method, writes=name not in _READS)
+        elif inspect.iscoroutinefunction(method):
+            guarded_method = _through(self._enter, method, writes=name not in _READS)
+        else:
             return method
         guarded_method = _through(self._enter, method, writes=name not in READS)
         setattr(self, name, guarded_method)  # the next look-up finds it without coming here
@@ -99,6 +104,18 @@ def _through(
         return await method(*args, **kwargs)
 
     return call
+
+
+def _streaming_through(
+    enter: Callable[..., Awaitable[None]], method: Callable[..., AsyncIterator[T]], *, writes: bool
+) -> Callable[..., AsyncIterator[T]]:
+    @functools.wraps(method)
+    async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[T]:
+        await enter(writes=writes)
+        async for item in method(*args, **kwargs):
+            yield item
+
+    return stream
 
 
 def guarded(storages: Storages, gate: Gate) -> Storages:

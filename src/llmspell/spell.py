@@ -37,12 +37,14 @@ from llmspell.security.access_keys import HashedAccessKeys, Principal
 from llmspell.security.api_keys import SealedApiKeys
 from llmspell.security.bound import StoreSecrets
 from llmspell.settings import Secret, Settings, load_settings
+from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.backend import Backend, OpenTransaction, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.idempotency import require_idempotency_key
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.pages import Cursors
+from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.open import open_backend
 from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
 
@@ -222,6 +224,8 @@ class Concerns:
     """What one tenant has, by concern: on its handle, inside of a transaction, and under an idempotency key."""
 
     kv: KV
+    sessions: Sessions
+    artifacts: Artifacts
     audit: Audit
     vectors: VectorCollection
     graph: KnowledgeGraph
@@ -229,6 +233,8 @@ class Concerns:
 
     def _bind(self, storages: Storages, memory: Memory) -> None:
         self.kv = storages.kv
+        self.sessions = storages.sessions
+        self.artifacts = storages.artifacts
         self.audit = storages.audit
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)

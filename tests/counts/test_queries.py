@@ -5,6 +5,8 @@ A limit that falls is lowered here with the change that lowers it; one that rise
 
 from __future__ import annotations
 
+import io
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -182,3 +184,71 @@ async def test_the_audit_log_takes_no_more_queries_than_it_needs(tenant: Tenant,
     call, numbers = AUDITED[operation]
 
     assert totals(await counted(call(tenant))) == numbers[backend]
+
+
+async def test_each_call_of_a_session_takes_one_round_trip(tenant: Tenant) -> None:
+    session = await tenant.sessions.create(data={"n": 0})
+    await tenant.artifacts.put(session.id, "n", b"warm")
+    await tenant.sessions.create()
+    await tenant.sessions.list(limit=1)  # the first cursor asks for the key of all cursors
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "create": lambda: tenant.sessions.create(data={"n": 1}, ttl_s=60),
+        "get": lambda: tenant.sessions.get(session.id),
+        "update": lambda: tenant.sessions.update(session.id, data={"n": 2}, expected_version=1),
+        "list": lambda: tenant.sessions.list(limit=1),
+        "count": lambda: tenant.sessions.count(),
+        "expire": lambda: tenant.sessions.expire(),
+        "delete": lambda: tenant.sessions.delete(session.id),
+    }
+
+    taken = {name: totals(await counted(call()))[1] for name, call in calls.items()}
+
+    assert taken == dict.fromkeys(calls, 1)
+
+
+async def test_each_call_of_an_artifact_in_one_value_takes_one_round_trip(tenant: Tenant) -> None:
+    session = await tenant.sessions.create()
+    other = await tenant.sessions.create()
+    first = await tenant.artifacts.put(session.id, "n", b"first")
+    await tenant.sessions.list(limit=1)  # the first cursor asks for the key of all cursors
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "put": lambda: tenant.artifacts.put(session.id, "n", b"x" * 100_000),
+        "put again": lambda: tenant.artifacts.put(session.id, "n", b"x" * 100_000),
+        "put a version": lambda: tenant.artifacts.put(session.id, "n", b"second", parent=first.id),
+        "put a version elsewhere": lambda: tenant.artifacts.put(other.id, "n", b"third", parent=first.id),
+        "get": lambda: tenant.artifacts.get(first.id),
+        "read": lambda: tenant.artifacts.read(first.id),
+        "list": lambda: tenant.artifacts.list(session=session.id, limit=1),
+        "list by type": lambda: tenant.artifacts.list(type="custom"),
+        "update": lambda: tenant.artifacts.update(first.id, tags=["t"], expected_revision=1),
+        "delete": lambda: tenant.artifacts.delete(first.id),
+        "collect_garbage": lambda: tenant.artifacts.collect_garbage(),
+        "delete the session": lambda: tenant.sessions.delete(session.id),
+    }
+
+    taken = {name: totals(await counted(call()))[1] for name, call in calls.items()}
+
+    assert taken == dict.fromkeys(calls, 1)
+
+
+async def test_a_content_that_is_stored_is_not_sent_again(tenant: Tenant) -> None:
+    """One look whether it is there, and one exchange that puts the artifact."""
+    session = await tenant.sessions.create()
+    content = random.Random(1).randbytes(5_000_000)
+    first = await counted(tenant.artifacts.put(session.id, "n", content))
+
+    again = await counted(tenant.artifacts.put(session.id, "n", content))
+
+    assert first.queries["artifacts.add_chunk"] >= 1
+    assert again.queries["artifacts.add_chunk"] == 0
+    assert totals(again)[1] == 2
+
+
+async def test_a_stream_fetches_each_chunk_by_itself(tenant: Tenant) -> None:
+    session = await tenant.sessions.create()
+    put = await tenant.artifacts.put(session.id, "n", random.Random(1).randbytes(5 * 1_048_576 + 1))
+
+    counts = await counted(tenant.artifacts.download(put.id, into=io.BytesIO()))
+
+    assert counts.queries == {"artifacts.open": 1, "artifacts.chunk": 6}
+    assert totals(counts)[1] == 7

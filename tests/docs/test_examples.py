@@ -28,7 +28,9 @@ from llmspell.security.keyring import new_master_key
 from llmspell.settings import SecuritySettings
 from llmspell.spell import Admin, Spell, Tenant, TenantRegistry
 from llmspell.storage.contracts import memories, vectors
+from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.kv import KV
+from llmspell.storage.contracts.sessions import Sessions
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -153,6 +155,8 @@ def test_there_are_limits_to_compare() -> None:
         "memories.md",
         "graph.md",
         "tenants.md",
+        "sessions.md",
+        "artifacts.md",
         "filters.md",
     }
 
@@ -198,6 +202,10 @@ def public(kind: type) -> set[str]:
         (blocking.BlockingKnowledgeGraph, "graph.md"),
         (VectorCollection, "vectors.md"),
         (blocking.BlockingVectorCollection, "vectors.md"),
+        (Sessions, "sessions.md"),
+        (blocking.BlockingSessions, "sessions.md"),
+        (Artifacts, "artifacts.md"),
+        (blocking.BlockingArtifacts, "artifacts.md"),
         (KV, "kv.md"),
         (blocking.BlockingKV, "kv.md"),
     ],

@@ -24,4 +24,13 @@ SELECT tenant, hex(id), 'service-' || (n % 500), x'00', at, at + 3600000000 * (n
 INSERT INTO access_keys (tenant_id, key_id, name, principal, scopes, key_hash, pepper, created_at, expires_at, revoked_at)
 SELECT tenant, id, 'key-' || n, 'robot', '["read"]', zeroblob(32), 'store', at, at + 3600000000 * (n % 100),
     CASE WHEN n % 2 = 0 THEN at END
+INSERT INTO sessions (tenant_id, session_id, session_data, status, created_at, last_accessed_at, updated_at, expires_at)
+SELECT tenant, id, '{}', CASE WHEN n % 10 = 0 THEN 'archived' ELSE 'active' END, at, at, at, CASE WHEN n % 5 = 0 THEN at END FROM crowd;
+INSERT INTO artifact_content (tenant_id, content_hash, storage_type, data, size_bytes, original_size_bytes, created_at, last_accessed_at)
+SELECT tenant, printf('%064d', n), 'bytea', x'', 0, 0, at, at FROM crowd;
+INSERT INTO artifacts
+    (tenant_id, artifact_id, session_id, sequence, content_hash, metadata, name, artifact_type, mime_type, size_bytes, created_at, stored_at,
+     updated_at)
+SELECT tenant, hex(other) || ':' || n || ':' || printf('%064d', n), other, n, printf('%064d', n), '{}', 'name-' || n,
+    CASE WHEN n % 10 = 0 THEN 'custom' ELSE 'tool_result' END, 'text/plain', 0, at, at, at
 FROM crowd;

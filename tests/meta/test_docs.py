@@ -35,6 +35,8 @@ HANDLES = {
     "tenant.access_keys": ("llmspell.security.access_keys:HashedAccessKeys", "reference/access_keys.md"),
     "tenant.vectors": ("llmspell.memory.vectors:VectorCollection", "reference/vectors.md"),
     "tenant.memory": ("llmspell.memory.memory:Memory", "reference/memories.md"),
+    "tenant.sessions": ("llmspell.storage.contracts.sessions:Sessions", "reference/sessions.md"),
+    "tenant.artifacts": ("llmspell.storage.contracts.artifacts:Artifacts", "reference/artifacts.md"),
     "tenant.graph": ("llmspell.memory.knowledge:KnowledgeGraph", "reference/graph.md"),
 }
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")

@@ -36,6 +36,7 @@ BIG = frozenset(
         *("audit_log",),
         *("api_keys", "access_keys"),
         *("vector_embeddings_384", "vector_embeddings_768", "vector_embeddings_1536", "vector_embeddings_3072"),
+        *("sessions", "artifacts", "artifact_content", "artifact_chunks"),
     }
 )
 ID = str(UUID(int=(7 << 64) | 3))
@@ -46,6 +47,9 @@ VALUES: dict[str, Any] = {
     **dict.fromkeys(("after", "first"), "key-39"),
     **dict.fromkeys(("now", "instant", "known", "as_of", "before"), AT),
     **dict.fromkeys(("id", "subject", "object", "key_id"), ID),
+    **dict.fromkeys(("now", "instant", "known", "as_of", "before", "at", "due", "expires_at"), AT),
+    **dict.fromkeys(("id", "subject", "object", "session"), ID),
+    **dict.fromkeys(("expected_version", "expected_revision", "data", "metadata", "tags", "name", "parent"), None),
     **dict.fromkeys(("ids", "outgoing", "incoming"), IDS),
     "average": "5.0",
     "beyond": "key-3:",
@@ -54,10 +58,13 @@ VALUES: dict[str, Any] = {
     "ef_search": "100",
     "f0": "user",
     "forever": "infinity",
+    "hash": "7".zfill(64),
     "key": "key-7",
     "keys": "{key-7,key-8}",
     "limit": "10",
+    "moves_end": "false",
     "names": "{name-7,name-8}",
+    "number": "0",
     "predicate": "type-3",
     "query": "[" + ",".join(["0.5"] * 384) + "]",
     "scope": "scope",
@@ -70,7 +77,10 @@ VALUES: dict[str, Any] = {
     "sequence": "40",
     "behind": "40",
     "since": "2026-01-02T00:00:00Z",
+    "sequence": "500",
     "space_id": "model",
+    "status": "active",
+    "type": "custom",
 }
 WORDS = '[{"term": "term-3", "idf": 1.5, "generates": true}, {"term": "term-4", "idf": 1, "generates": false}]'
 TERMS = {
@@ -103,7 +113,9 @@ def hot(label: str, server: str, file: str, fragment: str | None = None) -> Hot:
 NAMES_OF = "entities_pkey", "sqlite_autoindex_entities_1"  # every fact is shown with the names of its entities
 PRIMARY = "(primary_key)"
 # What holds little of a tenant, or is meant to be read whole where a tenant is small.
-WHOLE_TENANT = frozenset({"idx_memories_pending", "idx_memories_accessed", "idx_memories_type"})
+WHOLE_TENANT = frozenset(
+    {"idx_memories_pending", "idx_memories_accessed", "idx_memories_type", "idx_artifact_content_orphaned"}
+)
 HOT = (
     hot("kv.get", "kv_store_pkey", "sqlite_autoindex_kv_store_1"),
     hot("kv.list_keys", "kv_store_pkey", "sqlite_autoindex_kv_store_1"),
@@ -195,6 +207,50 @@ HOT = (
         f"idx_entities_name idx_relationships_from idx_relationships_to {NAMES_OF[0]}",
         f"idx_entities_name idx_relationships_from idx_relationships_to {NAMES_OF[1]}",
         "r.relationship_type = :predicate",
+    ),
+)
+SESSION = "sessions_pkey", "sqlite_autoindex_sessions_1"  # an artifact is there as long as its session is
+HOT += (
+    hot("sessions.get", SESSION[0], SESSION[1]),
+    hot("sessions.touch", SESSION[0], SESSION[1]),
+    hot("sessions.update", SESSION[0], SESSION[1]),
+    hot("sessions.delete", SESSION[0], SESSION[1]),
+    hot("sessions.page", "idx_sessions_created", "idx_sessions_created"),
+    hot("sessions.page_by_status", "idx_sessions_tenant_status", "idx_sessions_tenant_status"),
+    hot("sessions.expire", f"idx_sessions_unmarked {SESSION[0]}", f"idx_sessions_unmarked {SESSION[1]}"),
+    hot("sessions.lock_expired", "idx_sessions_expires", "idx_sessions_expires"),
+    hot("artifacts.take_number", SESSION[0], SESSION[1]),
+    hot("artifacts.get", f"artifacts_pkey {SESSION[0]}", f"sqlite_autoindex_artifacts_1 {SESSION[1]}"),
+    hot(
+        "artifacts.open",
+        f"artifacts_pkey artifact_content_pkey {SESSION[0]}",
+        f"sqlite_autoindex_artifacts_1 sqlite_autoindex_artifact_content_1 {SESSION[1]}",
+    ),
+    hot("artifacts.chunk", "artifact_chunks_pkey", "sqlite_autoindex_artifact_chunks_1"),
+    hot("artifacts.update", f"artifacts_pkey {SESSION[0]}", f"sqlite_autoindex_artifacts_1 {SESSION[1]}"),
+    hot("artifacts.delete", f"artifacts_pkey {SESSION[0]}", f"sqlite_autoindex_artifacts_1 {SESSION[1]}"),
+    hot("artifacts.page", f"idx_artifacts_created {SESSION[0]}", f"idx_artifacts_created {SESSION[1]}"),
+    hot("artifacts.page_by_type", f"idx_artifacts_covering {SESSION[0]}", f"idx_artifacts_covering {SESSION[1]}"),
+    hot(
+        "artifacts.page_of_session",
+        f"unique_artifact_sequence {SESSION[0]}",
+        f"sqlite_autoindex_artifacts_2 {SESSION[1]}",
+    ),
+    hot(
+        "artifacts.lock_contents",
+        "artifact_content_pkey unique_artifact_sequence",
+        "sqlite_autoindex_artifact_content_1 sqlite_autoindex_artifacts_2",
+    ),
+    hot("artifacts.delete_of_sessions", "unique_artifact_sequence", "sqlite_autoindex_artifacts_2"),
+    hot(
+        "artifacts.drop_content",
+        "artifact_content_pkey idx_artifact_content_orphaned",
+        "sqlite_autoindex_artifact_content_1",
+    ),
+    hot(
+        "artifacts.drop_unreferenced",
+        "idx_artifact_content_orphaned artifact_content_pkey",
+        "idx_artifact_content_orphaned idx_artifact_content_sizes",
     ),
 )
 ON_SERVER = [pytest.param(one, id=one.name) for one in HOT if one.server is not None]
@@ -305,6 +361,23 @@ def test_a_hot_query_uses_its_index_in_a_file(crowded_file: apsw.Connection, one
         "Not the index it is meant to use. Write the query so that it does (or, if the new one is better, note it in HOT).",
         steps,
     )
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+def test_artifacts_of_a_type_are_listed_from_the_index_alone(crowded_server: PostgresDatabase, mode: str) -> None:
+    """ARS-08; after a vacuum, which says which pages need not be looked at."""
+    with psycopg.connect(crowded_server.superuser_url, autocommit=True) as superuser:
+        superuser.execute("VACUUM llmspell.artifacts")
+    plan = server_plan(crowded_server, query_of("postgres", "artifacts.page_by_type", None), mode)
+
+    assert "Index Only Scan using idx_artifacts_covering" in plan, plan
+
+
+def test_artifacts_of_a_type_are_listed_from_the_index_alone_in_a_file(crowded_file: apsw.Connection) -> None:
+    """ARS-08."""
+    steps = file_plan(crowded_file, query_of("sqlite", "artifacts.page_by_type", None))
+
+    assert any("USING COVERING INDEX idx_artifacts_covering" in step for step in steps), steps
 
 
 def test_a_plan_that_reads_all_rows_of_a_tenant_is_noticed_on_the_server(crowded_server: PostgresDatabase) -> None:

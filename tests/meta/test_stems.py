@@ -18,6 +18,7 @@ CONCERNS = (
     "api_keys",
     "access_keys",
 )
+CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "sessions", "artifacts")
 PLACES = {
     "src/llmspell/storage/contracts/{stem}.py": "what it promises: a Protocol and its records",
     "src/llmspell/storage/inmemory/{stem}.py": "the plain model of the contract",

@@ -19,7 +19,7 @@ async def mistakes(acme: Tenant) -> None:
     await acme.kv.set("k", "text")  # type: ignore[arg-type]
     acme.kv.get("k")  # type: ignore[unused-coroutine]
     len(await acme.kv.get("k"))  # type: ignore[arg-type]
-    await acme.sessions.create()  # type: ignore[attr-defined]
+    await acme.sessions.begin()  # type: ignore[attr-defined]
     with acme.transaction():  # type: ignore[attr-defined]
         pass
 

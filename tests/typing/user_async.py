@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from array import array
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import assert_type
 from uuid import UUID
@@ -12,11 +14,13 @@ from llmspell import ManualClock, Settings, Spell, Tenant, Transaction
 from llmspell.memory.context import Context, ContextItem
 from llmspell.memory.memory import MemoryHit, MemoryInput
 from llmspell.retrieval.explanation import Explanation
+from llmspell.storage.contracts.artifacts import ArtifactRecord, ArtifactStats, ArtifactSummary
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Cardinality, Entity, Fact, GraphStats, Path, Reached
 from llmspell.storage.contracts.memories import MemoryRecord, MemoryVersion
 from llmspell.storage.contracts.pages import Page
+from llmspell.storage.contracts.sessions import SessionRecord
 from llmspell.storage.contracts.tenants import TenantRecord
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 
@@ -67,6 +71,23 @@ async def memories(acme: Tenant) -> None:
     assert_type(await acme.memory.history(kept.id), list[MemoryVersion])
     assert_type(await acme.memory.forget(kept.id), bool)
     assert_type(await acme.memory.embed_pending(), int)
+
+
+async def sessions(acme: Tenant) -> None:
+    session = await acme.sessions.create(data={"user": "ada"}, ttl_s=60)
+    assert_type(session, SessionRecord)
+    assert_type(await acme.sessions.get(str(session.id)), SessionRecord | None)
+    assert_type(await acme.sessions.update(session.id, status="archived", ttl_s=None), SessionRecord)
+    assert_type(await acme.sessions.list(status="archived"), Page[SessionRecord])
+    put = await acme.artifacts.put(session.id, "n", io.BytesIO(b"x"), type="tool_result", tags=["t"])
+    assert_type(put, ArtifactRecord)
+    assert_type(await acme.artifacts.read(put.id), bytes | None)
+    assert_type(acme.artifacts.stream(put.id), AsyncIterator[bytes])
+    assert_type(acme.memory.iterate(session="s1"), AsyncIterator[MemoryRecord])
+    assert_type(await acme.artifacts.download(put.id, io.BytesIO()), int)
+    assert_type(await acme.artifacts.list(session=session.id), Page[ArtifactSummary])
+    assert_type(await acme.artifacts.stats(), ArtifactStats)
+    assert_type(await acme.artifacts.delete(put.id), bool)
 
 
 async def facts(acme: Tenant) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from array import array
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import assert_type
 from uuid import UUID
@@ -13,11 +15,13 @@ from llmspell.blocking import BlockingSpell, BlockingTenant, BlockingTransaction
 from llmspell.memory.context import Context, ContextItem
 from llmspell.memory.memory import MemoryHit, MemoryInput
 from llmspell.retrieval.explanation import Explanation
+from llmspell.storage.contracts.artifacts import ArtifactRecord, ArtifactStats, ArtifactSummary
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Cardinality, Entity, Fact, GraphStats, Path, Reached
 from llmspell.storage.contracts.memories import MemoryRecord, MemoryVersion
 from llmspell.storage.contracts.pages import Page
+from llmspell.storage.contracts.sessions import SessionRecord
 from llmspell.storage.contracts.tenants import TenantRecord
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 
@@ -68,6 +72,23 @@ def memories(acme: BlockingTenant) -> None:
     assert_type(acme.memory.history(kept.id), list[MemoryVersion])
     assert_type(acme.memory.forget(kept.id), bool)
     assert_type(acme.memory.embed_pending(), int)
+
+
+def sessions(acme: BlockingTenant) -> None:
+    session = acme.sessions.create(data={"user": "ada"}, ttl_s=60)
+    assert_type(session, SessionRecord)
+    assert_type(acme.sessions.get(str(session.id)), SessionRecord | None)
+    assert_type(acme.sessions.update(session.id, status="archived", ttl_s=None), SessionRecord)
+    assert_type(acme.sessions.list(status="archived"), Page[SessionRecord])
+    put = acme.artifacts.put(session.id, "n", io.BytesIO(b"x"), type="tool_result", tags=["t"])
+    assert_type(put, ArtifactRecord)
+    assert_type(acme.artifacts.read(put.id), bytes | None)
+    assert_type(acme.artifacts.stream(put.id), Iterator[bytes])
+    assert_type(acme.memory.iterate(session="s1"), Iterator[MemoryRecord])
+    assert_type(acme.artifacts.download(put.id, io.BytesIO()), int)
+    assert_type(acme.artifacts.list(session=session.id), Page[ArtifactSummary])
+    assert_type(acme.artifacts.stats(), ArtifactStats)
+    assert_type(acme.artifacts.delete(put.id), bool)
 
 
 def facts(acme: BlockingTenant) -> None:

@@ -36,11 +36,15 @@ from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.hashing import HashingEmbedder
+from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.kv import KV
+from llmspell.storage.contracts.sessions import Sessions
 
 ROOT = Path(__file__).resolve().parents[2]
 TWINS = [
     (KV, blocking.BlockingKV),
+    (Sessions, blocking.BlockingSessions),
+    (Artifacts, blocking.BlockingArtifacts),
     (VectorCollection, blocking.BlockingVectorCollection),
     (KnowledgeGraph, blocking.BlockingKnowledgeGraph),
     (Memory, BlockingMemory),

@@ -10,7 +10,7 @@ Rule 2: inside a transaction nothing is embedded: `add` takes a ready vector, or
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -385,9 +385,37 @@ class Memory:
         instant = to_microseconds(last.at if order == "at" else last.created_at)
         return Page(records, await self._cursors.cursor({"at": instant, "id": str(last.id)}, query=query))
 
-    async def list_paginated(self, *, limit: int = 100, offset: int = 0) -> tuple[builtins.list[MemoryRecord], int]:
+    async def list_paginated(
+        self,
+        *,
+        session: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> tuple[builtins.list[MemoryRecord], int]:
         """Return an offset page, newest first by creation, and the total (PAG-01); prefer `list` for long walks."""
-        return await self._storage.list_paginated(limit=limit, offset=offset)
+        return await self._storage.list_paginated(filters=within(session, filters), limit=limit, offset=offset)
+
+    async def iterate(
+        self,
+        *,
+        session: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        order: ListOrder = "at",
+        descending: bool = True,
+        page_size: int = 100,
+    ) -> AsyncIterator[MemoryRecord]:
+        """Yield memories in the order of `list`, fetching a page at a time; nothing is held between two pages."""
+        cursor: str | None = None
+        while True:
+            page = await self.list(
+                filters=filters, session=session, order=order, descending=descending, cursor=cursor, limit=page_size
+            )
+            for record in page.items:
+                yield record
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     async def count(self, *, filters: Mapping[str, Any] | None = None) -> int:
         """Count memories."""

@@ -15,11 +15,13 @@ from llmspell.errors import TransactionError
 from llmspell.storage.contracts.access_keys import AccessKeys
 from llmspell.storage.contracts.api_keys import ApiKeys
 from llmspell.storage.contracts.audit import Audit
+from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Graph
 from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.memories import Memories
+from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.contracts.tenants import Tenants
 from llmspell.storage.contracts.vectors import Vectors
 from llmspell.tenant import TenantId
@@ -38,6 +40,8 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     api_keys: ApiKeys
     access_keys: AccessKeys
     idempotency: Idempotency
+    sessions: Sessions
+    artifacts: Artifacts
 
 
 class OpenTransaction(Storages, frozen=True, kw_only=True):

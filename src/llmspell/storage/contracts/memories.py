@@ -256,8 +256,10 @@ class Memories(Protocol):
         """Return a page in (time, id) order: the records beyond `after`; `limit` 1 to 1,000."""
         ...
 
-    async def list_paginated(self, *, limit: int = 100, offset: int = 0) -> tuple[builtins.list[MemoryRecord], int]:
-        """Return an offset page, newest first by creation, and the total (PAG-01); `offset` up to 1,000,000."""
+    async def list_paginated(
+        self, *, filters: Mapping[str, Any] | None = None, limit: int = 100, offset: int = 0
+    ) -> tuple[builtins.list[MemoryRecord], int]:
+        """Return an offset page of what matches, newest first by creation, and the total (PAG-01); `offset` up to 1,000,000."""
         ...
 
     async def count(self, *, filters: Mapping[str, Any] | None = None) -> int:

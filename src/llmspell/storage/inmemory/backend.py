@@ -31,11 +31,13 @@ from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.inmemory.access_keys import InMemoryAccessKeys
 from llmspell.storage.inmemory.api_keys import InMemoryApiKeys
 from llmspell.storage.inmemory.audit import InMemoryAudit
+from llmspell.storage.inmemory.artifacts import InMemoryArtifacts
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.graph import InMemoryGraph
 from llmspell.storage.inmemory.idempotency import InMemoryIdempotency
 from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
+from llmspell.storage.inmemory.sessions import InMemorySessions
 from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
 from llmspell.storage.inmemory.tenants import InMemoryTenants
 from llmspell.storage.inmemory.vectors import InMemoryVectors
@@ -64,6 +66,7 @@ class InMemoryBackend:
 
     def storages(self, tenant: TenantId) -> Storages:
         return self._bind(tenant, AutocommitUnit(partial(self._store, tenant_id(tenant))))
+        return self._bind(tenant_id(tenant), AutocommitUnit(partial(self._store, tenant_id(tenant))))
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
@@ -96,6 +99,7 @@ class InMemoryBackend:
         return self.tenants.store(tenant, writing=writing, auto_create=self.auto_create_tenants)
 
     def _bind(self, tenant: TenantId, unit: Unit) -> Storages:
+        cursors = Cursors(tenant, self.cursor_key)
         return Storages(
             kv=InMemoryKV(unit, self._clock),
             vectors=InMemoryVectors(unit, self._clock, self._ids),
@@ -107,6 +111,8 @@ class InMemoryBackend:
                 unit, self._clock, self._ids, cursors=Cursors(tenant, self.cursor_key), pepper=self._access_pepper
             ),
             idempotency=InMemoryIdempotency(unit, self._clock),
+            sessions=InMemorySessions(unit, self._clock, self._ids, cursors),
+            artifacts=InMemoryArtifacts(unit, self._clock, cursors),
         )
 
     async def migration_status(self) -> MigrationStatus:

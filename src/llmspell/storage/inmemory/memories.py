@@ -271,10 +271,13 @@ class InMemoryMemories:
             records = [one for one in records if (place(one) < edge if descending else place(one) > edge)]
         return _copies(records[:limit])
 
-    async def list_paginated(self, *, limit: int = 100, offset: int = 0) -> tuple[builtins.list[MemoryRecord], int]:
+    async def list_paginated(
+        self, *, filters: Mapping[str, Any] | None = None, limit: int = 100, offset: int = 0
+    ) -> tuple[builtins.list[MemoryRecord], int]:
+        where = parse(filters, FILTER_FIELDS)
         require_limit(limit)
         require_limit(offset, field="offset", maximum=OFFSET_MAX, minimum=0)
-        records = sorted(await self._records(None), key=lambda one: (one.created_at, one.id), reverse=True)
+        records = sorted(await self._records(where), key=lambda one: (one.created_at, one.id), reverse=True)
         return _copies(records[offset : offset + limit]), len(records)
 
     async def count(self, *, filters: Mapping[str, Any] | None = None) -> int:

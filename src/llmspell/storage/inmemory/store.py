@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from llmspell.storage.inmemory.access_keys import StoredAccessKey
     from llmspell.storage.inmemory.api_keys import StoredApiKey
     from llmspell.storage.inmemory.idempotency import UsedKey
+    from llmspell.storage.contracts.artifacts import ArtifactRecord
+    from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
+    from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
+    from llmspell.storage.contracts.sessions import SessionRecord
+    from llmspell.storage.inmemory.artifacts import StoredContent
     from llmspell.storage.inmemory.kv import Item
     from llmspell.storage.inmemory.memories import StoredMemory
     from llmspell.storage.inmemory.vectors import StoredVector
@@ -122,6 +127,10 @@ class State:
     api_keys: Table[UUID, StoredApiKey] = field(default_factory=Table)
     access_keys: Table[UUID, StoredAccessKey] = field(default_factory=Table)
     idempotency: Table[str, UsedKey] = field(default_factory=Table)
+    sessions: Table[UUID, SessionRecord] = field(default_factory=Table)
+    artifact_numbers: Table[UUID, int] = field(default_factory=Table)
+    artifacts: Table[str, ArtifactRecord] = field(default_factory=Table)
+    contents: Table[str, StoredContent] = field(default_factory=Table)
     counters: Table[str, int] = field(default_factory=Table)
     moments: Table[str, datetime] = field(default_factory=Table)
     audit: Table[int, AuditEntry] = field(default_factory=Table)

@@ -111,8 +111,9 @@ class DirectUnit(OneShot):
         del heavy  # the server does the work, whatever it costs
         return await self._within(BEGIN_READ, work)
 
-    async def write(self, work: Callable[[Executor], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[Executor], Awaitable[T]], *, large: bool = False) -> T:
         """Run `work` atomically."""
+        del large  # every unit of work has a transaction of its own
         return await self._within(BEGIN_WRITE, work)
 
     async def _within(self, begin: Command, work: Callable[[Executor], Awaitable[T]]) -> T:

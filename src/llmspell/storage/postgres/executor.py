@@ -90,22 +90,29 @@ class Runner(ABC):
         if not statements:
             return []
         commands = [command(query) for query, _ in statements]
-        sizes = [1 if _is_single(params) else len(params) for _, params in statements]
-        if not sum(sizes):
+        if not sum(_sizes(statements)):
             return [0] * len(statements)
         started = time.perf_counter() if observe.observed() else 0.0
         writes = any(statement.writes for statement in commands)
         results, _ = await self._run(self._bound(commands, statements), commands[0].label, writes=writes, decode=False)
-        counts: list[int] = []
-        position = len(results) - sum(sizes)
-        for size in sizes:
-            counts.append(sum(result.command_tuples or 0 for result in results[position : position + size]))
-            position += size
+        counts = _counts(results, _sizes(statements))
         if started:
             seconds = (time.perf_counter() - started) / len(commands)
             for statement, changed in zip(commands, counts, strict=True):
                 observe.notify_query(statement.label, seconds, changed)
         return counts
+
+    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
+        asked: list[Statement] = [*statements, (query, params)]
+        commands = [command(one) for one, _ in asked]
+        started = time.perf_counter() if observe.observed() else 0.0
+        writes = any(statement.writes for statement in commands)
+        results, rows = await self._run(self._bound(commands, asked), commands[-1].label, writes=writes, decode=True)
+        if started:
+            seconds = (time.perf_counter() - started) / len(commands)
+            for statement, changed in zip(commands, _counts(results, _sizes(asked)), strict=True):
+                observe.notify_query(statement.label, seconds, changed)
+        return rows[0] if rows else None
 
     def _bound(self, commands: Sequence[Command], statements: Sequence[Statement]) -> Iterator[Bound]:
         """Encode values only when their turn comes: ten thousand vectors need not exist twice."""
@@ -126,6 +133,21 @@ class Runner(ABC):
 
 def _is_single(params: object) -> bool:
     return hasattr(params, "keys")
+
+
+def _sizes(statements: Sequence[Statement]) -> list[int]:
+    """How often each statement runs."""
+    return [1 if _is_single(params) else len(params) for _, params in statements]
+
+
+def _counts(results: Sequence[PGresult], sizes: Sequence[int]) -> list[int]:
+    """Rows changed by each statement; what was said before the first of them has results too, which do not count."""
+    counts: list[int] = []
+    position = len(results) - sum(sizes)
+    for size in sizes:
+        counts.append(sum(result.command_tuples or 0 for result in results[position : position + size]))
+        position += size
+    return counts
 
 
 class OneShot(Runner):
@@ -329,8 +351,9 @@ class InTransaction(Inside):
         async with self._unit:
             return await work(self._inside)
 
-    async def write(self, work: Callable[[Executor], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[Executor], Awaitable[T]], *, large: bool = False) -> T:
         """Run `work` in a savepoint."""
+        del large
         async with self._unit:
             with self._savepoint():
                 return await work(self._inside)

@@ -410,7 +410,8 @@ CREATE TABLE llmspell.artifact_chunks (
     tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
     content_hash character varying(64) COLLATE "C" NOT NULL,
     chunk_no integer NOT NULL,
-    data bytea NOT NULL STORAGE EXTERNAL
+    data bytea NOT NULL STORAGE EXTERNAL,
+    checksum bytea NOT NULL DEFAULT '\x'::bytea
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE llmspell.artifact_content (
@@ -443,7 +444,8 @@ CREATE TABLE llmspell.artifacts (
     parent_artifact_id character varying(512) COLLATE "C",
     tags text[] NOT NULL DEFAULT '{}'::text[],
     stored_at timestamp with time zone NOT NULL DEFAULT now(),
-    updated_at timestamp with time zone NOT NULL DEFAULT now()
+    updated_at timestamp with time zone NOT NULL DEFAULT now(),
+    revision integer NOT NULL DEFAULT 1
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE llmspell.audit_heads (
@@ -657,7 +659,9 @@ CREATE TABLE llmspell.sessions (
     last_accessed_at timestamp with time zone NOT NULL DEFAULT now(),
     expires_at timestamp with time zone,
     artifact_count integer NOT NULL DEFAULT 0,
-    updated_at timestamp with time zone NOT NULL DEFAULT now()
+    updated_at timestamp with time zone NOT NULL DEFAULT now(),
+    version integer NOT NULL DEFAULT 1,
+    artifact_sequence bigint NOT NULL DEFAULT 0
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE llmspell.store_meta (
@@ -815,6 +819,7 @@ ALTER TABLE llmspell.artifact_content ADD CONSTRAINT valid_size CHECK (((size_by
 ALTER TABLE llmspell.artifact_content ADD CONSTRAINT valid_storage_type CHECK (((storage_type)::text = ANY ((ARRAY['bytea'::character varying, 'chunks'::character varying])::text[])));
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT artifacts_content_fkey FOREIGN KEY (tenant_id, content_hash) REFERENCES llmspell.artifact_content(tenant_id, content_hash) ON DELETE RESTRICT;
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT artifacts_pkey PRIMARY KEY (tenant_id, artifact_id);
+ALTER TABLE llmspell.artifacts ADD CONSTRAINT artifacts_revision_check CHECK ((revision > 0));
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT artifacts_sequence_check CHECK ((sequence >= 0));
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT artifacts_session_fkey FOREIGN KEY (tenant_id, session_id) REFERENCES llmspell.sessions(tenant_id, session_id) ON DELETE CASCADE;
 ALTER TABLE llmspell.artifacts ADD CONSTRAINT artifacts_size_bytes_check CHECK ((size_bytes >= 0));
@@ -925,8 +930,10 @@ ALTER TABLE llmspell.sessions ADD CONSTRAINT created_at_in_calendar CHECK (((cre
 ALTER TABLE llmspell.sessions ADD CONSTRAINT expires_at_in_calendar CHECK (((expires_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.sessions ADD CONSTRAINT last_accessed_at_in_calendar CHECK (((last_accessed_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (last_accessed_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.sessions ADD CONSTRAINT sessions_artifact_count_check CHECK ((artifact_count >= 0));
+ALTER TABLE llmspell.sessions ADD CONSTRAINT sessions_artifact_sequence_check CHECK ((artifact_sequence >= 0));
 ALTER TABLE llmspell.sessions ADD CONSTRAINT sessions_pkey PRIMARY KEY (tenant_id, session_id);
 ALTER TABLE llmspell.sessions ADD CONSTRAINT sessions_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.sessions ADD CONSTRAINT sessions_version_check CHECK ((version > 0));
 ALTER TABLE llmspell.sessions ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.sessions ADD CONSTRAINT valid_session_status CHECK (((status)::text = ANY ((ARRAY['active'::character varying, 'archived'::character varying, 'expired'::character varying])::text[])));
 ALTER TABLE llmspell.store_meta ADD CONSTRAINT store_meta_pkey PRIMARY KEY (name);
@@ -1022,8 +1029,10 @@ CREATE INDEX idx_relationships_from ON llmspell.relationships USING btree (tenan
 CREATE INDEX idx_relationships_to ON llmspell.relationships USING btree (tenant_id, to_entity, transaction_time_end, relationship_type);
 CREATE INDEX idx_relationships_type ON llmspell.relationships USING btree (tenant_id, relationship_type, transaction_time_end);
 CREATE INDEX idx_sessions_active ON llmspell.sessions USING btree (tenant_id, created_at DESC) WHERE ((status)::text = 'active'::text);
+CREATE INDEX idx_sessions_created ON llmspell.sessions USING btree (tenant_id, created_at DESC, session_id DESC);
 CREATE INDEX idx_sessions_expires ON llmspell.sessions USING btree (tenant_id, expires_at) WHERE (expires_at IS NOT NULL);
-CREATE INDEX idx_sessions_tenant_status ON llmspell.sessions USING btree (tenant_id, status);
+CREATE INDEX idx_sessions_tenant_status ON llmspell.sessions USING btree (tenant_id, status, created_at DESC, session_id DESC);
+CREATE INDEX idx_sessions_unmarked ON llmspell.sessions USING btree (tenant_id, expires_at, session_id) WHERE ((expires_at IS NOT NULL) AND ((status)::text <> 'expired'::text));
 CREATE INDEX idx_text_postings_owner ON llmspell.text_postings USING btree (tenant_id, collection, owner_id);
 CREATE INDEX idx_vector_1536_created ON llmspell.vector_embeddings_1536 USING btree (tenant_id, created_at);
 CREATE INDEX idx_vector_1536_exact ON llmspell.vector_embeddings_1536 USING btree (tenant_id, space_id) WHERE (NOT ann);

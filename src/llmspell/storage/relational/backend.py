@@ -6,12 +6,14 @@ from llmspell.storage.contracts.backend import Storages
 from llmspell.storage.relational.access_keys import RelationalAccessKeys
 from llmspell.storage.relational.api_keys import RelationalApiKeys
 from llmspell.storage.relational.audit import RelationalAudit
+from llmspell.storage.relational.artifacts import RelationalArtifacts
 from llmspell.storage.relational.database import Unit
 from llmspell.storage.relational.graph import RelationalGraph
 from llmspell.storage.relational.idempotency import RelationalIdempotency
 from llmspell.storage.relational.kv import RelationalKV
 from llmspell.storage.relational.memories import RelationalMemories
 from llmspell.storage.relational.runtime import Runtime
+from llmspell.storage.relational.sessions import RelationalSessions
 from llmspell.storage.relational.vectors import RelationalVectors
 
 
@@ -26,4 +28,6 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         api_keys=RelationalApiKeys(unit, runtime),
         access_keys=RelationalAccessKeys(unit, runtime),
         idempotency=RelationalIdempotency(unit, runtime),
+        sessions=RelationalSessions(unit, runtime),
+        artifacts=RelationalArtifacts(unit, runtime),
     )

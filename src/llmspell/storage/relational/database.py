@@ -50,6 +50,10 @@ class Executor(Protocol):
         """Run statements that need nothing of each other, atomically and in one round trip; return rows changed by each."""
         ...
 
+    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
+        """Run statements and then a query that sees their effect, as `batch` does; return the query's first row, or None."""
+        ...
+
 
 class Unit(Executor, Protocol):
     """An executor whose calls are units of work: each call commits by itself, or is part of the transaction it belongs to."""
@@ -63,9 +67,9 @@ class Unit(Executor, Protocol):
         """Run `work` over one snapshot. `heavy`: it may take longer than a few pages, so keep it off the caller's thread."""
         ...
 
-    async def write(self, work: Callable[[Executor], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[Executor], Awaitable[T]], *, large: bool = False) -> T:
         """Run `work` atomically: all of its effect is durable when this returns, or none of it (inside a transaction: a
-        savepoint)."""
+        savepoint). `large`: it writes many megabytes, so it shares a commit with nobody."""
         ...
 
 

@@ -318,16 +318,21 @@ class RelationalMemories:
 
         return await self._unit.read(work, heavy=True)
 
-    async def list_paginated(self, *, limit: int = 100, offset: int = 0) -> tuple[builtins.list[MemoryRecord], int]:
+    async def list_paginated(
+        self, *, filters: Mapping[str, Any] | None = None, limit: int = 100, offset: int = 0
+    ) -> tuple[builtins.list[MemoryRecord], int]:
+        where = self._compiled(filters)
         require_limit(limit)
         require_limit(offset, field="offset", maximum=OFFSET_MAX, minimum=0)
-        now = self._now()
+        parameters = {"now": self._now(), **where.parameters}
+        page, count = (query.filtered(where.fragment) for query in (self._queries.page_by_offset, self._queries.count))
 
         async def work(executor: Executor) -> tuple[Sequence[tuple[Any, ...]], int]:
-            page = await executor.rows(self._queries.page_by_offset, now=now, limit=limit, offset=offset)
-            return page, int(await executor.value(self._queries.count.filtered(), now=now))
+            rows = await executor.rows(page, limit=limit, offset=offset, **parameters)
+            return rows, int(await executor.value(count, **parameters))
 
-        rows, total = await self._unit.read(work)
+        heavy = where.fragment != NO_FILTER
+        rows, total = await self._unit.read(work, heavy=heavy)
         return [self._rows.record(row) for row in rows], total
 
     async def count(self, *, filters: Mapping[str, Any] | None = None) -> int:

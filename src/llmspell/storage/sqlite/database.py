@@ -97,6 +97,27 @@ class ConnectionExecutor:
         control(connection, "RELEASE batch")
         return counts
 
+    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
+        connection = self._open()
+        control(connection, "SAVEPOINT batch")
+        try:
+            row = run_row_after(connection, self.tenant, [*statements, (query, params)])
+        except BaseException:
+            if connection.in_transaction:
+                control(connection, "ROLLBACK TO batch")
+                control(connection, "RELEASE batch")
+            raise
+        control(connection, "RELEASE batch")
+        return row
+
+
+def run_row_after(connection: apsw.Connection, tenant: TenantId, statements: Sequence[Statement]) -> Row | None:
+    """Run statements in order, and return the first row of the last."""
+    *before, (query, parameters) = statements
+    run_batch(connection, tenant, before)
+    rows = fetch(connection, query, {**cast("Mapping[str, Any]", parameters), "tenant_id": tenant})
+    return rows[0] if rows else None
+
 
 def run_batch(connection: apsw.Connection, tenant: TenantId, statements: Sequence[Statement]) -> list[int]:
     """Run statements in order, and return how many rows each changed."""
@@ -279,6 +300,12 @@ class FileUnit:
         run = functools.partial(run_batch, tenant=self.tenant, statements=statements)
         return await self._submit(run, several=not single)  # type: ignore[no-any-return]
 
+    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
+        if observed():
+            notify_round_trip(query.label)
+        run = functools.partial(run_row_after, tenant=self.tenant, statements=[*statements, (query, params)])
+        return await self._submit(run, several=True)  # type: ignore[no-any-return]
+
     async def read(self, work: Callable[[Executor], Awaitable[T]], *, heavy: bool = False) -> T:
         if observed():
             notify_round_trip("read")
@@ -287,14 +314,16 @@ class FileUnit:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._database.threads(), self._database.snapshot, self.tenant, work)
 
-    async def write(self, work: Callable[[Executor], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[Executor], Awaitable[T]], *, large: bool = False) -> T:
         if observed():
             notify_round_trip("write")
         run = functools.partial(run_work, tenant=self.tenant, work=work, uncommitted=True)
-        return await self._submit(run, several=True)  # type: ignore[no-any-return]
+        return await self._submit(run, several=not large, alone=large)  # type: ignore[no-any-return]
 
-    def _submit(self, run: Callable[[apsw.Connection], Any], *, several: bool = False) -> asyncio.Future[Any]:
-        return self._database.writer.submit(Job(run, several=several))
+    def _submit(
+        self, run: Callable[[apsw.Connection], Any], *, several: bool = False, alone: bool = False
+    ) -> asyncio.Future[Any]:
+        return self._database.writer.submit(Job(run, several=several, alone=alone))
 
 
 class TransactionUnit:
@@ -331,12 +360,17 @@ class TransactionUnit:
         run = functools.partial(run_batch, tenant=self.tenant, statements=statements)
         return await self._submit(run, several=True)  # type: ignore[no-any-return]
 
+    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
+        run = functools.partial(run_row_after, tenant=self.tenant, statements=[*statements, (query, params)])
+        return await self._submit(run, several=True)  # type: ignore[no-any-return]
+
     async def read(self, work: Callable[[Executor], Awaitable[T]], *, heavy: bool = False) -> T:
         # The transaction is the snapshot, and its thread is not the caller's: `heavy` changes nothing.
         run = functools.partial(run_work, tenant=self.tenant, work=work, uncommitted=True)
         return await self._submit(run)  # type: ignore[no-any-return]
 
-    async def write(self, work: Callable[[Executor], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[Executor], Awaitable[T]], *, large: bool = False) -> T:
+        # Always in a savepoint, `large` or not: a call that fails must be undone alone.
         run = functools.partial(run_work, tenant=self.tenant, work=work, uncommitted=True)
         return await self._submit(run, several=True)  # type: ignore[no-any-return]
 

@@ -75,7 +75,7 @@ CREATE TABLE artifact_chunks (
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
     content_hash TEXT NOT NULL,
     chunk_no INTEGER NOT NULL CHECK (chunk_no >= 0),
-    data BLOB NOT NULL CHECK (length(data) BETWEEN 1 AND 1048576),
+    data BLOB NOT NULL CHECK (length(data) BETWEEN 1 AND 1048576), checksum BLOB NOT NULL DEFAULT x'',
     PRIMARY KEY (tenant_id, content_hash, chunk_no),
     FOREIGN KEY (tenant_id, content_hash) REFERENCES artifact_content (tenant_id, content_hash) ON DELETE CASCADE
 ) STRICT;
@@ -103,6 +103,8 @@ CREATE TABLE artifact_content (
 
 CREATE INDEX idx_artifact_content_orphaned ON artifact_content (tenant_id, content_hash) WHERE reference_count = 0;
 
+CREATE INDEX idx_artifact_content_sizes ON artifact_content (tenant_id, content_hash, size_bytes, original_size_bytes);
+
 CREATE TABLE artifacts (
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
     artifact_id TEXT NOT NULL,
@@ -120,7 +122,7 @@ CREATE TABLE artifacts (
     parent_artifact_id TEXT,
     tags TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(tags)),
     stored_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL, revision INTEGER NOT NULL DEFAULT 1 CHECK (revision > 0),
     PRIMARY KEY (tenant_id, artifact_id),
     CONSTRAINT unique_artifact_sequence UNIQUE (tenant_id, session_id, sequence),
     FOREIGN KEY (tenant_id, content_hash) REFERENCES artifact_content (tenant_id, content_hash) ON DELETE RESTRICT,
@@ -129,7 +131,10 @@ CREATE TABLE artifacts (
 
 CREATE INDEX idx_artifacts_content ON artifacts (tenant_id, content_hash);
 
-CREATE INDEX idx_artifacts_covering ON artifacts (tenant_id, artifact_type, created_at, name, size_bytes);
+CREATE INDEX idx_artifacts_covering
+    ON artifacts (tenant_id, artifact_type, created_at DESC, artifact_id DESC, name, size_bytes, session_id);
+
+CREATE INDEX idx_artifacts_created ON artifacts (tenant_id, created_at DESC, artifact_id DESC);
 
 CREATE TRIGGER artifacts_count_delete AFTER DELETE ON artifacts
 BEGIN
@@ -444,16 +449,21 @@ CREATE TABLE sessions (
     last_accessed_at INTEGER NOT NULL,
     expires_at INTEGER,
     artifact_count INTEGER NOT NULL DEFAULT 0 CHECK (artifact_count >= 0),
-    updated_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL, version INTEGER NOT NULL DEFAULT 1 CHECK (version > 0), artifact_sequence INTEGER NOT NULL DEFAULT 0 CHECK (artifact_sequence >= 0),
     PRIMARY KEY (tenant_id, session_id),
     CONSTRAINT valid_session_status CHECK (status IN ('active', 'archived', 'expired'))
 ) STRICT;
 
 CREATE INDEX idx_sessions_active ON sessions (tenant_id, created_at DESC) WHERE status = 'active';
 
+CREATE INDEX idx_sessions_created ON sessions (tenant_id, created_at DESC, session_id DESC);
+
 CREATE INDEX idx_sessions_expires ON sessions (tenant_id, expires_at) WHERE expires_at IS NOT NULL;
 
-CREATE INDEX idx_sessions_tenant_status ON sessions (tenant_id, status);
+CREATE INDEX idx_sessions_tenant_status ON sessions (tenant_id, status, created_at DESC, session_id DESC);
+
+CREATE INDEX idx_sessions_unmarked ON sessions (tenant_id, expires_at, session_id)
+    WHERE expires_at IS NOT NULL AND status <> 'expired';
 
 CREATE TABLE store_meta (
     name TEXT NOT NULL PRIMARY KEY,

@@ -47,12 +47,21 @@ Ending: TypeAlias = Literal["", "COMMIT", "ROLLBACK"]
 class Job:
     """One write: what to run on the writer's connection, and who waits for it. Made on the event loop that waits."""
 
-    __slots__ = ("ending", "error", "future", "loop", "result", "run", "several")
+    __slots__ = ("alone", "ending", "error", "future", "loop", "result", "run", "several")
 
-    def __init__(self, run: Callable[[apsw.Connection], Any], *, several: bool = False, ending: Ending = "") -> None:
-        """`several`: more than one statement, so it needs a savepoint. `ending`: it ends its transaction, and runs nothing."""
+    def __init__(
+        self,
+        run: Callable[[apsw.Connection], Any],
+        *,
+        several: bool = False,
+        alone: bool = False,
+        ending: Ending = "",
+    ) -> None:
+        """`several`: more than one statement, so it needs a savepoint; `alone`: a transaction of its own instead, for a
+        savepoint keeps a copy in memory of every old page that is written. `ending`: it ends its transaction, and runs nothing."""
         self.run = run
         self.several = several
+        self.alone = alone
         self.ending = ending
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
@@ -191,13 +200,18 @@ class Writer:
         ends = time.monotonic() + GROUP_MAX_S
         while isinstance(taken[1], Job):
             job = taken[1]
+            if job.alone and done:
+                break  # it begins the next group, and ends it
             if not job.future.cancelled():
                 done.append(job)
                 self._attempt(job)
+                if job.alone and job.error is not None:
+                    self._undo("ROLLBACK")
                 if not self._connection.in_transaction:  # some errors make the library give up the whole transaction
                     self._finish(done, lost=job.error)
                     return False, None
-            taken = (False, None) if len(done) >= GROUP_MAX or time.monotonic() > ends else self._take()
+            full = job.alone or len(done) >= GROUP_MAX or time.monotonic() > ends
+            taken = (False, None) if full else self._take()
         try:
             self._commit()
         except LlmspellError as error:

@@ -78,6 +78,50 @@ async def test_a_failing_write_of_a_group_fails_alone(backend: SqliteBackend) ->
     assert [results[0], results[4]] == [None, None]
 
 
+async def test_a_large_write_shares_its_commit_with_nobody(backend: SqliteBackend) -> None:
+    kv, queries = backend.storages(TENANT).kv, backend._runtime.catalog.kv
+    seen: list[str] = []
+
+    async def large(executor: Executor) -> None:
+        item = {"kv_id": b"i" * 16, "value": b"v", "expires_at": None, "now": 0}
+        await executor.execute(queries.set, key="large", **item)
+
+    writes: list[asyncio.Task[object]] = [
+        asyncio.create_task(kv.set("before", b"1")),
+        asyncio.create_task(backend.unit(TENANT).write(large, large=True)),
+        asyncio.create_task(kv.set("after", b"2")),
+        asyncio.create_task(kv.set("later", b"2")),
+    ]
+    async with backend.transaction(TENANT):
+        for _ in range(3):
+            await asyncio.sleep(0)
+        seen = commits(backend)
+    await asyncio.gather(*writes)
+
+    assert seen == ["COMMIT", *["BEGIN", "COMMIT"] * 3]
+    assert await kv.list_keys() == ["after", "before", "large", "later"]
+
+
+async def test_a_large_write_that_fails_takes_nothing_of_others_with_it(backend: SqliteBackend) -> None:
+    kv = backend.storages(TENANT).kv
+
+    async def fails(executor: Executor) -> None:
+        await executor.execute(backend._runtime.catalog.kv.clear)
+        raise ValueError("changed its mind")
+
+    writes: list[asyncio.Task[object]] = [
+        asyncio.create_task(kv.set("before", b"1")),
+        asyncio.create_task(backend.unit(TENANT).write(fails, large=True)),
+        asyncio.create_task(kv.set("after", b"2")),
+    ]
+    await behind_a_transaction(backend, writes)
+    results = await asyncio.gather(*writes, return_exceptions=True)
+
+    assert await kv.list_keys() == ["after", "before"]
+    assert isinstance(results[1], ValueError)
+    assert [results[0], results[2]] == [None, None]
+
+
 async def test_a_statement_that_breaks_a_constraint_names_it_and_no_value(
     backend: SqliteBackend, query: MakeQuery
 ) -> None:

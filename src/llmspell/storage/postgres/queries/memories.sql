@@ -75,10 +75,10 @@ SELECT count(*) FROM llmspell.memories m
 WHERE m.tenant_id = :tenant_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters};
 
 -- name: page_by_offset -> rows
--- Live memories, newest first, beyond an offset.
+-- Live memories that match, newest first, beyond an offset.
 SELECT {memory}
 FROM llmspell.memories m
-WHERE m.tenant_id = :tenant_id AND (m.expires_at IS NULL OR m.expires_at > :now)
+WHERE m.tenant_id = :tenant_id AND (m.expires_at IS NULL OR m.expires_at > :now) AND {filters}
 ORDER BY m.created_at DESC, m.memory_id DESC LIMIT :limit OFFSET :offset;
 
 -- name: adjacent -> rows

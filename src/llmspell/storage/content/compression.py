@@ -1,0 +1,67 @@
+"""Compression of contents: zstd, when it pays.
+
+Rule: what is unpacked is bounded by the size that was promised: a damaged or hostile frame never fills the memory.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+LEVEL = 3
+COMPRESS_ABOVE_BYTES = 10_240  # C10
+STORED_SHARE_MAX = 0.9
+"""Compressed content is kept when it takes at most this share: less is not worth unpacking it at every read."""
+PIECE_BYTES = 1_048_576
+
+
+def pays(size_bytes: int, stored_bytes: int) -> bool:
+    """Say whether compressing so many bytes into so many was worth it."""
+    return stored_bytes <= size_bytes * STORED_SHARE_MAX
+
+
+def compress(part: Callable[[int, int], bytes | memoryview], size_bytes: int) -> Iterator[bytes]:
+    """Compress bytes that `part(start, size)` gives, a piece at a time."""
+    compressor = zstd.ZstdCompressor(level=LEVEL)
+    for start in range(0, size_bytes, PIECE_BYTES):
+        if packed := compressor.compress(part(start, min(PIECE_BYTES, size_bytes - start))):
+            yield packed
+    yield compressor.flush()
+
+
+class Damaged(Exception):
+    """The stored bytes are not what was stored."""
+
+
+class Decompressor:
+    """Unpacks one frame from its pieces."""
+
+    def __init__(self) -> None:
+        self._frame = zstd.ZstdDecompressor()
+
+    def pieces(self, stored: bytes) -> Iterator[bytes]:
+        """Yield what a piece of the frame unpacks to, at most a mebibyte at a time.
+
+        Raises:
+            Damaged: it is no such frame, or something follows it.
+        """
+        waiting = stored
+        while True:
+            try:
+                unpacked = self._frame.decompress(waiting, PIECE_BYTES)
+            except (zstd.ZstdError, EOFError) as exc:
+                raise Damaged(str(exc)) from exc
+            waiting = b""
+            if unpacked:
+                yield unpacked
+            if self._frame.eof:
+                if self._frame.unused_data:
+                    raise Damaged("something follows the frame")
+                return
+            if self._frame.needs_input:
+                return
