@@ -19,13 +19,39 @@ from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.spell import Spell, Tenant, Transaction
+from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.kv import KV
+from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.workflow_state import WorkflowStates
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
-PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md")
+PAGES = (
+    "kv.md",
+    "vectors.md",
+    "memories.md",
+    "graph.md",
+    "tenants.md",
+    "python-api.md",
+    "procedures.md",
+    "agent_state.md",
+    "workflow_state.md",
+)
 CLASSES = {
     kind.__name__: kind
-    for kind in (KV, VectorCollection, KnowledgeGraph, Memory, TenantRegistry, Admin, Spell, Tenant, Transaction)
+    for kind in (
+        Procedures,
+        AgentStates,
+        WorkflowStates,
+        KV,
+        VectorCollection,
+        KnowledgeGraph,
+        Memory,
+        TenantRegistry,
+        Admin,
+        Spell,
+        Tenant,
+        Transaction,
+    )
 }
 TABLE = re.compile(r"<!-- methods of (\w+) -->\n.*?<!-- end of methods -->", re.DOTALL)
 

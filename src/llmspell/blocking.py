@@ -41,7 +41,10 @@ from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.embedder import Embedder
 from llmspell.settings import Settings
 from llmspell.spell import Spell, Tenant, Transaction, connect
+from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.kv import KV
+from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.workflow_state import WorkflowStates
 from llmspell.tenant import DEFAULT_TENANT
 
 INTERRUPT_WAIT_S = 10.0
@@ -398,6 +401,18 @@ class BlockingKV(_Twin, of=KV):
     pass
 
 
+class BlockingProcedures(_Twin, of=Procedures):
+    pass
+
+
+class BlockingAgentStates(_Twin, of=AgentStates):
+    pass
+
+
+class BlockingWorkflowStates(_Twin, of=WorkflowStates):
+    pass
+
+
 class BlockingVectorCollection(_Twin, of=VectorCollection):
     pass
 
@@ -420,6 +435,9 @@ class BlockingAdmin(_Twin, of=Admin):
 
 class BlockingTransaction(_Twin, of=Transaction):
     kv: BlockingKV
+    procedures: BlockingProcedures
+    agent_state: BlockingAgentStates
+    workflow_state: BlockingWorkflowStates
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -427,6 +445,9 @@ class BlockingTransaction(_Twin, of=Transaction):
     def __init__(self, inner: Transaction, runner: Runner) -> None:
         super().__init__(inner, runner)
         self.kv = BlockingKV(inner.kv, runner)
+        self.procedures = BlockingProcedures(inner.procedures, runner)
+        self.agent_state = BlockingAgentStates(inner.agent_state, runner)
+        self.workflow_state = BlockingWorkflowStates(inner.workflow_state, runner)
         self.vectors = BlockingVectorCollection(inner.vectors, runner)
         self.graph = BlockingKnowledgeGraph(inner.graph, runner)
         self.memory = BlockingMemory(inner.memory, runner)
@@ -435,6 +456,9 @@ class BlockingTransaction(_Twin, of=Transaction):
 class BlockingTenant(_Twin, of=Tenant):
     id: str
     kv: BlockingKV
+    procedures: BlockingProcedures
+    agent_state: BlockingAgentStates
+    workflow_state: BlockingWorkflowStates
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -444,6 +468,9 @@ class BlockingTenant(_Twin, of=Tenant):
         self._portal = portal
         self.id = inner.id
         self.kv = BlockingKV(inner.kv, portal)
+        self.procedures = BlockingProcedures(inner.procedures, portal)
+        self.agent_state = BlockingAgentStates(inner.agent_state, portal)
+        self.workflow_state = BlockingWorkflowStates(inner.workflow_state, portal)
         self.vectors = BlockingVectorCollection(inner.vectors, portal)
         self.graph = BlockingKnowledgeGraph(inner.graph, portal)
         self.memory = BlockingMemory(inner.memory, portal)

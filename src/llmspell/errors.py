@@ -18,7 +18,8 @@
     ├── Conflict                another writer was first; retry may help            LS-1300
     │   ├── AlreadyExists       the id is taken                                     LS-1301
     │   ├── VersionConflict     `expected_version` is not the current version       LS-1302
-    │   └── FileExists          a file is there that would be replaced              LS-1303
+    │   ├── FileExists          a file is there that would be replaced              LS-1303
+    │   └── IllegalTransition   the record's status does not lead there             LS-1304
     ├── Unsupported             this backend does not do that                       LS-1400
     ├── OutcomeUnknown          the answer to a commit was lost                     LS-1500
     ├── TransactionError
@@ -219,6 +220,14 @@ class FileExists(Conflict):
     code = "LS-1303"
     retryable = False
     default_hint = "Edit it, or have it replaced with --force."
+
+
+class IllegalTransition(Conflict):
+    """The record's status does not allow that change."""
+
+    code = "LS-1304"
+    retryable = False
+    default_hint = "Read its status, and choose a legal one."
 
 
 class Unsupported(LlmspellError):

@@ -30,10 +30,13 @@ from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.configured import open_configured
 from llmspell.providers.embedder import Embedder, open_embedder
 from llmspell.settings import Settings, load_settings
+from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.backend import Backend, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.pages import Cursors
+from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.workflow_state import WorkflowStates
 from llmspell.storage.open import open_backend
 from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
 
@@ -181,6 +184,9 @@ class Tenant:
         self._gate = spell._gate(id)
         storages = guarded(backend.storages(id), self._gate)
         self.kv: KV = storages.kv
+        self.procedures: Procedures = storages.procedures
+        self.agent_state: AgentStates = storages.agent_state
+        self.workflow_state: WorkflowStates = storages.workflow_state
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
         self._embedding = spell._embedding.for_tenant(id)
@@ -239,6 +245,9 @@ class Transaction:
 
     def __init__(self, storages: Storages, memory: Memory) -> None:
         self.kv: KV = storages.kv
+        self.procedures: Procedures = storages.procedures
+        self.agent_state: AgentStates = storages.agent_state
+        self.workflow_state: WorkflowStates = storages.workflow_state
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
         self.memory = memory

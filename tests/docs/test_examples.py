@@ -25,7 +25,10 @@ from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.spell import Admin, Spell, Tenant, TenantRegistry
 from llmspell.storage.contracts import memories, vectors
+from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.kv import KV
+from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.workflow_state import WorkflowStates
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -196,6 +199,12 @@ def public(kind: type) -> set[str]:
         (blocking.BlockingVectorCollection, "vectors.md"),
         (KV, "kv.md"),
         (blocking.BlockingKV, "kv.md"),
+        (Procedures, "procedures.md"),
+        (blocking.BlockingProcedures, "procedures.md"),
+        (AgentStates, "agent_state.md"),
+        (blocking.BlockingAgentStates, "agent_state.md"),
+        (WorkflowStates, "workflow_state.md"),
+        (blocking.BlockingWorkflowStates, "workflow_state.md"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )

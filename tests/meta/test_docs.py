@@ -28,6 +28,12 @@ HANDLES = {
     "spell.admin": ("llmspell.admin:Admin", "reference/python-api.md"),
     "tenant": ("llmspell.spell:Tenant", "reference/python-api.md"),
     "tenant.kv": ("llmspell.storage.contracts.kv:KV", "reference/kv.md"),
+    "tenant.procedures": ("llmspell.storage.contracts.procedures:Procedures", "reference/procedures.md"),
+    "tenant.agent_state": ("llmspell.storage.contracts.agent_state:AgentStates", "reference/agent_state.md"),
+    "tenant.workflow_state": (
+        "llmspell.storage.contracts.workflow_state:WorkflowStates",
+        "reference/workflow_state.md",
+    ),
     "tenant.vectors": ("llmspell.memory.vectors:VectorCollection", "reference/vectors.md"),
     "tenant.memory": ("llmspell.memory.memory:Memory", "reference/memories.md"),
     "tenant.graph": ("llmspell.memory.knowledge:KnowledgeGraph", "reference/graph.md"),

@@ -10,12 +10,15 @@ from typing import Protocol
 
 import msgspec
 
+from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Graph
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.memories import Memories
+from llmspell.storage.contracts.procedures import Procedures
 from llmspell.storage.contracts.tenants import Tenants
 from llmspell.storage.contracts.vectors import Vectors
+from llmspell.storage.contracts.workflow_state import WorkflowStates
 from llmspell.tenant import TenantId
 
 TRANSACTION_TIMEOUT_S = 30.0
@@ -28,6 +31,9 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     vectors: Vectors
     memories: Memories
     graph: Graph
+    procedures: Procedures
+    agent_state: AgentStates
+    workflow_state: WorkflowStates
 
 
 class MigrationStatus(msgspec.Struct, frozen=True, kw_only=True):

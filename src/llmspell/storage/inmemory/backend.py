@@ -19,13 +19,17 @@ from llmspell.errors import InvalidLimit, Unavailable, Unsupported
 from llmspell.ids import IdSource
 from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.pages import Cursors
+from llmspell.storage.inmemory.agent_state import InMemoryAgentStates
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.graph import InMemoryGraph
 from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
+from llmspell.storage.inmemory.procedures import InMemoryProcedures
 from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
 from llmspell.storage.inmemory.tenants import InMemoryTenants
 from llmspell.storage.inmemory.vectors import InMemoryVectors
+from llmspell.storage.inmemory.workflow_state import InMemoryWorkflowStates
 from llmspell.storage.text.analyser import Analyser
 from llmspell.tenant import TenantId, tenant_id
 
@@ -49,7 +53,7 @@ class InMemoryBackend:
         self.auto_create_tenants = True
 
     def storages(self, tenant: TenantId) -> Storages:
-        return self._bind(AutocommitUnit(partial(self._store, tenant_id(tenant))))
+        return self._bind(tenant, AutocommitUnit(partial(self._store, tenant_id(tenant))))
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
@@ -66,7 +70,7 @@ class InMemoryBackend:
             unit = TransactionUnit(store, self._clock, timeout_s=timeout_s)
             try:
                 async with asyncio.timeout(timeout_s) as limit:
-                    yield self._bind(unit)
+                    yield self._bind(tenant, unit)
                 unit.commit()
             except TimeoutError as exc:
                 if limit.expired():
@@ -81,12 +85,16 @@ class InMemoryBackend:
         self._require_open()
         return self.tenants.store(tenant, writing=writing, auto_create=self.auto_create_tenants)
 
-    def _bind(self, unit: Unit) -> Storages:
+    def _bind(self, tenant: TenantId, unit: Unit) -> Storages:
+        cursors = Cursors(tenant, self.cursor_key)
         return Storages(
             kv=InMemoryKV(unit, self._clock),
             vectors=InMemoryVectors(unit, self._clock, self._ids),
             memories=InMemoryMemories(unit, self._clock, self._analyser),
             graph=InMemoryGraph(unit, self._clock, self._ids),
+            procedures=InMemoryProcedures(unit, self._clock, self._ids, cursors),
+            agent_state=InMemoryAgentStates(unit, self._clock, self._ids, cursors),
+            workflow_state=InMemoryWorkflowStates(unit, self._clock, cursors),
         )
 
     async def migration_status(self) -> MigrationStatus:

@@ -26,9 +26,12 @@ from llmspell.errors import TransactionClosed, TransactionTimeout, Unavailable
 if TYPE_CHECKING:
     from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
     from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
+    from llmspell.storage.contracts.procedures import Pattern
+    from llmspell.storage.inmemory.agent_state import StoredAgentState
     from llmspell.storage.inmemory.kv import Item
     from llmspell.storage.inmemory.memories import StoredMemory
     from llmspell.storage.inmemory.vectors import StoredVector
+    from llmspell.storage.inmemory.workflow_state import StoredWorkflow
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -112,6 +115,9 @@ class State:
     predicates: Table[str, Cardinality] = field(default_factory=Table)
     entities: Table[int, Entity] = field(default_factory=Table)
     facts: Table[int, Fact] = field(default_factory=Table)
+    patterns: Table[tuple[str, str, str], Pattern] = field(default_factory=Table)
+    agents: Table[str, StoredAgentState] = field(default_factory=Table)
+    workflows: Table[str, StoredWorkflow] = field(default_factory=Table)
     counters: Table[str, int] = field(default_factory=Table)
     moments: Table[str, datetime] = field(default_factory=Table)
     transaction: Transaction | None = None

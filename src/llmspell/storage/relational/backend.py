@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from llmspell.storage.contracts.backend import Storages
+from llmspell.storage.relational.agent_state import RelationalAgentStates
 from llmspell.storage.relational.database import Unit
 from llmspell.storage.relational.graph import RelationalGraph
 from llmspell.storage.relational.kv import RelationalKV
 from llmspell.storage.relational.memories import RelationalMemories
+from llmspell.storage.relational.procedures import RelationalProcedures
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.vectors import RelationalVectors
+from llmspell.storage.relational.workflow_state import RelationalWorkflowStates
 
 
 def storages(unit: Unit, runtime: Runtime) -> Storages:
@@ -18,4 +21,7 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         vectors=RelationalVectors(unit, runtime),
         memories=RelationalMemories(unit, runtime),
         graph=RelationalGraph(unit, runtime),
+        procedures=RelationalProcedures(unit, runtime),
+        agent_state=RelationalAgentStates(unit, runtime),
+        workflow_state=RelationalWorkflowStates(unit, runtime),
     )
