@@ -20,29 +20,24 @@ from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.spell import Spell, Tenant, Transaction
 from llmspell.storage.contracts.agent_state import AgentStates
+from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.procedures import Procedures
 from llmspell.storage.contracts.workflow_state import WorkflowStates
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 PAGES = (
-    "kv.md",
-    "vectors.md",
-    "memories.md",
-    "graph.md",
-    "tenants.md",
-    "python-api.md",
-    "procedures.md",
-    "agent_state.md",
-    "workflow_state.md",
+    *("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "idempotency.md"),
+    *("procedures.md", "agent_state.md", "workflow_state.md"),
 )
 CLASSES = {
     kind.__name__: kind
     for kind in (
+        Idempotency,
+        KV,
         Procedures,
         AgentStates,
         WorkflowStates,
-        KV,
         VectorCollection,
         KnowledgeGraph,
         Memory,

@@ -19,7 +19,8 @@
     │   ├── AlreadyExists       the id is taken                                     LS-1301
     │   ├── VersionConflict     `expected_version` is not the current version       LS-1302
     │   ├── FileExists          a file is there that would be replaced              LS-1303
-    │   └── IllegalTransition   the record's status does not lead there             LS-1304
+    │   ├── IdempotencyConflict an idempotency key was used for something else      LS-1304
+    │   └── IllegalTransition   the record's status does not lead there             LS-1305
     ├── Unsupported             this backend does not do that                       LS-1400
     ├── OutcomeUnknown          the answer to a commit was lost                     LS-1500
     ├── TransactionError
@@ -59,7 +60,9 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import ClassVar
+    from typing import ClassVar, Literal, TypeAlias
+
+    Outcome: TypeAlias = Literal["failed", "unknown"]
 
 SHOWN_CHARACTERS = 80
 
@@ -75,6 +78,8 @@ class LlmspellError(Exception):
 
     code: ClassVar[str] = "LS-0000"
     retryable: ClassVar[bool] = False
+    outcome: ClassVar[Outcome] = "failed"
+    """Whether the call had no effect (`failed`), or may have had all of it (`unknown`)."""
     default_hint: ClassVar[str] = ""
 
     def __init__(self, message: str = "", /, *, hint: str = "", **fields: object) -> None:
@@ -222,10 +227,18 @@ class FileExists(Conflict):
     default_hint = "Edit it, or have it replaced with --force."
 
 
+class IdempotencyConflict(Conflict):
+    """The idempotency key was used for another call; nothing was done."""
+
+    code = "LS-1304"
+    retryable = False
+    default_hint = "Give every call a key of its own, and repeat a call with the same arguments."
+
+
 class IllegalTransition(Conflict):
     """The record's status does not allow that change."""
 
-    code = "LS-1304"
+    code = "LS-1305"
     retryable = False
     default_hint = "Read its status, and choose a legal one."
 
@@ -240,7 +253,8 @@ class OutcomeUnknown(LlmspellError):
     """The answer to a commit was lost: the write either happened completely or not at all."""
 
     code = "LS-1500"
-    default_hint = "Read back what you wrote before you repeat it."
+    outcome = "unknown"
+    default_hint = "Read back what you wrote before you repeat it, or repeat it under its idempotency key."
 
 
 class TransactionError(LlmspellError):

@@ -27,6 +27,8 @@ HANDLES = {
     "spell.tenants": ("llmspell.admin:TenantRegistry", "reference/tenants.md"),
     "spell.admin": ("llmspell.admin:Admin", "reference/python-api.md"),
     "tenant": ("llmspell.spell:Tenant", "reference/python-api.md"),
+    "transaction": ("llmspell.spell:Transaction", "reference/python-api.md"),
+    "idempotency": ("llmspell.storage.contracts.idempotency:Idempotency", "reference/idempotency.md"),
     "tenant.kv": ("llmspell.storage.contracts.kv:KV", "reference/kv.md"),
     "tenant.procedures": ("llmspell.storage.contracts.procedures:Procedures", "reference/procedures.md"),
     "tenant.agent_state": ("llmspell.storage.contracts.agent_state:AgentStates", "reference/agent_state.md"),

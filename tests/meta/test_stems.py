@@ -10,6 +10,12 @@ from llmspell.storage.relational import catalog
 CONCERNS = (
     *("kv", "vectors", "memories", "graph", "tenants"),
     *("procedures", "agent_state", "workflow_state"),
+    "kv",
+    "vectors",
+    "memories",
+    "graph",
+    "tenants",
+    "idempotency",
 )
 PLACES = {
     "src/llmspell/storage/contracts/{stem}.py": "what it promises: a Protocol and its records",

@@ -5,14 +5,17 @@ Rule: the tenant is bound when the storages are handed out; no method takes one,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
 
+from llmspell.errors import TransactionError
 from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Graph
+from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.memories import Memories
 from llmspell.storage.contracts.procedures import Procedures
@@ -34,6 +37,63 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     procedures: Procedures
     agent_state: AgentStates
     workflow_state: WorkflowStates
+    idempotency: Idempotency
+
+
+class OpenTransaction(Storages, frozen=True, kw_only=True):
+    """The storages of one tenant inside a transaction."""
+
+    savepoint: Callable[[], AbstractAsyncContextManager[None]]
+    """Open a block of which nothing stays when an exception leaves it; the transaction goes on.
+
+    Blocks nest, and end in the reverse order of their beginnings. What other tasks write through the same transaction while
+    a block is open belongs to the block.
+
+    Raises:
+        TransactionError: a block was left while one that began inside of it was still open; the transaction must end.
+        TransactionClosed, TransactionTimeout.
+    """
+
+
+def opened(storages: Storages, savepoint: Callable[[], AbstractAsyncContextManager[None]]) -> OpenTransaction:
+    """Return the storages of a transaction with its way to savepoints."""
+    bound = {name: getattr(storages, name) for name in storages.__struct_fields__}
+    return OpenTransaction(**bound, savepoint=savepoint)
+
+
+class Savepoints:
+    """Which savepoint blocks of a transaction are open, innermost last."""
+
+    def __init__(self) -> None:
+        self._open: list[object] = []
+
+    def enter(self) -> object:
+        """Note that a block begins, and return its mark."""
+        mark = object()
+        self._open.append(mark)
+        return mark
+
+    def leave(self, mark: object) -> None:
+        """Note that a block ends.
+
+        Raises:
+            TransactionError: it is not the innermost.
+        """
+        if not self._open or self._open[-1] is not mark:
+            raise TransactionError(
+                "A savepoint ended before one that began inside of it; nothing of the transaction can be kept.",
+                hint="Let the tasks that share a transaction take turns at savepoints.",
+            )
+        self._open.pop()
+
+    def require_none(self) -> None:
+        """Refuse to commit while a block is open: whether it would keep what it wrote is not decided yet.
+
+        Raises:
+            TransactionError: a block is open.
+        """
+        if self._open:
+            raise TransactionError("The transaction ended while a savepoint of it was open; nothing was written.")
 
 
 class MigrationStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,10 +131,10 @@ class Backend(Protocol):
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
-    ) -> AbstractAsyncContextManager[Storages]:
+    ) -> AbstractAsyncContextManager[OpenTransaction]:
         """Open a transaction: all writes through the yielded storages commit together when the block ends normally.
 
-        Nested use of the storages' own multi-statement writes become savepoints. A raised exception rolls back.
+        A call that fails undoes itself and nothing else, and so does a `savepoint()` block. A raised exception rolls back.
 
         Raises:
             TransactionTimeout: it outlived `timeout_s`; it was rolled back.

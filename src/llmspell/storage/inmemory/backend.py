@@ -17,12 +17,20 @@ from functools import partial
 from llmspell.clock import Clock, SystemClock
 from llmspell.errors import InvalidLimit, Unavailable, Unsupported
 from llmspell.ids import IdSource
-from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
+from llmspell.storage.contracts.backend import (
+    TRANSACTION_TIMEOUT_S,
+    MigrationStatus,
+    OpenTransaction,
+    PoolStatus,
+    Storages,
+    opened,
+)
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.inmemory.agent_state import InMemoryAgentStates
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.graph import InMemoryGraph
+from llmspell.storage.inmemory.idempotency import InMemoryIdempotency
 from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
 from llmspell.storage.inmemory.procedures import InMemoryProcedures
@@ -57,20 +65,20 @@ class InMemoryBackend:
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
-    ) -> AbstractAsyncContextManager[Storages]:
+    ) -> AbstractAsyncContextManager[OpenTransaction]:
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not timeout_s > 0:
             raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
         return self._transaction(tenant_id(tenant), float(timeout_s))
 
     @asynccontextmanager
-    async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[Storages]:
+    async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[OpenTransaction]:
         store = self._store(tenant, writing=True)
         await store.writer.acquire()
         try:
             unit = TransactionUnit(store, self._clock, timeout_s=timeout_s)
             try:
                 async with asyncio.timeout(timeout_s) as limit:
-                    yield self._bind(tenant, unit)
+                    yield opened(self._bind(tenant, unit), unit.savepoint)
                 unit.commit()
             except TimeoutError as exc:
                 if limit.expired():
@@ -95,6 +103,7 @@ class InMemoryBackend:
             procedures=InMemoryProcedures(unit, self._clock, self._ids, cursors),
             agent_state=InMemoryAgentStates(unit, self._clock, self._ids, cursors),
             workflow_state=InMemoryWorkflowStates(unit, self._clock, cursors),
+            idempotency=InMemoryIdempotency(unit, self._clock),
         )
 
     async def migration_status(self) -> MigrationStatus:

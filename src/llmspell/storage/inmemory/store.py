@@ -14,20 +14,23 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from llmspell.clock import MICROSECOND, Clock
-from llmspell.errors import TransactionClosed, TransactionTimeout, Unavailable
+from llmspell.errors import TransactionClosed, TransactionError, TransactionTimeout, Unavailable
+from llmspell.storage.contracts.backend import Savepoints
 
 if TYPE_CHECKING:
     from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
     from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
     from llmspell.storage.contracts.procedures import Pattern
     from llmspell.storage.inmemory.agent_state import StoredAgentState
+    from llmspell.storage.inmemory.idempotency import UsedKey
     from llmspell.storage.inmemory.kv import Item
     from llmspell.storage.inmemory.memories import StoredMemory
     from llmspell.storage.inmemory.vectors import StoredVector
@@ -118,6 +121,7 @@ class State:
     patterns: Table[tuple[str, str, str], Pattern] = field(default_factory=Table)
     agents: Table[str, StoredAgentState] = field(default_factory=Table)
     workflows: Table[str, StoredWorkflow] = field(default_factory=Table)
+    idempotency: Table[str, UsedKey] = field(default_factory=Table)
     counters: Table[str, int] = field(default_factory=Table)
     moments: Table[str, datetime] = field(default_factory=Table)
     transaction: Transaction | None = None
@@ -288,6 +292,7 @@ class TransactionUnit:
         self._deadline = clock.monotonic() + timeout_s
         self._layer = store.committed.layer(Transaction())
         self._mutex = threading.Lock()
+        self._savepoints = Savepoints()
         self._open = True
 
     async def read(self, work: Callable[[State], T]) -> T:
@@ -303,6 +308,32 @@ class TransactionUnit:
             savepoint.merge()
             return result
 
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Work in a layer above the transaction's for the length of a block."""
+        with self._mutex:
+            self._require_open()
+            mark = self._savepoints.enter()
+            outer, self._layer = self._layer, self._layer.layer()
+        try:
+            yield
+        except BaseException:
+            self._end_block(mark, outer, keep=False)
+            raise
+        self._end_block(mark, outer, keep=True)
+
+    def _end_block(self, mark: object, outer: State, *, keep: bool) -> None:
+        with self._mutex:
+            try:
+                self._savepoints.leave(mark)
+            except TransactionError:
+                self._open = False
+                raise
+            if keep:
+                self._require_open()
+                self._layer.merge()
+            self._layer = outer
+
     def commit(self) -> None:
         """Make the changes visible to everybody.
 
@@ -311,6 +342,7 @@ class TransactionUnit:
         """
         with self._mutex:
             self._require_open()
+            self._savepoints.require_none()
             self._open = False
             with self._store.mutex:
                 self._layer.merge()

@@ -19,7 +19,14 @@ from msgspec import structs
 from llmspell.clock import Clock, SystemClock
 from llmspell.errors import InvalidLimit, InvalidSetting
 from llmspell.ids import IdSource
-from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
+from llmspell.storage.contracts.backend import (
+    TRANSACTION_TIMEOUT_S,
+    MigrationStatus,
+    OpenTransaction,
+    PoolStatus,
+    Storages,
+    opened,
+)
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.postgres import migrate as migrator
 from llmspell.storage.postgres.capabilities import CAPABILITIES, CHARACTERISTICS
@@ -95,15 +102,15 @@ class PostgresBackend:
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
-    ) -> AbstractAsyncContextManager[Storages]:
+    ) -> AbstractAsyncContextManager[OpenTransaction]:
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
             raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
         return self._transaction(tenant_id(tenant), float(timeout_s))
 
     @asynccontextmanager
-    async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[Storages]:
+    async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[OpenTransaction]:
         async with self._database.transaction(tenant, timeout_s=timeout_s) as unit:
-            yield storages(unit, self._runtime)
+            yield opened(storages(unit, self._runtime), unit.savepoint)
 
     async def migration_status(self) -> MigrationStatus:
         async with self._database.pool.link() as link:

@@ -83,7 +83,9 @@ class Database:
         opened = Transaction(self.pool, tenant, BEGIN_SERIAL, clock=self._clock, timeout_s=timeout_s)
         try:
             async with asyncio.timeout(timeout_s) as limit:
-                yield InTransaction(opened)
+                unit = InTransaction(opened)
+                yield unit
+            unit.savepoints.require_none()
             await opened.commit()
         except TimeoutError:
             if limit.expired():

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmspell import observe
 from llmspell.errors import LlmspellError, TransactionClosed, TransactionError, TransactionTimeout
+from llmspell.storage.contracts.backend import Savepoints
 from llmspell.storage.postgres.link import COMMIT, ROLLBACK, Link, bind_tenant
 from llmspell.storage.postgres.statements import Bound, Command, bind, bind_texts, command, fixed
 
@@ -315,6 +317,7 @@ class InTransaction(Inside):
         super().__init__(transaction)
         self._inside = Inside(transaction)
         self._unit = asyncio.Lock()
+        self.savepoints = Savepoints()
 
     @property
     def in_transaction(self) -> bool:
@@ -331,6 +334,28 @@ class InTransaction(Inside):
         async with self._unit:
             with self._savepoint():
                 return await work(self._inside)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Hold a savepoint for the length of a block. Savepoints of one name nest: the innermost is meant."""
+        async with self._unit:
+            opening = self._transaction.savepoint()
+            mark = self.savepoints.enter()
+        try:
+            yield
+        except BaseException:
+            await self._end_block(mark, partial(self._transaction.undo, opening))
+            raise
+        await self._end_block(mark, partial(self._transaction.release, opening))
+
+    async def _end_block(self, mark: object, end: Callable[[], None]) -> None:
+        async with self._unit:
+            try:
+                self.savepoints.leave(mark)
+            except TransactionError:
+                await self._transaction.leave()
+                raise
+            end()
 
     async def _run(self, statements: Iterable[Bound], name: str, *, writes: bool, decode: bool) -> Answer:
         async with self._unit:

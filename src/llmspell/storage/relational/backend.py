@@ -6,6 +6,7 @@ from llmspell.storage.contracts.backend import Storages
 from llmspell.storage.relational.agent_state import RelationalAgentStates
 from llmspell.storage.relational.database import Unit
 from llmspell.storage.relational.graph import RelationalGraph
+from llmspell.storage.relational.idempotency import RelationalIdempotency
 from llmspell.storage.relational.kv import RelationalKV
 from llmspell.storage.relational.memories import RelationalMemories
 from llmspell.storage.relational.procedures import RelationalProcedures
@@ -24,4 +25,5 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         procedures=RelationalProcedures(unit, runtime),
         agent_state=RelationalAgentStates(unit, runtime),
         workflow_state=RelationalWorkflowStates(unit, runtime),
+        idempotency=RelationalIdempotency(unit, runtime),
     )

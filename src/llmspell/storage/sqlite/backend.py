@@ -17,7 +17,14 @@ from typing import Final
 from llmspell.clock import Clock, SystemClock
 from llmspell.errors import InvalidLimit, InvalidSetting, InvalidUrl, Unavailable, Unsupported
 from llmspell.ids import IdSource
-from llmspell.storage.contracts.backend import TRANSACTION_TIMEOUT_S, MigrationStatus, PoolStatus, Storages
+from llmspell.storage.contracts.backend import (
+    TRANSACTION_TIMEOUT_S,
+    MigrationStatus,
+    OpenTransaction,
+    PoolStatus,
+    Storages,
+    opened,
+)
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
@@ -68,15 +75,15 @@ class SqliteBackend:
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
-    ) -> AbstractAsyncContextManager[Storages]:
+    ) -> AbstractAsyncContextManager[OpenTransaction]:
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
             raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
         return self._transaction(tenant_id(tenant), float(timeout_s))
 
     @contextlib.asynccontextmanager
-    async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[Storages]:
+    async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[OpenTransaction]:
         async with transaction(self._database, tenant, timeout_s) as unit:
-            yield storages(unit, self._runtime)
+            yield opened(storages(unit, self._runtime), unit.savepoint)
 
     async def migration_status(self) -> MigrationStatus:
         return await asyncio.to_thread(migrator.status, self._database.path, busy_timeout_s=self._busy_timeout_s)

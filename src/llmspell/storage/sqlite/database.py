@@ -20,9 +20,9 @@ from typing import Any, Final, TypeVar, cast
 import apsw
 
 from llmspell.clock import Clock
-from llmspell.errors import LlmspellError, TransactionClosed, TransactionTimeout, Unavailable
+from llmspell.errors import LlmspellError, TransactionClosed, TransactionError, TransactionTimeout, Unavailable
 from llmspell.observe import notify_round_trip, observed
-from llmspell.storage.contracts.backend import PoolStatus
+from llmspell.storage.contracts.backend import PoolStatus, Savepoints
 from llmspell.storage.relational.catalog import Query
 from llmspell.storage.relational.database import Executor, Row, Statement
 from llmspell.storage.sqlite import pragmas
@@ -300,10 +300,11 @@ class FileUnit:
 class TransactionUnit:
     """`Unit` of one tenant inside a transaction: every call runs on the writer's connection, in its transaction."""
 
-    __slots__ = ("_session", "tenant")
+    __slots__ = ("_session", "savepoints", "tenant")
 
     def __init__(self, session: Session, tenant: TenantId) -> None:
         self._session = session
+        self.savepoints = Savepoints()
         self.tenant = tenant
 
     @property
@@ -339,10 +340,37 @@ class TransactionUnit:
         run = functools.partial(run_work, tenant=self.tenant, work=work, uncommitted=True)
         return await self._submit(run, several=True)  # type: ignore[no-any-return]
 
+    @contextlib.asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Hold a savepoint for the length of a block. Savepoints of one name nest: the innermost is meant."""
+        mark = self.savepoints.enter()
+        await self._submit(functools.partial(_control_all, statements=("SAVEPOINT block",)))
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(LlmspellError):  # the transaction is over: the block is gone with it
+                await self._end_block(mark, "ROLLBACK TO block", "RELEASE block")
+            raise
+        await self._end_block(mark, "RELEASE block")
+
+    async def _end_block(self, mark: object, *statements: str) -> None:
+        try:
+            self.savepoints.leave(mark)
+        except TransactionError:
+            self._session.submit(ending("ROLLBACK"))
+            raise
+        # Shielded: a cancelled caller must not leave the block open for what comes after.
+        await asyncio.shield(self._submit(functools.partial(_control_all, statements=statements)))
+
     def _submit(self, run: Callable[[apsw.Connection], Any], *, several: bool = False) -> asyncio.Future[Any]:
         if observed():
             notify_round_trip("transaction")
         return self._session.submit(Job(run, several=several))
+
+
+def _control_all(connection: apsw.Connection, *, statements: Sequence[str]) -> None:
+    for statement in statements:
+        control(connection, statement)
 
 
 @contextlib.asynccontextmanager
@@ -360,13 +388,15 @@ async def transaction(database: Database, tenant: TenantId, timeout_s: float) ->
         try:
             # The writer rolls back at its own deadline; this one ends a block that waits for something else.
             async with asyncio.timeout(timeout_s) as limit:
-                yield TransactionUnit(session, tenant)
+                unit = TransactionUnit(session, tenant)
+                yield unit
         except TimeoutError as exc:
             if not limit.expired():
                 raise
             raise TransactionTimeout(timeout_s=timeout_s) from exc
         if limit.expired():  # the block held on to its cancellation
             raise TransactionTimeout(timeout_s=timeout_s)
+        unit.savepoints.require_none()
         # A cancelled commit may land or not, but never by half; the writer needs no answer from here.
         await session.submit(ending("COMMIT"))
 
