@@ -23,4 +23,10 @@ INSERT INTO llmspell.embedding_spaces (tenant_id, space_id, model, dimension) SE
 INSERT INTO llmspell.vector_embeddings_384 (tenant_id, id, owner_id, scope, embedding, space_id)
 SELECT tenant, id, id, 'scope', array_fill(n, ARRAY[384])::public.vector, CASE WHEN n <= 40 THEN 'free-384' ELSE 'model' END
 FROM crowd WHERE n <= 200;
+INSERT INTO llmspell.procedural_patterns (tenant_id, pattern_id, scope, key, value, frequency, first_seen, last_seen)
+SELECT tenant, id, 'scope', 'key-' || n % 40, 'value-' || n, 1 + n % 5, at, at FROM crowd;
+INSERT INTO llmspell.agent_states (tenant_id, state_id, agent_id, agent_type, state_data, checksum, created_at)
+SELECT tenant, id, 'agent-' || n, 'type-' || n % 20, '{}', 'x', at FROM crowd;
+INSERT INTO llmspell.workflow_states (tenant_id, workflow_id, state_data, status, last_updated, created_at)
+SELECT tenant, 'workflow-' || n, '{}', (ARRAY['pending', 'running', 'completed', 'failed', 'cancelled'])[1 + n % 5], at, at FROM crowd;
 ANALYZE;

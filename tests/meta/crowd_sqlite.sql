@@ -16,3 +16,11 @@ INSERT INTO relationships
     (tenant_id, relationship_id, from_entity, to_entity, relationship_type, valid_time_start, valid_time_end, transaction_time_start,
      transaction_time_end, created_at)
 SELECT tenant, id, other, id, 'type-' || n % 20, at, 9223372036854775807, at, 9223372036854775807, at FROM crowd;
+INSERT INTO procedural_patterns (tenant_id, pattern_id, scope, key, value, frequency, first_seen, last_seen, created_at, updated_at)
+SELECT tenant, id, 'scope', 'key-' || n % 40, 'value-' || n, 1 + n % 5, at, at, at, at FROM crowd;
+INSERT INTO agent_states (tenant_id, state_id, agent_id, agent_type, state_data, checksum, created_at, updated_at)
+SELECT tenant, id, 'agent-' || n, 'type-' || n % 20, '{}', 'x', at, at FROM crowd;
+INSERT INTO workflow_states (tenant_id, workflow_id, state_data, status, last_updated, created_at)
+SELECT tenant, 'workflow-' || n, '{}',
+    CASE n % 5 WHEN 0 THEN 'pending' WHEN 1 THEN 'running' WHEN 2 THEN 'completed' WHEN 3 THEN 'failed' ELSE 'cancelled' END, at, at
+FROM crowd;

@@ -33,6 +33,7 @@ BUSY_TIMEOUT_S = 5.0
 BIG = frozenset(
     {
         *("kv_store", "memories", "memory_versions", "text_postings", "text_stats", "entities", "relationships"),
+        *("procedural_patterns", "agent_states", "workflow_states"),
         *("vector_embeddings_384", "vector_embeddings_768", "vector_embeddings_1536", "vector_embeddings_3072"),
     }
 )
@@ -60,6 +61,18 @@ VALUES: dict[str, Any] = {
     "query": "[" + ",".join(["0.5"] * 384) + "]",
     "scope": "scope",
     "space_id": "model",
+    **dict.fromkeys(("below", "min_frequency"), "3"),
+    "value": "value-",
+    "beyond_scope": "scope",
+    "beyond_key": "key-8",
+    "agent_id": "agent-7",
+    "agent_type": "type-3",
+    "workflow_id": "workflow-7",
+    "status": "running",
+    "sources": "{pending,failed}",
+    "expected_version": "1",
+    "step": "1",
+    **dict.fromkeys(("data", "name", "current_step", "schema_version", "checksum")),
 }
 WORDS = '[{"term": "term-3", "idf": 1.5, "generates": true}, {"term": "term-4", "idf": 1, "generates": false}]'
 TERMS = {
@@ -97,6 +110,34 @@ HOT = (
     hot("kv.get", "kv_store_pkey", "sqlite_autoindex_kv_store_1"),
     hot("kv.list_keys", "kv_store_pkey", "sqlite_autoindex_kv_store_1"),
     hot("kv.get_batch", "kv_store_pkey", "sqlite_autoindex_kv_store_1"),
+    hot("procedures.get", "unique_procedural_pattern", "sqlite_autoindex_procedural_patterns_2"),
+    hot("procedures.frequency", "unique_procedural_pattern", "sqlite_autoindex_procedural_patterns_2"),
+    hot("procedures.learned", "idx_procedural_patterns_lookup", "idx_procedural_patterns_lookup"),
+    hot(
+        "procedures.seen",
+        "unique_procedural_pattern idx_procedural_patterns_lookup",
+        "sqlite_autoindex_procedural_patterns_2",
+    ),
+    hot("procedures.predict", "unique_procedural_pattern", "sqlite_autoindex_procedural_patterns_2"),
+    hot(
+        "procedures.prune",
+        "idx_procedural_patterns_unlearned procedural_patterns_pkey",
+        "idx_procedural_patterns_unlearned sqlite_autoindex_procedural_patterns_1",
+    ),
+    hot("agent_state.get", "unique_agent_state", "sqlite_autoindex_agent_states_2"),
+    hot("agent_state.replace", "unique_agent_state", "sqlite_autoindex_agent_states_2"),
+    hot("agent_state.page", "idx_agent_states_created", "idx_agent_states_created"),
+    hot("agent_state.page_of_type", "idx_agent_states_type", "idx_agent_states_type"),
+    hot("workflow_state.get", "workflow_states_pkey", "sqlite_autoindex_workflow_states_1"),
+    hot("workflow_state.transition", "workflow_states_pkey", "sqlite_autoindex_workflow_states_1"),
+    hot("workflow_state.advance", "workflow_states_pkey", "sqlite_autoindex_workflow_states_1"),
+    hot("workflow_state.page", "idx_workflow_states_created", "idx_workflow_states_created"),
+    hot("workflow_state.page_of_status", "idx_workflow_states_status_created", "idx_workflow_states_status_created"),
+    hot(
+        "workflow_state.prune",
+        "idx_workflow_states_status workflow_states_pkey",
+        "idx_workflow_states_status sqlite_autoindex_workflow_states_1",
+    ),
     hot("memories.get_batch", "memories_pkey", "sqlite_autoindex_memories_1"),
     hot("memories.page_by_at_desc", "idx_memories_event", "idx_memories_event"),
     hot("memories.page_by_at_desc", "idx_memories_session", "idx_memories_session", "m.session = :f0"),

@@ -79,8 +79,9 @@ WHERE tenant_id = :tenant_id AND workflow_id = :workflow_id
 
 -- name: prune -> count
 -- Delete what ended and was last touched before an instant, the oldest first; each status by its own range of the index.
+-- The outer conditions hold again what may have changed meanwhile, so that whoever ran again is kept.
 DELETE FROM llmspell.workflow_states
-WHERE tenant_id = :tenant_id AND last_updated < :before AND status IN ('completed', 'failed', 'cancelled')
+WHERE tenant_id = :tenant_id AND last_updated < :before AND status <> 'pending' AND status <> 'running'
   AND workflow_id = ANY(ARRAY(
     SELECT ended.workflow_id FROM (
         (SELECT workflow_id, last_updated FROM llmspell.workflow_states
