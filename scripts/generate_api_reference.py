@@ -17,6 +17,7 @@ from pathlib import Path
 from llmspell.admin import Admin, TenantRegistry
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
+from llmspell.memory.state import ScopedState
 from llmspell.memory.vectors import VectorCollection
 from llmspell.spell import Spell, Tenant, Transaction
 from llmspell.storage.contracts.agent_state import AgentStates
@@ -28,7 +29,7 @@ from llmspell.storage.contracts.workflow_state import WorkflowStates
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 PAGES = (
     *("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "idempotency.md"),
-    *("procedures.md", "agent_state.md", "workflow_state.md"),
+    *("procedures.md", "agent_state.md", "workflow_state.md", "state.md"),
 )
 CLASSES = {
     kind.__name__: kind
@@ -36,6 +37,7 @@ CLASSES = {
         Idempotency,
         KV,
         Procedures,
+        ScopedState,
         AgentStates,
         WorkflowStates,
         VectorCollection,

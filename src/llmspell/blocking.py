@@ -38,6 +38,7 @@ from llmspell.clock import Clock
 from llmspell.errors import LlmspellError, OutcomeUnknown, TransactionClosed, Unavailable, Unsupported
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
+from llmspell.memory.state import ScopedState
 from llmspell.memory.vectors import VectorCollection
 from llmspell.once import Keyed
 from llmspell.providers.embedder import Embedder
@@ -404,6 +405,10 @@ class BlockingKV(_Twin, of=KV):
     pass
 
 
+class BlockingScopedState(_Twin, of=ScopedState):
+    pass
+
+
 class BlockingProcedures(_Twin, of=Procedures):
     pass
 
@@ -440,6 +445,7 @@ class _Concerns(_Twin, of=Concerns):
     """The concerns of one tenant, each with its twin."""
 
     kv: BlockingKV
+    state: BlockingScopedState
     procedures: BlockingProcedures
     agent_state: BlockingAgentStates
     workflow_state: BlockingWorkflowStates
@@ -450,6 +456,7 @@ class _Concerns(_Twin, of=Concerns):
     def __init__(self, inner: Concerns, runner: Runner) -> None:
         super().__init__(inner, runner)
         self.kv = BlockingKV(inner.kv, runner)
+        self.state = BlockingScopedState(inner.state, runner)
         self.procedures = BlockingProcedures(inner.procedures, runner)
         self.agent_state = BlockingAgentStates(inner.agent_state, runner)
         self.workflow_state = BlockingWorkflowStates(inner.workflow_state, runner)

@@ -15,6 +15,7 @@ from llmspell.codec import VectorLike
 from llmspell.memory.context import Context
 from llmspell.memory.knowledge import Instant, Unset
 from llmspell.memory.memory import MemoryHit, MemoryInput, Ranked
+from llmspell.memory.state import StateScope
 from llmspell.providers.embedder import Embedder
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
 from llmspell.settings import Settings
@@ -66,6 +67,41 @@ class BlockingKV:
         """Which backend this is (STO-10)."""
     def characteristics(self) -> Characteristics:
         """What this backend is good for (STO-11)."""
+
+class BlockingScopedState:
+    """A tenant's state (STA-01, STA-02). Values are JSON of at most 4 MiB; keys, with their scopes, of 1,024 bytes."""
+    def get(self, scope: StateScope, key: str, default: Any = None) -> Any:
+        """Return the value of a key, or `default` when the key is absent or expired."""
+    def get_many(self, scope: StateScope, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the values of the keys that exist, as they were at one moment; at most 10,000 keys."""
+    def set(self, scope: StateScope, key: str, value: Any, *, ttl_s: float | None = None) -> None:
+        """Store a value, replacing any; with `ttl_s` it expires that many seconds from now."""
+    def set_many(self, scope: StateScope, values: Mapping[str, Any], *, ttl_s: float | None = None) -> None:
+        """Store all values or none; at most 10,000."""
+    def update(
+        self,
+        scope: StateScope,
+        key: str,
+        change: Callable[[Any], Any],
+        *,
+        default: Any = None,
+        ttl_s: float | None = None,
+    ) -> Any:
+        """Replace a value by `change(value)` without losing anybody else's update, and return the new one."""
+    def initialize_scope(self, scope: StateScope, values: Mapping[str, Any]) -> list[str]:
+        """Store the values whose keys are absent, all or none, and return those keys in byte order (STA-01)."""
+    def delete(self, scope: StateScope, key: str) -> bool:
+        """Delete a key and say whether it was there (an expired key was not)."""
+    def list_keys(
+        self, scope: StateScope, prefix: str = "", *, after: str | None = None, limit: int = 1000
+    ) -> list[str]:
+        """Return at most `limit` keys of a scope that start with `prefix` and lie beyond `after`, in byte order."""
+    def items(
+        self, scope: StateScope, prefix: str = "", *, after: str | None = None, limit: int = 100
+    ) -> dict[str, Any]:
+        """Return the keys of `list_keys` with their values; a key that has gone meanwhile is left out."""
+    def clear(self, scope: StateScope) -> int:
+        """Delete every key of one scope, 10,000 in each step, and return how many there were; no other scope loses any."""
 
 class BlockingProcedures:
     """A tenant's patterns. Scopes and keys: 1 to 500 bytes of text. Values: 1 to 1,024 bytes."""
@@ -457,6 +493,7 @@ class _Concerns:
     """What one tenant has, by concern: on its handle, inside of a transaction, and under an idempotency key."""
 
     kv: BlockingKV
+    state: BlockingScopedState
     procedures: BlockingProcedures
     agent_state: BlockingAgentStates
     workflow_state: BlockingWorkflowStates

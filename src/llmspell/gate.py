@@ -22,7 +22,7 @@ READS = frozenset({
     "get", "exists", "list_keys", "get_batch", "search", "stats", "list", "list_paginated", "count", "history", "adjacent",
     "pending", "unprocessed_sessions", "predicates", "get_entity", "list_entities", "facts", "neighbours", "traverse", "paths",
     "mentioned", "entity_history",
-    "frequency", "learned", "predict", "predict_next", "verify", "counts",
+    "frequency", "learned", "predict", "predict_next", "verify", "counts", "items", "get_many",
     "rank", "question", "find",
 })  # fmt: skip
 """Storage methods that do not bring a tenant into being."""

@@ -27,6 +27,7 @@ from llmspell.memory.context import Context, ContextAssembler
 from llmspell.memory.embedding import Embedding
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
+from llmspell.memory.state import Atomically, ScopedState, Sealer
 from llmspell.memory.vectors import VectorCollection
 from llmspell.once import Keyed, keyed_work, verbs_of
 from llmspell.providers.configured import open_configured
@@ -132,6 +133,8 @@ class Spell:
         self._clock = clock
         self._ids = ids
         self._handles: OrderedDict[TenantId, Tenant] = OrderedDict()
+        self._sealer: Sealer | None = None
+        """What seals the values of scoped state before a store sees them."""
         self.settings = settings
         self.tenants = TenantRegistry(backend.tenants)
         self.admin = Admin(backend)
@@ -188,11 +191,16 @@ class Spell:
             ahead=ahead,
         )
 
+    def _state(self, storages: Storages, tenant: TenantId, *, atomically: Atomically | None = None) -> ScopedState:
+        """`atomically` is None inside of a transaction."""
+        return ScopedState(storages.kv, tenant, atomically=atomically, sealer=self._sealer)
+
 
 class Concerns:
     """What one tenant has, by concern: on its handle, inside of a transaction, and under an idempotency key."""
 
     kv: KV
+    state: ScopedState
     procedures: Procedures
     agent_state: AgentStates
     workflow_state: WorkflowStates
@@ -200,8 +208,9 @@ class Concerns:
     graph: KnowledgeGraph
     memory: Memory
 
-    def _bind(self, storages: Storages, memory: Memory) -> None:
+    def _bind(self, storages: Storages, memory: Memory, state: ScopedState) -> None:
         self.kv = storages.kv
+        self.state = state
         self.procedures = storages.procedures
         self.agent_state = storages.agent_state
         self.workflow_state = storages.workflow_state
@@ -220,7 +229,8 @@ class Tenant(Concerns):
         self._gate = spell._gate(id)
         self._storages = storages = guarded(backend.storages(id), self._gate)
         self._embedding = spell._embedding.for_tenant(id)
-        self._bind(storages, spell._memory(storages, id, self._embedding))
+        state = spell._state(storages, id, atomically=self._on_state)
+        self._bind(storages, spell._memory(storages, id, self._embedding), state)
         self._context = ContextAssembler(self.memory, storages.memories, storages.graph, self._embedding)
 
     async def context(
@@ -331,6 +341,10 @@ class Tenant(Concerns):
 
         return await _repeated(once, pauses(self._spell.settings.transaction.attempts), keyed=True)
 
+    async def _on_state(self, work: Callable[[ScopedState], Awaitable[T]]) -> T:
+        """Run a change of scoped state in a transaction of its own."""
+        return await self.run(lambda tx: work(tx.state))
+
     def _limit(self, timeout_s: float | None) -> float:
         limit = self._spell.settings.transaction.timeout_s if timeout_s is None else timeout_s
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit <= TRANSACTION_TIMEOUT_MAX_S:
@@ -346,7 +360,7 @@ class Tenant(Concerns):
         try:
             async with self._backend.transaction(self.id, timeout_s=timeout_s) as storages:
                 memory = self._spell._memory(storages, self.id, self._embedding, ahead=ahead or {})
-                tx = Transaction(storages, memory)
+                tx = Transaction(storages, memory, self._spell._state(storages, self.id))
                 yield tx
                 tx._outcome = "unknown"  # from here on the commit may be under way
         except BaseException as error:
@@ -374,10 +388,10 @@ async def _repeated(once: Callable[[], Awaitable[T]], tries: Iterator[float], *,
 class Transaction(Concerns):
     """One atomic unit of a tenant: the same concerns as on `Tenant`."""
 
-    def __init__(self, storages: OpenTransaction, memory: Memory) -> None:
+    def __init__(self, storages: OpenTransaction, memory: Memory, state: ScopedState) -> None:
         self._storages = storages
         self._outcome: TransactionOutcome = "open"
-        self._bind(storages, memory)
+        self._bind(storages, memory, state)
 
     @property
     def outcome(self) -> TransactionOutcome:

@@ -22,6 +22,7 @@ import llmspell
 from llmspell import ManualClock, Settings, blocking
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
+from llmspell.memory.state import ScopedState
 from llmspell.memory.vectors import VectorCollection
 from llmspell.spell import Admin, Spell, Tenant, TenantRegistry
 from llmspell.storage.contracts import memories, vectors
@@ -199,6 +200,8 @@ def public(kind: type) -> set[str]:
         (blocking.BlockingVectorCollection, "vectors.md"),
         (KV, "kv.md"),
         (blocking.BlockingKV, "kv.md"),
+        (ScopedState, "state.md"),
+        (blocking.BlockingScopedState, "state.md"),
         (Procedures, "procedures.md"),
         (blocking.BlockingProcedures, "procedures.md"),
         (AgentStates, "agent_state.md"),

@@ -30,6 +30,7 @@ HANDLES = {
     "transaction": ("llmspell.spell:Transaction", "reference/python-api.md"),
     "idempotency": ("llmspell.storage.contracts.idempotency:Idempotency", "reference/idempotency.md"),
     "tenant.kv": ("llmspell.storage.contracts.kv:KV", "reference/kv.md"),
+    "tenant.state": ("llmspell.memory.state:ScopedState", "reference/state.md"),
     "tenant.procedures": ("llmspell.storage.contracts.procedures:Procedures", "reference/procedures.md"),
     "tenant.agent_state": ("llmspell.storage.contracts.agent_state:AgentStates", "reference/agent_state.md"),
     "tenant.workflow_state": (
