@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast, get_args
 
 import msgspec
 
@@ -124,10 +124,12 @@ def decode_key(encoded: str) -> tuple[StateScope, str]:
         InvalidKey: it is not a key of scoped state.
     """
     parts = encoded.split(":", 3)
-    if len(parts) != 4 or parts[0] != PREFIX or parts[1] not in get_args(ScopeKind):
-        raise InvalidKey("key", f"must be {PREFIX}:<kind>:<id>:<key>", given=encoded)
-    id = parts[2].replace("%3A", ":").replace("%25", "%")
-    return msgspec.convert({"kind": parts[1], "id": id}, StateScope), parts[3]
+    if len(parts) == 4 and parts[0] == PREFIX and parts[1] in get_args(ScopeKind):
+        id = parts[2].replace("%3A", ":").replace("%25", "%")
+        scope, key = StateScope(cast("ScopeKind", parts[1]), id), parts[3]
+        if encode_key(scope, key) == encoded:  # one that only looks like it would come back as another one
+            return scope, key
+    raise InvalidKey("key", f"must be {PREFIX}:<kind>:<id>:<key>", given=encoded)
 
 
 def prefix_of(scope: StateScope) -> str:
