@@ -14,6 +14,7 @@ from tests.fixtures.stores import DATABASES, fresh_tenant, opened
 
 from llmspell.clock import ManualClock
 from llmspell.ids import IdSource
+from llmspell.memory.state import StateScope
 from llmspell.observe import QueryCounts, counting_queries
 from llmspell.spell import Tenant
 from llmspell.storage.relational import postings
@@ -66,6 +67,9 @@ async def test_a_key_is_written_by_one_query_in_one_round_trip(tenant: Tenant) -
 
 # Each call, after the tenant has done it once, is one query in one round trip.
 SIMPLE: dict[str, Callable[[Tenant], Awaitable[object]]] = {
+    "state.get": lambda tenant: tenant.state.get(StateScope.Global(), "k"),
+    "state.set": lambda tenant: tenant.state.set(StateScope.Global(), "k", 1),
+    "state.list_keys": lambda tenant: tenant.state.list_keys(StateScope.Global()),
     "procedures.record": lambda tenant: tenant.procedures.record("s", "k", "v"),
     "procedures.learned": lambda tenant: tenant.procedures.learned(scope="s"),
     "procedures.predict": lambda tenant: tenant.procedures.predict("s", "k"),
