@@ -17,11 +17,13 @@ from pathlib import Path
 from llmspell.admin import Admin, TenantRegistry
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
+from llmspell.memory.state import ScopedState
 from llmspell.memory.vectors import VectorCollection
 from llmspell.security.access_keys import HashedAccessKeys
 from llmspell.security.api_keys import SealedApiKeys
 from llmspell.spell import Spell, Tenant, Transaction
 from llmspell.storage.contracts.audit import Audit
+from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.kv import KV
@@ -31,11 +33,23 @@ REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 PAGES = (
     *("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "idempotency.md", "audit.md"),
     *("api_keys.md", "access_keys.md"),
+from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.workflow_state import WorkflowStates
+
+REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+PAGES = (
+    *("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "idempotency.md"),
+    *("procedures.md", "agent_state.md", "workflow_state.md", "state.md"),
 )
 CLASSES = {
     kind.__name__: kind
     for kind in (
+        Idempotency,
         KV,
+        Procedures,
+        ScopedState,
+        AgentStates,
+        WorkflowStates,
         VectorCollection,
         KnowledgeGraph,
         Memory,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llmspell.clock import ManualClock as ManualClock
     from llmspell.clock import SystemClock as SystemClock
     from llmspell.errors import LlmspellError as LlmspellError
+    from llmspell.memory.state import StateScope as StateScope
     from llmspell.settings import Settings as Settings
     from llmspell.settings import load_settings as load_settings
     from llmspell.spell import Spell as Spell
@@ -26,6 +27,7 @@ _HOMES = {
     "ManualClock": "llmspell.clock",
     "Settings": "llmspell.settings",
     "Spell": "llmspell.spell",
+    "StateScope": "llmspell.memory.state",
     "SystemClock": "llmspell.clock",
     "Tenant": "llmspell.spell",
     "Transaction": "llmspell.spell",

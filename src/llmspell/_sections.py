@@ -188,6 +188,14 @@ class TransactionSettings(Section, frozen=True, kw_only=True):
     ] = 86_400.0
 
 
+class StateSettings(Section, frozen=True, kw_only=True):
+    """Scoped state (STA-03). It is neither cached nor buffered, so nothing acts on these: decision 0005 says why."""
+
+    cache_size: Annotated[int, later("Values kept in process.", row="STA-03", ge=0)] = 10_000
+    write_batch_size: Annotated[int, later("Writes put together.", row="STA-03", ge=1)] = 100
+    flush_interval_ms: Annotated[int, later("Longest wait of a write for others.", row="STA-03", ge=0)] = 100
+
+
 class MonitoringSettings(Section, frozen=True, kw_only=True):
     """What is reported about the process (CFG-06)."""
 

@@ -38,6 +38,7 @@ from llmspell.clock import Clock
 from llmspell.errors import LlmspellError, OutcomeUnknown, TransactionClosed, Unavailable, Unsupported
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
+from llmspell.memory.state import ScopedState
 from llmspell.memory.vectors import VectorCollection
 from llmspell.once import Keyed
 from llmspell.providers.embedder import Embedder
@@ -51,6 +52,11 @@ from llmspell.spell import Spell, Tenant, Transaction, connect
 from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.sessions import Sessions
+from llmspell.spell import Concerns, Once, Spell, Tenant, Transaction, connect
+from llmspell.storage.contracts.agent_state import AgentStates
+from llmspell.storage.contracts.kv import KV
+from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.workflow_state import WorkflowStates
 from llmspell.tenant import DEFAULT_TENANT
 
 INTERRUPT_WAIT_S = 10.0
@@ -456,6 +462,22 @@ class BlockingKV(_Twin, of=KV):
     pass
 
 
+class BlockingScopedState(_Twin, of=ScopedState):
+    pass
+
+
+class BlockingProcedures(_Twin, of=Procedures):
+    pass
+
+
+class BlockingAgentStates(_Twin, of=AgentStates):
+    pass
+
+
+class BlockingWorkflowStates(_Twin, of=WorkflowStates):
+    pass
+
+
 class BlockingVectorCollection(_Twin, of=VectorCollection):
     pass
 
@@ -491,6 +513,10 @@ class _Concerns(_Twin, of=Concerns):
 
     kv: BlockingKV
     audit: BlockingAudit
+    state: BlockingScopedState
+    procedures: BlockingProcedures
+    agent_state: BlockingAgentStates
+    workflow_state: BlockingWorkflowStates
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -501,6 +527,10 @@ class _Concerns(_Twin, of=Concerns):
         super().__init__(inner, runner)
         self.kv = BlockingKV(inner.kv, runner)
         self.audit = BlockingAudit(inner.audit, runner)
+        self.state = BlockingScopedState(inner.state, runner)
+        self.procedures = BlockingProcedures(inner.procedures, runner)
+        self.agent_state = BlockingAgentStates(inner.agent_state, runner)
+        self.workflow_state = BlockingWorkflowStates(inner.workflow_state, runner)
         self.vectors = BlockingVectorCollection(inner.vectors, runner)
         self.graph = BlockingKnowledgeGraph(inner.graph, runner)
         self.memory = BlockingMemory(inner.memory, runner)

@@ -15,6 +15,7 @@ from llmspell.codec import VectorLike
 from llmspell.memory.context import Context
 from llmspell.memory.knowledge import Instant, Unset
 from llmspell.memory.memory import MemoryHit, MemoryInput, Ranked
+from llmspell.memory.state import StateScope
 from llmspell.providers.embedder import Embedder
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
 from llmspell.security.access_keys import IssuedKey, Principal
@@ -32,6 +33,7 @@ from llmspell.storage.contracts.memories import ListOrder, MemoryKind, MemoryRec
 from llmspell.storage.contracts.pages import Page
 from llmspell.storage.contracts.tenants import IsolationLevel, QuotaLimits, TenantRecord, TenantStatus
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
+from llmspell.storage.contracts.workflow_state import WorkflowState, WorkflowStatus, WorkflowSummary
 from llmspell.tenant import DEFAULT_TENANT
 
 T = TypeVar("T")
@@ -189,6 +191,138 @@ class BlockingKV:
         """Which backend this is (STO-10)."""
     def characteristics(self) -> Characteristics:
         """What this backend is good for (STO-11)."""
+
+class BlockingScopedState:
+    """A tenant's state (STA-01, STA-02). Values are JSON of at most 4 MiB; keys, with their scopes, of 1,024 bytes."""
+    def get(self, scope: StateScope, key: str, default: Any = None) -> Any:
+        """Return the value of a key, or `default` when the key is absent or expired."""
+    def get_many(self, scope: StateScope, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the values of the keys that exist, as they were at one moment; at most 10,000 keys."""
+    def set(self, scope: StateScope, key: str, value: Any, *, ttl_s: float | None = None) -> None:
+        """Store a value, replacing any; with `ttl_s` it expires that many seconds from now."""
+    def set_many(self, scope: StateScope, values: Mapping[str, Any], *, ttl_s: float | None = None) -> None:
+        """Store all values or none; at most 10,000."""
+    def update(
+        self,
+        scope: StateScope,
+        key: str,
+        change: Callable[[Any], Any],
+        *,
+        default: Any = None,
+        ttl_s: float | None = None,
+    ) -> Any:
+        """Replace a value by `change(value)` without losing anybody else's update, and return the new one."""
+    def initialize_scope(self, scope: StateScope, values: Mapping[str, Any]) -> list[str]:
+        """Store the values whose keys are absent, all or none, and return those keys in byte order (STA-01)."""
+    def delete(self, scope: StateScope, key: str) -> bool:
+        """Delete a key and say whether it was there (an expired key was not)."""
+    def list_keys(
+        self, scope: StateScope, prefix: str = "", *, after: str | None = None, limit: int = 1000
+    ) -> list[str]:
+        """Return at most `limit` keys of a scope that start with `prefix` and lie beyond `after`, in byte order."""
+    def items(
+        self, scope: StateScope, prefix: str = "", *, after: str | None = None, limit: int = 100
+    ) -> dict[str, Any]:
+        """Return the keys of `list_keys` with their values; a key that has gone meanwhile is left out."""
+    def clear(self, scope: StateScope) -> int:
+        """Delete every key of one scope, 10,000 in each step, and return how many there were; no other scope loses any."""
+
+class BlockingProcedures:
+    """A tenant's patterns. Scopes and keys: 1 to 500 bytes of text. Values: 1 to 1,024 bytes."""
+    def record(self, scope: str, key: str, value: str, *, count: int = 1) -> Pattern:
+        """Count `count` more occurrences of a value, and return the pattern with its new frequency."""
+    def record_transition(self, scope: str, key: str, from_value: str | None, to_value: str) -> Pattern:
+        """Count one more step from a value to another; None is a beginning without one (PRO-04)."""
+    def get(self, scope: str, key: str, value: str) -> Pattern | None:
+        """Return a pattern, or None when it was never seen."""
+    def frequency(self, scope: str, key: str, value: str) -> int:
+        """Return how often a value was seen: 0 when never."""
+    def learned(
+        self,
+        *,
+        scope: str | None = None,
+        key: str | None = None,
+        min_frequency: int = LEARNED_FROM,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[Pattern]:
+        """Return a page of the patterns seen at least `min_frequency` times; `key` needs a `scope`."""
+    def predict(self, scope: str, key: str, *, limit: int = 10) -> list[Prediction]:
+        """Return the most frequent values of a key with their shares, most frequent first, then in byte order."""
+    def predict_next(self, scope: str, key: str, from_value: str | None, *, limit: int = 10) -> list[Prediction]:
+        """Return where the transitions from a value led, as `predict` does; their values are the ends alone."""
+    def delete(self, scope: str, key: str, value: str) -> bool:
+        """Forget one pattern, and say whether it was there."""
+    def forget(self, scope: str, key: str | None = None, *, limit: int = 1000) -> int:
+        """Forget at most `limit` patterns of a scope, or of one key in it, and return how many; call again while it is `limit`."""
+    def prune(self, *, before: datetime, below_frequency: int = LEARNED_FROM, limit: int = 1000) -> int:
+        """Forget at most `limit` patterns seen fewer than `below_frequency` times and last before an instant; return how many."""
+
+class BlockingAgentStates:
+    """A tenant's agents. Ids: 1 to 255 bytes. Data: a JSON object of at most 4 MiB."""
+    def save(
+        self,
+        agent_id: str,
+        data: Mapping[str, Any],
+        *,
+        agent_type: str | None = None,
+        schema_version: int | None = None,
+        expected_version: int | None = None,
+    ) -> AgentState:
+        """Store an agent's state, replacing any; `expected_version` 0 means that there must be none yet."""
+    def get(self, agent_id: str) -> AgentState | None:
+        """Return the state of an agent, verified, or None."""
+    def list(
+        self, *, agent_type: str | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[AgentStateSummary]:
+        """Return a page of states without their data, the newest agent first."""
+    def delete(self, agent_id: str, *, expected_version: int | None = None) -> bool:
+        """Delete an agent's state, damaged or not, and say whether there was one."""
+    def verify(self, *, cursor: str | None = None, limit: int = VERIFY_MAX) -> StateCheck:
+        """Compare at most `limit` states with their checksums, in the order of agent ids."""
+
+class BlockingWorkflowStates:
+    """A tenant's workflows. Ids: 1 to 255 bytes. Data: a JSON object of at most 4 MiB."""
+    def create(
+        self, workflow_id: str, data: Mapping[str, Any], *, name: str | None = None, current_step: int = 0
+    ) -> WorkflowState:
+        """Keep a new workflow, pending."""
+    def save(
+        self,
+        workflow_id: str,
+        data: Mapping[str, Any],
+        *,
+        name: str | None = None,
+        current_step: int | None = None,
+        expected_version: int | None = None,
+    ) -> WorkflowState:
+        """Replace a workflow's data in whatever status it is, or keep a new one, pending; name and step stay unless given."""
+    def get(self, workflow_id: str) -> WorkflowState | None:
+        """Return a workflow, or None."""
+    def transition(
+        self,
+        workflow_id: str,
+        status: WorkflowStatus,
+        *,
+        data: Mapping[str, Any] | None = None,
+        current_step: int | None = None,
+        expected_version: int | None = None,
+    ) -> WorkflowState:
+        """Move a workflow on to another status; data and step stay as they are unless given."""
+    def advance(
+        self, workflow_id: str, step: int, *, data: Mapping[str, Any] | None = None, expected_version: int | None = None
+    ) -> WorkflowState:
+        """Note that a running workflow has reached a step; steps never go back."""
+    def list(
+        self, *, status: WorkflowStatus | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[WorkflowSummary]:
+        """Return a page of workflows without their data, the newest first."""
+    def counts(self) -> dict[str, int]:
+        """Return how many workflows there are of each of the five statuses."""
+    def delete(self, workflow_id: str, *, expected_version: int | None = None) -> bool:
+        """Delete a workflow in whatever status it is, and say whether it was there."""
+    def prune(self, *, before: datetime, limit: int = 1000) -> int:
+        """Delete at most `limit` workflows that ended, the longest untouched first and all before an instant; return how many."""
 
 class BlockingVectorCollection:
     """A tenant's free vectors: `tenant.vectors`. Embeddings have shape (384 | 768 | 1536 | 3072,)."""

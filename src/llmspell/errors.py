@@ -19,7 +19,8 @@
     │   ├── AlreadyExists       the id is taken                                     LS-1301
     │   ├── VersionConflict     `expected_version` is not the current version       LS-1302
     │   ├── FileExists          a file is there that would be replaced              LS-1303
-    │   └── IdempotencyConflict an idempotency key was used for something else      LS-1304
+    │   ├── IdempotencyConflict an idempotency key was used for something else      LS-1304
+    │   └── IllegalTransition   the record's status does not lead there             LS-1305
     ├── Unsupported             this backend does not do that                       LS-1400
     ├── OutcomeUnknown          the answer to a commit was lost                     LS-1500
     ├── TransactionError
@@ -234,6 +235,14 @@ class IdempotencyConflict(Conflict):
     code = "LS-1304"
     retryable = False
     default_hint = "Give every call a key of its own, and repeat a call with the same arguments."
+
+
+class IllegalTransition(Conflict):
+    """The record's status does not allow that change."""
+
+    code = "LS-1305"
+    retryable = False
+    default_hint = "Read its status, and choose a legal one."
 
 
 class Unsupported(LlmspellError):

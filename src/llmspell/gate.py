@@ -25,6 +25,9 @@ READS = frozenset({
     "find", "find_sealed", "list_sealed", "pepper",
     "mentioned", "entity_history", "rank", "question",
     "mentioned", "entity_history", "read", "stream", "download", "verify",
+    "mentioned", "entity_history",
+    "frequency", "learned", "predict", "predict_next", "verify", "counts", "items", "get_many",
+    "rank", "question", "find",
 })  # fmt: skip
 """Storage methods that do not bring a tenant into being."""
 T = TypeVar("T")

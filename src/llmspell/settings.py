@@ -39,6 +39,7 @@ from llmspell._sections import (
     SecuritySettings,
     ServerSettings,
     Setting,
+    StateSettings,
     TemplatesSettings,
     TenancySettings,
     TextSettings,
@@ -176,6 +177,7 @@ class Settings(Section, frozen=True, kw_only=True):
     text: TextSettings = TextSettings()
     context: ContextSettings = ContextSettings()
     transaction: TransactionSettings = TransactionSettings()
+    state: StateSettings = StateSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     memory: MemorySettings = MemorySettings()
     multi_tenant: MultiTenantSettings = MultiTenantSettings()

@@ -27,6 +27,7 @@ from llmspell.memory.context import Context, ContextAssembler
 from llmspell.memory.embedding import Embedding
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
+from llmspell.memory.state import Atomically, ScopedState, Sealer
 from llmspell.memory.vectors import VectorCollection
 from llmspell.once import Keyed, keyed_work, verbs_of
 from llmspell.providers.configured import open_configured
@@ -39,12 +40,15 @@ from llmspell.security.bound import StoreSecrets
 from llmspell.settings import Secret, Settings, load_settings
 from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.audit import Audit
+from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.backend import Backend, OpenTransaction, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.idempotency import require_idempotency_key
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.contracts.sessions import Sessions
+from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.workflow_state import WorkflowStates
 from llmspell.storage.open import open_backend
 from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
 
@@ -137,6 +141,8 @@ class Spell:
         self._clock = clock
         self._ids = ids
         self._handles: OrderedDict[TenantId, Tenant] = OrderedDict()
+        self._sealer: Sealer | None = None
+        """What seals the values of scoped state before a store sees them."""
         self.settings = settings
         self._new_tenants = NewTenants.of(settings)
         self.tenants = TenantRegistry(backend.tenants, defaults=self._new_tenants, changed=self._changed)
@@ -219,6 +225,10 @@ class Spell:
             ahead=ahead,
         )
 
+    def _state(self, storages: Storages, tenant: TenantId, *, atomically: Atomically | None = None) -> ScopedState:
+        """`atomically` is None inside of a transaction."""
+        return ScopedState(storages.kv, tenant, atomically=atomically, sealer=self._sealer)
+
 
 class Concerns:
     """What one tenant has, by concern: on its handle, inside of a transaction, and under an idempotency key."""
@@ -227,15 +237,23 @@ class Concerns:
     sessions: Sessions
     artifacts: Artifacts
     audit: Audit
+    state: ScopedState
+    procedures: Procedures
+    agent_state: AgentStates
+    workflow_state: WorkflowStates
     vectors: VectorCollection
     graph: KnowledgeGraph
     memory: Memory
 
-    def _bind(self, storages: Storages, memory: Memory) -> None:
+    def _bind(self, storages: Storages, memory: Memory, state: ScopedState) -> None:
         self.kv = storages.kv
         self.sessions = storages.sessions
         self.artifacts = storages.artifacts
         self.audit = storages.audit
+        self.state = state
+        self.procedures = storages.procedures
+        self.agent_state = storages.agent_state
+        self.workflow_state = storages.workflow_state
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
         self.memory = memory
@@ -262,7 +280,8 @@ class Tenant(Concerns, Keys):
         self._gate = spell._gate(id)
         self._storages = storages = guarded(spell._watched(backend.storages(id), id), self._gate)
         self._embedding = spell._embedding.for_tenant(id)
-        self._bind(storages, spell._memory(storages, id, self._embedding))
+        state = spell._state(storages, id, atomically=self._on_state)
+        self._bind(storages, spell._memory(storages, id, self._embedding), state)
         self._bind_keys(storages, spell._secrets, id)
         self._context = ContextAssembler(self.memory, storages.memories, storages.graph, self._embedding)
 
@@ -374,6 +393,10 @@ class Tenant(Concerns, Keys):
 
         return await _repeated(once, pauses(self._spell.settings.transaction.attempts), keyed=True)
 
+    async def _on_state(self, work: Callable[[ScopedState], Awaitable[T]]) -> T:
+        """Run a change of scoped state in a transaction of its own."""
+        return await self.run(lambda tx: work(tx.state))
+
     def _limit(self, timeout_s: float | None) -> float:
         limit = self._spell.settings.transaction.timeout_s if timeout_s is None else timeout_s
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit <= TRANSACTION_TIMEOUT_MAX_S:
@@ -390,7 +413,7 @@ class Tenant(Concerns, Keys):
             async with self._backend.transaction(self.id, timeout_s=timeout_s) as opened:
                 storages = self._spell._watched(opened, self.id)
                 memory = self._spell._memory(storages, self.id, self._embedding, ahead=ahead or {})
-                tx = Transaction(storages, memory)
+                tx = Transaction(storages, memory, self._spell._state(storages, self.id))
                 tx._bind_keys(storages, self._spell._secrets, self.id)
                 yield tx
                 tx._outcome = "unknown"  # from here on the commit may be under way
@@ -419,10 +442,10 @@ async def _repeated(once: Callable[[], Awaitable[T]], tries: Iterator[float], *,
 class Transaction(Concerns, Keys):
     """One atomic unit of a tenant: the same concerns as on `Tenant`."""
 
-    def __init__(self, storages: OpenTransaction, memory: Memory) -> None:
+    def __init__(self, storages: OpenTransaction, memory: Memory, state: ScopedState) -> None:
         self._storages = storages
         self._outcome: TransactionOutcome = "open"
-        self._bind(storages, memory)
+        self._bind(storages, memory, state)
 
     @property
     def outcome(self) -> TransactionOutcome:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.fixtures.stores import DATABASES, fresh_tenant, opened
 
 from llmspell.clock import ManualClock
 from llmspell.ids import IdSource
+from llmspell.memory.state import StateScope
 from llmspell.observe import QueryCounts, counting_queries
 from llmspell.security.keyring import new_master_key
 from llmspell.settings import SecuritySettings
@@ -67,6 +69,37 @@ async def test_a_key_is_read_by_one_query_in_one_round_trip(tenant: Tenant) -> N
 
 async def test_a_key_is_written_by_one_query_in_one_round_trip(tenant: Tenant) -> None:
     assert totals(await counted(tenant.kv.set("k", b"w"))) == (1, 1)
+
+
+# Each call, after the tenant has done it once, is one query in one round trip.
+SIMPLE: dict[str, Callable[[Tenant], Awaitable[object]]] = {
+    "state.get": lambda tenant: tenant.state.get(StateScope.Global(), "k"),
+    "state.set": lambda tenant: tenant.state.set(StateScope.Global(), "k", 1),
+    "state.list_keys": lambda tenant: tenant.state.list_keys(StateScope.Global()),
+    "procedures.record": lambda tenant: tenant.procedures.record("s", "k", "v"),
+    "procedures.learned": lambda tenant: tenant.procedures.learned(scope="s"),
+    "procedures.predict": lambda tenant: tenant.procedures.predict("s", "k"),
+    "procedures.prune": lambda tenant: tenant.procedures.prune(before=datetime(2020, 1, 1, tzinfo=UTC)),
+    "agent_state.save": lambda tenant: tenant.agent_state.save("a", {"n": 1}),
+    "agent_state.save, expecting": lambda tenant: tenant.agent_state.save("a", {"n": 2}, expected_version=1),
+    "agent_state.get": lambda tenant: tenant.agent_state.get("a"),
+    "agent_state.list": lambda tenant: tenant.agent_state.list(),
+    "agent_state.delete": lambda tenant: tenant.agent_state.delete("a"),
+    "workflow_state.save": lambda tenant: tenant.workflow_state.save("w", {"n": 1}),
+    "workflow_state.transition": lambda tenant: tenant.workflow_state.transition("w", "running", data={"n": 2}),
+    "workflow_state.get": lambda tenant: tenant.workflow_state.get("w"),
+    "workflow_state.list": lambda tenant: tenant.workflow_state.list(status="pending"),
+    "workflow_state.counts": lambda tenant: tenant.workflow_state.counts(),
+    "workflow_state.delete": lambda tenant: tenant.workflow_state.delete("w"),
+}
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+async def test_a_simple_call_is_one_query_in_one_round_trip(name: str, tenant: Tenant) -> None:
+    await tenant.agent_state.save("a", {"n": 1})
+    await tenant.workflow_state.create("w", {"n": 1})
+
+    assert totals(await counted(SIMPLE[name](tenant))) == (1, 1)
 
 
 async def test_many_keys_are_written_in_one_round_trip(tenant: Tenant) -> None:

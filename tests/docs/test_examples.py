@@ -23,6 +23,7 @@ import llmspell
 from llmspell import ManualClock, Settings, blocking
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
+from llmspell.memory.state import ScopedState
 from llmspell.memory.vectors import VectorCollection
 from llmspell.security.keyring import new_master_key
 from llmspell.settings import SecuritySettings
@@ -31,6 +32,10 @@ from llmspell.storage.contracts import memories, vectors
 from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.sessions import Sessions
+from llmspell.storage.contracts.agent_state import AgentStates
+from llmspell.storage.contracts.kv import KV
+from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.workflow_state import WorkflowStates
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -208,6 +213,14 @@ def public(kind: type) -> set[str]:
         (blocking.BlockingArtifacts, "artifacts.md"),
         (KV, "kv.md"),
         (blocking.BlockingKV, "kv.md"),
+        (ScopedState, "state.md"),
+        (blocking.BlockingScopedState, "state.md"),
+        (Procedures, "procedures.md"),
+        (blocking.BlockingProcedures, "procedures.md"),
+        (AgentStates, "agent_state.md"),
+        (blocking.BlockingAgentStates, "agent_state.md"),
+        (WorkflowStates, "workflow_state.md"),
+        (blocking.BlockingWorkflowStates, "workflow_state.md"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )

@@ -44,4 +44,10 @@ INSERT INTO llmspell.artifacts
 SELECT tenant, other || ':' || n || ':' || lpad(n::text, 64, '0'), other, n, lpad(n::text, 64, '0'), '{}', 'name-' || n,
     CASE WHEN n % 10 = 0 THEN 'custom' ELSE 'tool_result' END, 'text/plain', 0, at
 FROM crowd;
+INSERT INTO llmspell.procedural_patterns (tenant_id, pattern_id, scope, key, value, frequency, first_seen, last_seen)
+SELECT tenant, id, 'scope', 'key-' || n % 40, 'value-' || n, 1 + n % 5, at, at FROM crowd;
+INSERT INTO llmspell.agent_states (tenant_id, state_id, agent_id, agent_type, state_data, checksum, created_at)
+SELECT tenant, id, 'agent-' || n, 'type-' || n % 20, '{}', 'x', at FROM crowd;
+INSERT INTO llmspell.workflow_states (tenant_id, workflow_id, state_data, status, last_updated, created_at)
+SELECT tenant, 'workflow-' || n, '{}', (ARRAY['pending', 'running', 'completed', 'failed', 'cancelled'])[1 + n % 5], at, at FROM crowd;
 ANALYZE;

@@ -33,4 +33,11 @@ INSERT INTO artifacts
      updated_at)
 SELECT tenant, hex(other) || ':' || n || ':' || printf('%064d', n), other, n, printf('%064d', n), '{}', 'name-' || n,
     CASE WHEN n % 10 = 0 THEN 'custom' ELSE 'tool_result' END, 'text/plain', 0, at, at, at
+INSERT INTO procedural_patterns (tenant_id, pattern_id, scope, key, value, frequency, first_seen, last_seen, created_at, updated_at)
+SELECT tenant, id, 'scope', 'key-' || n % 40, 'value-' || n, 1 + n % 5, at, at, at, at FROM crowd;
+INSERT INTO agent_states (tenant_id, state_id, agent_id, agent_type, state_data, checksum, created_at, updated_at)
+SELECT tenant, id, 'agent-' || n, 'type-' || n % 20, '{}', 'x', at, at FROM crowd;
+INSERT INTO workflow_states (tenant_id, workflow_id, state_data, status, last_updated, created_at)
+SELECT tenant, 'workflow-' || n, '{}',
+    CASE n % 5 WHEN 0 THEN 'pending' WHEN 1 THEN 'running' WHEN 2 THEN 'completed' WHEN 3 THEN 'failed' ELSE 'cancelled' END, at, at
 FROM crowd;

@@ -33,6 +33,13 @@ HANDLES = {
     "tenant.kv": ("llmspell.storage.contracts.kv:KV", "reference/kv.md"),
     "tenant.api_keys": ("llmspell.security.api_keys:SealedApiKeys", "reference/api_keys.md"),
     "tenant.access_keys": ("llmspell.security.access_keys:HashedAccessKeys", "reference/access_keys.md"),
+    "tenant.state": ("llmspell.memory.state:ScopedState", "reference/state.md"),
+    "tenant.procedures": ("llmspell.storage.contracts.procedures:Procedures", "reference/procedures.md"),
+    "tenant.agent_state": ("llmspell.storage.contracts.agent_state:AgentStates", "reference/agent_state.md"),
+    "tenant.workflow_state": (
+        "llmspell.storage.contracts.workflow_state:WorkflowStates",
+        "reference/workflow_state.md",
+    ),
     "tenant.vectors": ("llmspell.memory.vectors:VectorCollection", "reference/vectors.md"),
     "tenant.memory": ("llmspell.memory.memory:Memory", "reference/memories.md"),
     "tenant.sessions": ("llmspell.storage.contracts.sessions:Sessions", "reference/sessions.md"),

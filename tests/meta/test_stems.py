@@ -8,6 +8,8 @@ from tests.meta.source import PACKAGE, ROOT, complaint
 from llmspell.storage.relational import catalog
 
 CONCERNS = (
+    *("kv", "vectors", "memories", "graph", "tenants"),
+    *("procedures", "agent_state", "workflow_state"),
     "kv",
     "vectors",
     "memories",

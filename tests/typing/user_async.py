@@ -10,19 +10,22 @@ from typing import assert_type
 from uuid import UUID
 
 import llmspell
-from llmspell import ManualClock, Settings, Spell, Tenant, Transaction
+from llmspell import ManualClock, Settings, Spell, StateScope, Tenant, Transaction
 from llmspell.memory.context import Context, ContextItem
 from llmspell.memory.memory import MemoryHit, MemoryInput
 from llmspell.retrieval.explanation import Explanation
 from llmspell.storage.contracts.artifacts import ArtifactRecord, ArtifactStats, ArtifactSummary
+from llmspell.storage.contracts.agent_state import AgentState, AgentStateSummary
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Cardinality, Entity, Fact, GraphStats, Path, Reached
 from llmspell.storage.contracts.memories import MemoryRecord, MemoryVersion
 from llmspell.storage.contracts.pages import Page
 from llmspell.storage.contracts.sessions import SessionRecord
+from llmspell.storage.contracts.procedures import Pattern, Prediction
 from llmspell.storage.contracts.tenants import TenantRecord
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
+from llmspell.storage.contracts.workflow_state import WorkflowState
 
 
 async def open_and_close() -> None:
@@ -128,6 +131,16 @@ async def vectors_and_keys(acme: Tenant) -> None:
     assert_type(await acme.kv.get("k"), bytes | None)
     assert_type(await acme.kv.get_batch(["k"]), dict[str, bytes])
     assert_type(await acme.kv.list_keys("k", limit=3), list[str])
+    assert_type(await acme.procedures.record("s", "k", "v"), Pattern)
+    assert_type(await acme.procedures.learned(scope="s"), Page[Pattern])
+    assert_type(await acme.procedures.predict("s", "k"), list[Prediction])
+    assert_type(await acme.agent_state.save("a", {"n": 1}, expected_version=0), AgentState)
+    assert_type(await acme.agent_state.get("a"), AgentState | None)
+    assert_type(await acme.agent_state.list(agent_type="llm"), Page[AgentStateSummary])
+    assert_type(await acme.workflow_state.transition("w", "running"), WorkflowState)
+    assert_type(await acme.workflow_state.counts(), dict[str, int])
+    await acme.state.set(StateScope.User("ada"), "k", [1, None])
+    assert_type(await acme.state.list_keys(StateScope.Global()), list[str])
 
 
 async def whole(acme: Tenant) -> None:

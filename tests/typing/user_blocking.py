@@ -16,14 +16,17 @@ from llmspell.memory.context import Context, ContextItem
 from llmspell.memory.memory import MemoryHit, MemoryInput
 from llmspell.retrieval.explanation import Explanation
 from llmspell.storage.contracts.artifacts import ArtifactRecord, ArtifactStats, ArtifactSummary
+from llmspell.storage.contracts.agent_state import AgentState, AgentStateSummary
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Cardinality, Entity, Fact, GraphStats, Path, Reached
 from llmspell.storage.contracts.memories import MemoryRecord, MemoryVersion
 from llmspell.storage.contracts.pages import Page
 from llmspell.storage.contracts.sessions import SessionRecord
+from llmspell.storage.contracts.procedures import Pattern, Prediction
 from llmspell.storage.contracts.tenants import TenantRecord
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
+from llmspell.storage.contracts.workflow_state import WorkflowState
 
 
 def open_and_close() -> None:
@@ -129,6 +132,16 @@ def vectors_and_keys(acme: BlockingTenant) -> None:
     assert_type(acme.kv.get("k"), bytes | None)
     assert_type(acme.kv.get_batch(["k"]), dict[str, bytes])
     assert_type(acme.kv.list_keys("k", limit=3), list[str])
+    assert_type(acme.procedures.record("s", "k", "v"), Pattern)
+    assert_type(acme.procedures.learned(scope="s"), Page[Pattern])
+    assert_type(acme.procedures.predict("s", "k"), list[Prediction])
+    assert_type(acme.agent_state.save("a", {"n": 1}, expected_version=0), AgentState)
+    assert_type(acme.agent_state.get("a"), AgentState | None)
+    assert_type(acme.agent_state.list(agent_type="llm"), Page[AgentStateSummary])
+    assert_type(acme.workflow_state.transition("w", "running"), WorkflowState)
+    assert_type(acme.workflow_state.counts(), dict[str, int])
+    acme.state.set(StateScope.User("ada"), "k", [1, None])
+    assert_type(acme.state.list_keys(StateScope.Global()), list[str])
 
 
 def whole(acme: BlockingTenant) -> None:

@@ -16,14 +16,17 @@ from llmspell.storage.contracts.access_keys import AccessKeys
 from llmspell.storage.contracts.api_keys import ApiKeys
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.artifacts import Artifacts
+from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Graph
 from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.memories import Memories
 from llmspell.storage.contracts.sessions import Sessions
+from llmspell.storage.contracts.procedures import Procedures
 from llmspell.storage.contracts.tenants import Tenants
 from llmspell.storage.contracts.vectors import Vectors
+from llmspell.storage.contracts.workflow_state import WorkflowStates
 from llmspell.tenant import TenantId
 
 TRANSACTION_TIMEOUT_S = 30.0
@@ -39,6 +42,9 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     audit: Audit
     api_keys: ApiKeys
     access_keys: AccessKeys
+    procedures: Procedures
+    agent_state: AgentStates
+    workflow_state: WorkflowStates
     idempotency: Idempotency
     sessions: Sessions
     artifacts: Artifacts

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
-from llmspell.codec import require_key
-from llmspell.errors import InvalidInput, InvalidLimit
+from llmspell.codec import decode_json, encode_json, require_json, require_key, require_limit
+from llmspell.errors import InvalidInput, InvalidLimit, InvalidMetadata
 from llmspell.storage.contracts.audit import PRINCIPAL_MAX_BYTES
 from llmspell.storage.contracts.kv import VALUE_MAX_BYTES
 
 TTL_MAX_S = 100 * 365 * 86_400.0
+DATA_MAX_BYTES = 4 * 1024 * 1024
+DATA_MAX_DEPTH = 64
+EXPECTED_VERSION_MAX = 2_147_483_647
 SYSTEM_ACTOR = "system"
 """Who acted, in the audit log, when the caller names nobody."""
 
@@ -63,3 +68,51 @@ def require_score(value: object, *, field: str = "min_score") -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1 <= value <= 1:
         raise InvalidLimit(field, "must be a number from -1 to 1", given=value)
     return float(value)
+
+
+def require_data(value: object, *, field: str = "data") -> tuple[dict[str, Any], str]:
+    """Return the data of a state as it will be read back, and its canonical JSON: an object, 4 MiB encoded, 64 levels deep.
+
+    Raises:
+        InvalidMetadata: anything else.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidMetadata(field, "must be an object", given=value)
+    encoded = encode_data(value, field=field)
+    data: dict[str, Any] = decode_json(encoded)
+    return data, encoded
+
+
+def encode_data(value: object, *, field: str = "data", max_bytes: int = DATA_MAX_BYTES) -> str:
+    """Return the canonical JSON of a value that is kept whole: any JSON, 4 MiB encoded, 64 levels deep.
+
+    Raises:
+        InvalidMetadata: anything else.
+    """
+    if _deeper_than(value, DATA_MAX_DEPTH):
+        raise InvalidMetadata(field, f"must be nested at most {DATA_MAX_DEPTH} deep")
+    require_json(value, field=field, depth=DATA_MAX_DEPTH + 1)
+    encoded = encode_json(value)
+    size = len(encoded.encode())
+    if size > max_bytes:
+        raise InvalidMetadata(field, f"must be at most {max_bytes:,} bytes as JSON", given=size)
+    return encoded
+
+
+def _deeper_than(value: object, levels: int) -> bool:
+    if isinstance(value, Mapping):
+        return levels == 0 or any(_deeper_than(inner, levels - 1) for inner in value.values())
+    if isinstance(value, (list, tuple)):
+        return levels == 0 or any(_deeper_than(inner, levels - 1) for inner in value)
+    return False
+
+
+def require_expected(version: object, *, minimum: int = 1) -> int | None:
+    """Return the version that a record is expected to have, or None.
+
+    Raises:
+        InvalidLimit: anything else.
+    """
+    if version is None:
+        return None
+    return require_limit(version, field="expected_version", maximum=EXPECTED_VERSION_MAX, minimum=minimum)

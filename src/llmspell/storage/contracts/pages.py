@@ -19,7 +19,7 @@ from llmspell.errors import InvalidCursor
 from llmspell.tenant import TenantId
 
 T = TypeVar("T")
-CURSOR_MAX_CHARACTERS = 1_024
+CURSOR_MAX_CHARACTERS = 4_096
 _SIGNATURE_BYTES = 16
 
 

@@ -32,15 +32,18 @@ from llmspell.storage.inmemory.access_keys import InMemoryAccessKeys
 from llmspell.storage.inmemory.api_keys import InMemoryApiKeys
 from llmspell.storage.inmemory.audit import InMemoryAudit
 from llmspell.storage.inmemory.artifacts import InMemoryArtifacts
+from llmspell.storage.inmemory.agent_state import InMemoryAgentStates
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.graph import InMemoryGraph
 from llmspell.storage.inmemory.idempotency import InMemoryIdempotency
 from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
 from llmspell.storage.inmemory.sessions import InMemorySessions
+from llmspell.storage.inmemory.procedures import InMemoryProcedures
 from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
 from llmspell.storage.inmemory.tenants import InMemoryTenants
 from llmspell.storage.inmemory.vectors import InMemoryVectors
+from llmspell.storage.inmemory.workflow_state import InMemoryWorkflowStates
 from llmspell.storage.text.analyser import Analyser
 from llmspell.tenant import TenantId, tenant_id
 
@@ -110,6 +113,9 @@ class InMemoryBackend:
             access_keys=InMemoryAccessKeys(
                 unit, self._clock, self._ids, cursors=Cursors(tenant, self.cursor_key), pepper=self._access_pepper
             ),
+            procedures=InMemoryProcedures(unit, self._clock, self._ids, cursors),
+            agent_state=InMemoryAgentStates(unit, self._clock, self._ids, cursors),
+            workflow_state=InMemoryWorkflowStates(unit, self._clock, cursors),
             idempotency=InMemoryIdempotency(unit, self._clock),
             sessions=InMemorySessions(unit, self._clock, self._ids, cursors),
             artifacts=InMemoryArtifacts(unit, self._clock, cursors),

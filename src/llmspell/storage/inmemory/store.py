@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
     from llmspell.storage.inmemory.access_keys import StoredAccessKey
     from llmspell.storage.inmemory.api_keys import StoredApiKey
+    from llmspell.storage.contracts.procedures import Pattern
+    from llmspell.storage.inmemory.agent_state import StoredAgentState
     from llmspell.storage.inmemory.idempotency import UsedKey
     from llmspell.storage.contracts.artifacts import ArtifactRecord
     from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from llmspell.storage.inmemory.kv import Item
     from llmspell.storage.inmemory.memories import StoredMemory
     from llmspell.storage.inmemory.vectors import StoredVector
+    from llmspell.storage.inmemory.workflow_state import StoredWorkflow
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -126,6 +129,9 @@ class State:
     facts: Table[int, Fact] = field(default_factory=Table)
     api_keys: Table[UUID, StoredApiKey] = field(default_factory=Table)
     access_keys: Table[UUID, StoredAccessKey] = field(default_factory=Table)
+    patterns: Table[tuple[str, str, str], Pattern] = field(default_factory=Table)
+    agents: Table[str, StoredAgentState] = field(default_factory=Table)
+    workflows: Table[str, StoredWorkflow] = field(default_factory=Table)
     idempotency: Table[str, UsedKey] = field(default_factory=Table)
     sessions: Table[UUID, SessionRecord] = field(default_factory=Table)
     artifact_numbers: Table[UUID, int] = field(default_factory=Table)

@@ -780,7 +780,8 @@ CREATE TABLE llmspell.workflow_states (
     started_at timestamp with time zone,
     completed_at timestamp with time zone,
     last_updated timestamp with time zone NOT NULL DEFAULT now(),
-    created_at timestamp with time zone NOT NULL DEFAULT now()
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    version integer NOT NULL DEFAULT 1
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 ALTER TABLE llmspell.access_keys ADD CONSTRAINT access_keys_key_hash_check CHECK ((octet_length(key_hash) = 32));
 ALTER TABLE llmspell.access_keys ADD CONSTRAINT access_keys_pkey PRIMARY KEY (tenant_id, key_id);
@@ -1025,6 +1026,7 @@ CREATE INDEX idx_memories_type ON llmspell.memories USING btree (tenant_id, memo
 CREATE INDEX idx_memories_unprocessed ON llmspell.memories USING btree (tenant_id, session) WHERE (NOT processed);
 CREATE INDEX idx_memory_versions_recorded ON llmspell.memory_versions USING btree (tenant_id, recorded_at);
 CREATE INDEX idx_procedural_patterns_lookup ON llmspell.procedural_patterns USING btree (tenant_id, scope, key, value) WHERE (frequency >= 3);
+CREATE INDEX idx_procedural_patterns_unlearned ON llmspell.procedural_patterns USING btree (tenant_id, last_seen, pattern_id) WHERE (frequency < 3);
 CREATE INDEX idx_relationships_from ON llmspell.relationships USING btree (tenant_id, from_entity, transaction_time_end, relationship_type);
 CREATE INDEX idx_relationships_to ON llmspell.relationships USING btree (tenant_id, to_entity, transaction_time_end, relationship_type);
 CREATE INDEX idx_relationships_type ON llmspell.relationships USING btree (tenant_id, relationship_type, transaction_time_end);
@@ -1050,7 +1052,9 @@ CREATE INDEX idx_vector_768_created ON llmspell.vector_embeddings_768 USING btre
 CREATE INDEX idx_vector_768_exact ON llmspell.vector_embeddings_768 USING btree (tenant_id, space_id) WHERE (NOT ann);
 CREATE INDEX idx_vector_768_hnsw ON llmspell.vector_embeddings_768 USING hnsw (embedding public.vector_cosine_ops) WITH (m='16', ef_construction='128') WHERE ann;
 CREATE INDEX idx_vector_768_scope ON llmspell.vector_embeddings_768 USING btree (tenant_id, space_id, scope);
+CREATE INDEX idx_workflow_states_created ON llmspell.workflow_states USING btree (tenant_id, created_at, workflow_id);
 CREATE INDEX idx_workflow_states_status ON llmspell.workflow_states USING btree (tenant_id, status, last_updated);
+CREATE INDEX idx_workflow_states_status_created ON llmspell.workflow_states USING btree (tenant_id, status, created_at, workflow_id);
 CREATE TRIGGER agent_states_data_version BEFORE UPDATE OF state_data ON llmspell.agent_states FOR EACH ROW WHEN ((new.state_data IS DISTINCT FROM old.state_data)) EXECUTE FUNCTION llmspell.bump_agent_data_version();
 CREATE TRIGGER artifacts_count_moves AFTER UPDATE OF tenant_id, content_hash, session_id ON llmspell.artifacts FOR EACH ROW WHEN (((((new.tenant_id)::text IS DISTINCT FROM (old.tenant_id)::text) OR ((new.content_hash)::text IS DISTINCT FROM (old.content_hash)::text)) OR (new.session_id IS DISTINCT FROM old.session_id))) EXECUTE FUNCTION llmspell.count_artifacts();
 CREATE TRIGGER artifacts_count_rows AFTER INSERT OR DELETE ON llmspell.artifacts FOR EACH ROW EXECUTE FUNCTION llmspell.count_artifacts();

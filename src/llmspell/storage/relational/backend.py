@@ -7,14 +7,17 @@ from llmspell.storage.relational.access_keys import RelationalAccessKeys
 from llmspell.storage.relational.api_keys import RelationalApiKeys
 from llmspell.storage.relational.audit import RelationalAudit
 from llmspell.storage.relational.artifacts import RelationalArtifacts
+from llmspell.storage.relational.agent_state import RelationalAgentStates
 from llmspell.storage.relational.database import Unit
 from llmspell.storage.relational.graph import RelationalGraph
 from llmspell.storage.relational.idempotency import RelationalIdempotency
 from llmspell.storage.relational.kv import RelationalKV
 from llmspell.storage.relational.memories import RelationalMemories
+from llmspell.storage.relational.procedures import RelationalProcedures
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.sessions import RelationalSessions
 from llmspell.storage.relational.vectors import RelationalVectors
+from llmspell.storage.relational.workflow_state import RelationalWorkflowStates
 
 
 def storages(unit: Unit, runtime: Runtime) -> Storages:
@@ -27,6 +30,9 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         audit=RelationalAudit(unit, runtime),
         api_keys=RelationalApiKeys(unit, runtime),
         access_keys=RelationalAccessKeys(unit, runtime),
+        procedures=RelationalProcedures(unit, runtime),
+        agent_state=RelationalAgentStates(unit, runtime),
+        workflow_state=RelationalWorkflowStates(unit, runtime),
         idempotency=RelationalIdempotency(unit, runtime),
         sessions=RelationalSessions(unit, runtime),
         artifacts=RelationalArtifacts(unit, runtime),

@@ -40,7 +40,9 @@ CREATE TABLE agent_states (
     CONSTRAINT unique_agent_state UNIQUE (tenant_id, agent_id)
 ) STRICT;
 
-CREATE INDEX idx_agent_states_type ON agent_states (tenant_id, agent_type);
+CREATE INDEX idx_agent_states_created ON agent_states (tenant_id, created_at, state_id);
+
+CREATE INDEX idx_agent_states_type ON agent_states (tenant_id, agent_type, created_at, state_id);
 
 CREATE TRIGGER agent_states_data_version AFTER UPDATE OF state_data ON agent_states
 WHEN NEW.state_data IS NOT OLD.state_data
@@ -410,6 +412,8 @@ CREATE TABLE procedural_patterns (
 
 CREATE INDEX idx_procedural_patterns_lookup ON procedural_patterns (tenant_id, scope, key, value) WHERE frequency >= 3;
 
+CREATE INDEX idx_procedural_patterns_unlearned ON procedural_patterns (tenant_id, last_seen, pattern_id) WHERE frequency < 3;
+
 CREATE TABLE "relationships" (
     relationship_id BLOB NOT NULL CHECK (length(relationship_id) = 16),
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
@@ -609,12 +613,16 @@ CREATE TABLE workflow_states (
     started_at INTEGER,
     completed_at INTEGER,
     last_updated INTEGER NOT NULL,
-    created_at INTEGER NOT NULL,
+    created_at INTEGER NOT NULL, version INTEGER NOT NULL DEFAULT 1 CHECK (version > 0),
     PRIMARY KEY (tenant_id, workflow_id),
     CONSTRAINT valid_workflow_status CHECK (status IN ('pending', 'running', 'completed', 'failed', 'cancelled'))
 ) STRICT;
 
+CREATE INDEX idx_workflow_states_created ON workflow_states (tenant_id, created_at, workflow_id);
+
 CREATE INDEX idx_workflow_states_status ON workflow_states (tenant_id, status, last_updated);
+
+CREATE INDEX idx_workflow_states_status_created ON workflow_states (tenant_id, status, created_at, workflow_id);
 
 CREATE TRIGGER workflow_states_completed AFTER UPDATE OF status ON workflow_states
 WHEN NEW.status IS NOT OLD.status AND NEW.status IN ('completed', 'failed', 'cancelled')

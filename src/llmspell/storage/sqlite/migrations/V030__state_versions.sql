@@ -1,0 +1,12 @@
+-- V030: workflows have a version, and states are listed in the order in which they came to be.
+--
+-- Pages are keyset pages over (created_at, id), which no later write moves. The index by last_updated stays: it finds
+-- what ended long ago. That of agents by type alone is a prefix of the new one.
+
+ALTER TABLE workflow_states ADD COLUMN version INTEGER NOT NULL DEFAULT 1 CHECK (version > 0);
+CREATE INDEX idx_workflow_states_created ON workflow_states (tenant_id, created_at, workflow_id);
+CREATE INDEX idx_workflow_states_status_created ON workflow_states (tenant_id, status, created_at, workflow_id);
+
+DROP INDEX idx_agent_states_type;
+CREATE INDEX idx_agent_states_type ON agent_states (tenant_id, agent_type, created_at, state_id);
+CREATE INDEX idx_agent_states_created ON agent_states (tenant_id, created_at, state_id);
