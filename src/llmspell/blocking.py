@@ -41,6 +41,8 @@ from llmspell.memory.vectors import VectorCollection
 from llmspell.providers.embedder import Embedder
 from llmspell.settings import Settings
 from llmspell.spell import Spell, Tenant, Transaction, connect
+from llmspell.storage.contracts.event_log import EventLog
+from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.kv import KV
 from llmspell.tenant import DEFAULT_TENANT
 
@@ -406,6 +408,14 @@ class BlockingKnowledgeGraph(_Twin, of=KnowledgeGraph):
     pass
 
 
+class BlockingEventLog(_Twin, of=EventLog):
+    pass
+
+
+class BlockingHookHistory(_Twin, of=HookHistory):
+    pass
+
+
 class BlockingMemory(_Twin, of=Memory):
     pass
 
@@ -422,6 +432,8 @@ class BlockingTransaction(_Twin, of=Transaction):
     kv: BlockingKV
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
+    event_log: BlockingEventLog
+    hook_history: BlockingHookHistory
     memory: BlockingMemory
 
     def __init__(self, inner: Transaction, runner: Runner) -> None:
@@ -429,6 +441,8 @@ class BlockingTransaction(_Twin, of=Transaction):
         self.kv = BlockingKV(inner.kv, runner)
         self.vectors = BlockingVectorCollection(inner.vectors, runner)
         self.graph = BlockingKnowledgeGraph(inner.graph, runner)
+        self.event_log = BlockingEventLog(inner.event_log, runner)
+        self.hook_history = BlockingHookHistory(inner.hook_history, runner)
         self.memory = BlockingMemory(inner.memory, runner)
 
 
@@ -437,6 +451,8 @@ class BlockingTenant(_Twin, of=Tenant):
     kv: BlockingKV
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
+    event_log: BlockingEventLog
+    hook_history: BlockingHookHistory
     memory: BlockingMemory
 
     def __init__(self, inner: Tenant, portal: Portal) -> None:
@@ -446,6 +462,8 @@ class BlockingTenant(_Twin, of=Tenant):
         self.kv = BlockingKV(inner.kv, portal)
         self.vectors = BlockingVectorCollection(inner.vectors, portal)
         self.graph = BlockingKnowledgeGraph(inner.graph, portal)
+        self.event_log = BlockingEventLog(inner.event_log, portal)
+        self.hook_history = BlockingHookHistory(inner.hook_history, portal)
         self.memory = BlockingMemory(inner.memory, portal)
 
     @contextmanager

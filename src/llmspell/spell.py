@@ -32,6 +32,8 @@ from llmspell.providers.embedder import Embedder, open_embedder
 from llmspell.settings import Settings, load_settings
 from llmspell.storage.contracts.backend import Backend, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.event_log import EventLog
+from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.open import open_backend
@@ -183,6 +185,8 @@ class Tenant:
         self.kv: KV = storages.kv
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
+        self.event_log: EventLog = storages.event_log
+        self.hook_history: HookHistory = storages.hook_history
         self._embedding = spell._embedding.for_tenant(id)
         self.memory = spell._memory(storages, id, self._embedding, in_transaction=False)
         self._context = ContextAssembler(self.memory, storages.memories, storages.graph, self._embedding)
@@ -241,4 +245,6 @@ class Transaction:
         self.kv: KV = storages.kv
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
+        self.event_log: EventLog = storages.event_log
+        self.hook_history: HookHistory = storages.hook_history
         self.memory = memory

@@ -13,7 +13,9 @@ import msgspec
 
 from llmspell.errors import TransactionError
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.event_log import EventLog
 from llmspell.storage.contracts.graph import Graph
+from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.memories import Memories
 from llmspell.storage.contracts.tenants import Tenants
@@ -30,6 +32,8 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     vectors: Vectors
     memories: Memories
     graph: Graph
+    event_log: EventLog
+    hook_history: HookHistory
 
 
 class OpenTransaction(Storages, frozen=True, kw_only=True):

@@ -26,8 +26,11 @@ from llmspell.storage.contracts.backend import (
     opened,
 )
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
+from llmspell.storage.inmemory.event_log import InMemoryEventLog
 from llmspell.storage.inmemory.graph import InMemoryGraph
+from llmspell.storage.inmemory.hook_history import InMemoryHookHistory
 from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
 from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
@@ -56,7 +59,8 @@ class InMemoryBackend:
         self.auto_create_tenants = True
 
     def storages(self, tenant: TenantId) -> Storages:
-        return self._bind(AutocommitUnit(partial(self._store, tenant_id(tenant))))
+        tenant = tenant_id(tenant)
+        return self._bind(tenant, AutocommitUnit(partial(self._store, tenant)))
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
@@ -73,7 +77,7 @@ class InMemoryBackend:
             unit = TransactionUnit(store, self._clock, timeout_s=timeout_s)
             try:
                 async with asyncio.timeout(timeout_s) as limit:
-                    yield opened(self._bind(unit), unit.savepoint)
+                    yield opened(self._bind(tenant, unit), unit.savepoint)
                 unit.commit()
             except TimeoutError as exc:
                 if limit.expired():
@@ -88,12 +92,14 @@ class InMemoryBackend:
         self._require_open()
         return self.tenants.store(tenant, writing=writing, auto_create=self.auto_create_tenants)
 
-    def _bind(self, unit: Unit) -> Storages:
+    def _bind(self, tenant: TenantId, unit: Unit) -> Storages:
         return Storages(
             kv=InMemoryKV(unit, self._clock),
             vectors=InMemoryVectors(unit, self._clock, self._ids),
             memories=InMemoryMemories(unit, self._clock, self._analyser),
             graph=InMemoryGraph(unit, self._clock, self._ids),
+            event_log=InMemoryEventLog(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
+            hook_history=InMemoryHookHistory(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
         )
 
     async def migration_status(self) -> MigrationStatus:

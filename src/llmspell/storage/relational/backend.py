@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from llmspell.storage.contracts.backend import Storages
 from llmspell.storage.relational.database import Unit
+from llmspell.storage.relational.event_log import RelationalEventLog
 from llmspell.storage.relational.graph import RelationalGraph
+from llmspell.storage.relational.hook_history import RelationalHookHistory
 from llmspell.storage.relational.kv import RelationalKV
 from llmspell.storage.relational.memories import RelationalMemories
 from llmspell.storage.relational.runtime import Runtime
@@ -18,4 +20,6 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         vectors=RelationalVectors(unit, runtime),
         memories=RelationalMemories(unit, runtime),
         graph=RelationalGraph(unit, runtime),
+        event_log=RelationalEventLog(unit, runtime),
+        hook_history=RelationalHookHistory(unit, runtime),
     )
