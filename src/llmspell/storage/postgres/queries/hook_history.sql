@@ -54,16 +54,18 @@ WHERE h.tenant_id = :tenant_id AND h.timestamp >= :since AND h.timestamp <= :unt
 GROUP BY 1 ORDER BY 1;
 
 -- name: prune -> count
--- Delete the earliest executions before an instant, below a priority.
-DELETE FROM llmspell.hook_history WHERE tenant_id = :tenant_id AND execution_id IN (
+-- Delete the earliest executions before an instant, below a priority. MATERIALIZED: a plan that asked again for "the first so
+-- many" after each deletion would delete more than so many.
+WITH old AS MATERIALIZED (
   SELECT h.execution_id FROM llmspell.hook_history AS h
   WHERE h.tenant_id = :tenant_id AND h.timestamp < :before AND h.retention_priority < :below_priority::bigint
   ORDER BY h.timestamp, h.execution_id LIMIT :limit FOR UPDATE OF h
-);
+)
+DELETE FROM llmspell.hook_history WHERE tenant_id = (SELECT :tenant_id) AND execution_id IN (SELECT execution_id FROM old);
 
 -- name: retain -> count
 -- Delete the earliest executions that have reached the age of their priority, the latest ones of the tenant apart.
-DELETE FROM llmspell.hook_history WHERE tenant_id = :tenant_id AND execution_id IN (
+WITH old AS MATERIALIZED (
   SELECT h.execution_id FROM llmspell.hook_history AS h
   WHERE h.tenant_id = :tenant_id AND h.timestamp < :ordinary
     AND (h.retention_priority < :threshold OR h.timestamp < :important)
@@ -72,4 +74,5 @@ DELETE FROM llmspell.hook_history WHERE tenant_id = :tenant_id AND execution_id 
       ORDER BY k.timestamp DESC, k.execution_id DESC LIMIT :keep
     )
   ORDER BY h.timestamp, h.execution_id LIMIT :limit FOR UPDATE OF h
-);
+)
+DELETE FROM llmspell.hook_history WHERE tenant_id = (SELECT :tenant_id) AND execution_id IN (SELECT execution_id FROM old);
