@@ -180,6 +180,14 @@ class TransactionSettings(Section, frozen=True, kw_only=True):
     timeout_s: Annotated[float, about("Roll a transaction back after this.", gt=0, le=3_600)] = 30.0
 
 
+class RetentionSettings(Section, frozen=True, kw_only=True):
+    """How long things are kept (AMB-114)."""
+
+    events_days: Annotated[
+        int, about("Archive months of events that ended so long ago.", row="EVT-14", ge=1, le=36_500)
+    ] = 90
+
+
 class MonitoringSettings(Section, frozen=True, kw_only=True):
     """What is reported about the process (CFG-06)."""
 

@@ -20,7 +20,7 @@ from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
 from llmspell.settings import Settings
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability, Characteristics
-from llmspell.storage.contracts.event_log import EventRecord, EventStats, Language, NewEvent
+from llmspell.storage.contracts.event_log import EventPartition, EventRecord, EventStats, Language, NewEvent
 from llmspell.storage.contracts.graph import Cardinality, Direction, Entity, Fact, GraphStats, Path, Reached
 from llmspell.storage.contracts.hook_history import HookExecution, HookStatistics, NewHookExecution, RetentionPolicy
 from llmspell.storage.contracts.memories import ListOrder, MemoryKind, MemoryRecord, MemoryVersion
@@ -441,6 +441,12 @@ class BlockingAdmin:
         """Report connections (BKE-15)."""
     def promote(self, tenant: str, space_id: str, *, dimension: int) -> int:
         """Move a tenant's embedding space into the approximate index, and return how many vectors moved."""
+    def event_partitions(self) -> list[EventPartition]:
+        """Return the months that events are kept in, the earliest first, and last what keeps all others."""
+    def ensure_event_partitions(self) -> list[str]:
+        """Make the current month and the next three, where they are missing; one line for each (EVT-03)."""
+    def archive_event_partitions(self, before: datetime | date | str, *, dry_run: bool = False) -> list[str]:
+        """Take the months that ended by `before` out of the log into an archive, one line for each (EVT-14, EVT-15)."""
 
 class BlockingTransaction:
     """One atomic unit of a tenant: the same concerns as on `Tenant`."""

@@ -34,6 +34,7 @@ from llmspell._sections import (
     MonitoringSettings,
     MultiTenantSettings,
     RagSettings,
+    RetentionSettings,
     Secret,
     Section,
     SecuritySettings,
@@ -176,6 +177,7 @@ class Settings(Section, frozen=True, kw_only=True):
     text: TextSettings = TextSettings()
     context: ContextSettings = ContextSettings()
     transaction: TransactionSettings = TransactionSettings()
+    retention: RetentionSettings = RetentionSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     memory: MemorySettings = MemorySettings()
     multi_tenant: MultiTenantSettings = MultiTenantSettings()

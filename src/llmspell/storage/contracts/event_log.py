@@ -77,6 +77,19 @@ class EventStats(msgspec.Struct, frozen=True, kw_only=True):
     types: builtins.list[EventTypeStats]
 
 
+class EventPartition(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a store that is partitioned keeps the events of one month; without bounds: those of all months that have none.
+
+    `rows` is the server's estimate.
+    """
+
+    name: str
+    starts_at: datetime | None
+    ends_at: datetime | None
+    rows: int
+    size_bytes: int
+
+
 class EventLog(Protocol):
     """A tenant's events. Types are dotted names (`agent.state_changed`); a payload is an object of at most 256 KiB."""
 

@@ -12,8 +12,9 @@ import msgspec
 
 from llmspell.clock import Clock, optional_instant, parse_instant, require_period
 from llmspell.codec import encode_json, require_json, require_key, require_limit
-from llmspell.errors import AlreadyExists, InvalidInput, InvalidKey, InvalidLimit, InvalidMetadata
+from llmspell.errors import AlreadyExists, InvalidInput, InvalidKey, InvalidLimit, InvalidMetadata, Unsupported
 from llmspell.ids import IdSource, parse_id
+from llmspell.storage.contracts.capabilities import Capability
 from llmspell.storage.contracts.event_log import (
     BATCH_MAX,
     BATCH_MAX_BYTES,
@@ -159,6 +160,15 @@ def require_events(events: Sequence[NewEvent], *, clock: Clock, ids: IdSource) -
     if len({(one.at, one.id) for one in checked}) < len(checked):
         raise AlreadyExists("Two events of the batch have the same id and instant.")
     return checked
+
+
+def one_table() -> Unsupported:
+    """Return the error of a backend that keeps all events in one table."""
+    return Unsupported(
+        "This backend keeps all events in one table; there are no months to make or to archive.",
+        capability=Capability.EVENT_PARTITIONS.value,
+        hint="Delete old events with `tenant.event_log.prune(before)`.",
+    )
 
 
 def _each(events: Sequence[NewEvent], clock: Clock, ids: IdSource) -> Iterator[Checked]:

@@ -12,6 +12,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from functools import partial
 
 from llmspell.clock import Clock, SystemClock
@@ -26,6 +27,8 @@ from llmspell.storage.contracts.backend import (
     opened,
 )
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.event_log import EventPartition
+from llmspell.storage.contracts.event_log_checks import one_table
 from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.event_log import InMemoryEventLog
@@ -126,6 +129,15 @@ class InMemoryBackend:
             capability=Capability.ANN_PROMOTION.value,
             space_id=space_id,
         )
+
+    async def event_partitions(self) -> list[EventPartition]:
+        raise one_table()
+
+    async def ensure_event_partitions(self) -> list[str]:
+        raise one_table()
+
+    async def archive_event_partitions(self, before: datetime, *, dry_run: bool = False) -> list[str]:
+        raise one_table()
 
     async def close(self) -> None:
         self._closed = True

@@ -10,13 +10,14 @@ Rule 2: a page narrows the time range to its position: a comparison of (instant,
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
 from llmspell.clock import MICROSECOND, from_microseconds, optional_instant, parse_instant, to_microseconds
 from llmspell.codec import decode_json, require_limit
+from llmspell.errors import AlreadyExists, Conflict
 from llmspell.ids import parse_id
 from llmspell.storage.contracts import event_log_checks as checks
 from llmspell.storage.contracts.event_log import (
@@ -30,7 +31,7 @@ from llmspell.storage.contracts.event_log import (
 from llmspell.storage.contracts.event_log_checks import Checked, Selection
 from llmspell.storage.contracts.pages import Cursors, Page
 from llmspell.storage.relational.catalog import NO_FILTER
-from llmspell.storage.relational.database import Executor, Row, Unit
+from llmspell.storage.relational.database import Executor, Row, T, Unit
 from llmspell.storage.relational.kv import after_prefix
 from llmspell.storage.relational.runtime import Runtime
 
@@ -59,7 +60,8 @@ class RelationalEventLog:
     ) -> EventRecord:
         new = NewEvent(type=event_type, payload=payload, correlation_id=correlation_id, at=at, language=language, id=id)
         event = checks.require_event(new, clock=self._runtime.clock, ids=self._runtime.ids)
-        sequence = await self._unit.value(self._queries.append, events=self._json([event]))
+        events = self._json([event])
+        sequence = await _again(lambda: self._unit.value(self._queries.append, events=events))
         return EventRecord(
             id=event.id,
             type=event.type,
@@ -72,7 +74,10 @@ class RelationalEventLog:
 
     async def append_many(self, events: Sequence[NewEvent]) -> int:
         checked = checks.require_events(events, clock=self._runtime.clock, ids=self._runtime.ids)
-        return await self._unit.execute(self._queries.append_many, events=self._json(checked)) if checked else 0
+        if not checked:
+            return 0
+        batch = self._json(checked)
+        return await _again(lambda: self._unit.execute(self._queries.append_many, events=batch))
 
     async def get(self, id: UUID | str, *, at: datetime | date | str | None = None) -> EventRecord | None:
         identity, instant = parse_id(id), optional_instant(at, field="at")
@@ -220,6 +225,16 @@ class RelationalEventLog:
             language=language,
             payload=self._dialect.to_json(payload),
         )
+
+
+async def _again(append: Callable[[], Awaitable[T]]) -> T:
+    """Append, and once more when that met a month that was being made: nothing of the first attempt was kept."""
+    try:
+        return await append()
+    except AlreadyExists:
+        raise
+    except Conflict:
+        return await append()
 
 
 def _all_of(conditions: Sequence[str]) -> str:

@@ -89,3 +89,50 @@ WITH old AS MATERIALIZED (
 DELETE FROM llmspell.event_log AS d USING old
 WHERE d.tenant_id = :tenant_id AND d.timestamp = old.timestamp AND d.event_id = old.event_id AND d.timestamp < :before
   AND d.timestamp >= (SELECT s.first_at FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id);
+
+-- name: partitions -> rows
+-- The months, the earliest first, and the partition of all others: its bounds are NULL.
+-- cross-tenant: it reads the catalogue, and no rows
+-- only: a file is not partitioned
+SELECT c.relname::text, bound.lower_end, bound.upper_end, greatest(c.reltuples, 0)::bigint, pg_catalog.pg_total_relation_size(c.oid)
+FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
+CROSS JOIN LATERAL (
+  SELECT b.found[1]::timestamptz AS lower_end, b.found[2]::timestamptz AS upper_end
+  FROM (SELECT pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid), 'FROM \(''(.+)''\) TO \(''(.+)''\)')) AS b (found)
+) AS bound
+WHERE i.inhparent = 'llmspell.event_log'::pg_catalog.regclass
+ORDER BY bound.lower_end NULLS LAST, c.relname;
+
+-- name: missing_partitions -> value
+-- How many of the current month and the next three are not there.
+-- cross-tenant: it reads the catalogue, and no rows
+-- only: a file is not partitioned
+SELECT count(*) FROM generate_series(0, 3) AS ahead (months)
+WHERE to_regclass('llmspell.event_log_' || to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + months * interval '1 month', 'YYYY_MM')) IS NULL;
+
+-- name: ensure_partitions -> rows
+-- Make the current month and the next three.
+-- cross-tenant: months hold the events of all tenants
+-- only: a file is not partitioned
+SELECT line FROM llmspell.ensure_future_event_log_partitions() AS done (line);
+
+-- name: archive_partitions -> rows
+-- Detach the months that ended by an instant; events of old months that have no partition get one first.
+-- cross-tenant: months hold the events of all tenants
+-- only: a file is not partitioned
+SELECT line FROM llmspell.cleanup_old_event_log_partitions(:before) AS done (line);
+
+-- name: archivable_partitions -> rows
+-- What that would detach: attached months, and months whose events wait in the default partition.
+-- cross-tenant: months hold the events of all tenants
+-- only: a file is not partitioned
+SELECT format('WOULD ARCHIVE: event_log_%s (%s to %s)', to_char(month, 'YYYY_MM'), month::date, (month + interval '1 month')::date)
+FROM (
+  SELECT (pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid), 'FROM \(''(.+)''\) TO'))[1]::timestamptz AT TIME ZONE 'UTC' AS month
+  FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
+  WHERE i.inhparent = 'llmspell.event_log'::pg_catalog.regclass
+  UNION
+  SELECT date_trunc('month', d.timestamp AT TIME ZONE 'UTC') FROM llmspell.event_log_default AS d WHERE d.timestamp < date_trunc('month', :before::timestamptz AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+) AS months
+WHERE (month + interval '1 month') AT TIME ZONE 'UTC' <= :before::timestamptz
+ORDER BY month;
