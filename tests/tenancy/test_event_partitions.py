@@ -122,7 +122,7 @@ async def test_no_event_is_lost_or_refused_while_its_month_is_made(postgres_data
                 await log.append_many([NewEvent(type="test.event", at=starts_at, payload={"n": number})] * 1)
 
         async def upkeep() -> None:
-            for _ in range(4):
+            for _ in range(2):
                 owner_runs(
                     postgres_database,
                     f"ALTER TABLE llmspell.event_log DETACH PARTITION llmspell.{name}",

@@ -37,6 +37,8 @@ from llmspell.storage.relational.runtime import Runtime
 
 LATEST = datetime.max.replace(tzinfo=from_microseconds(0).tzinfo)
 
+APPEND_ATTEMPTS = 3
+
 
 class RelationalEventLog:
     """`EventLog` by the queries of `event_log.sql`."""
@@ -228,13 +230,15 @@ class RelationalEventLog:
 
 
 async def _again(append: Callable[[], Awaitable[T]]) -> T:
-    """Append, and once more when that met a month that was being made: nothing of the first attempt was kept."""
-    try:
-        return await append()
-    except AlreadyExists:
-        raise
-    except Conflict:
-        return await append()
+    """Append, and once more when that met a month that was being made: nothing of a failed attempt is kept."""
+    for _ in range(APPEND_ATTEMPTS - 1):
+        try:
+            return await append()
+        except AlreadyExists:
+            raise
+        except Conflict:
+            continue
+    return await append()
 
 
 def _all_of(conditions: Sequence[str]) -> str:
