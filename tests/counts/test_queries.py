@@ -15,6 +15,8 @@ from llmspell.clock import ManualClock
 from llmspell.ids import IdSource
 from llmspell.observe import QueryCounts, counting_queries
 from llmspell.spell import Tenant
+from llmspell.storage.contracts.event_log import NewEvent
+from llmspell.storage.contracts.hook_history import NewHookExecution
 from llmspell.storage.relational import postings
 
 MANY = 40
@@ -87,6 +89,46 @@ async def test_a_memory_is_read_by_one_query_in_one_round_trip(tenant: Tenant) -
     id = (await tenant.memory.list()).items[0].id
 
     assert totals(await counted(tenant.memory.get(id))) == (1, 1)
+
+
+async def test_an_event_is_appended_by_one_query_in_one_round_trip(tenant: Tenant) -> None:
+    assert totals(await counted(tenant.event_log.append("test.event", {"n": 1}))) == (1, 1)
+
+
+async def test_many_events_are_appended_by_one_query_in_one_round_trip(tenant: Tenant) -> None:
+    events = [NewEvent(type="test.event", payload={"n": number}) for number in range(MANY)]
+
+    assert totals(await counted(tenant.event_log.append_many(events))) == (1, 1)
+
+
+async def test_events_are_read_by_one_query_in_one_round_trip(tenant: Tenant) -> None:
+    event = await tenant.event_log.append("test.event")
+    await tenant.event_log.append("test.event")
+    await tenant.event_log.list(limit=1)  # the key of cursors is read once
+
+    for call in (
+        tenant.event_log.get(event.id),
+        tenant.event_log.list(),
+        tenant.event_log.list(limit=1, type="test.*"),
+        tenant.event_log.tail(after_sequence=1),
+        tenant.event_log.prune("2020-01-01"),
+    ):
+        assert totals(await counted(call)) == (1, 1)
+
+
+async def test_a_hook_execution_is_recorded_and_read_by_one_query_in_one_round_trip(tenant: Tenant) -> None:
+    new = NewHookExecution(hook_id="h", hook_type="AgentError", triggering_component="agent")
+    recorded = await tenant.hook_history.record(new)
+
+    for call in (
+        tenant.hook_history.record(new),
+        tenant.hook_history.get(recorded.id),
+        tenant.hook_history.list(),
+        tenant.hook_history.delete(recorded.id),
+        tenant.hook_history.apply_retention(),
+    ):
+        assert totals(await counted(call)) == (1, 1)
+    assert totals(await counted(tenant.hook_history.record_many([new] * MANY)))[1] == 1
 
 
 # (queries, round trips) at most. A file answers a whole snapshot in one hand-over to its thread; a server one by one.

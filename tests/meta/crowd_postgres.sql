@@ -23,4 +23,11 @@ INSERT INTO llmspell.embedding_spaces (tenant_id, space_id, model, dimension) SE
 INSERT INTO llmspell.vector_embeddings_384 (tenant_id, id, owner_id, scope, embedding, space_id)
 SELECT tenant, id, id, 'scope', array_fill(n, ARRAY[384])::public.vector, CASE WHEN n <= 40 THEN 'free-384' ELSE 'model' END
 FROM crowd WHERE n <= 200;
+SELECT llmspell.create_event_log_partition('2026-01-01', '2026-02-01'), llmspell.create_event_log_partition('2026-02-01', '2026-03-01');
+INSERT INTO llmspell.event_sequences (tenant_id, value, first_at, last_at) SELECT tenant, 1000, min(at), max(at) FROM crowd GROUP BY tenant;
+INSERT INTO llmspell.event_log (tenant_id, event_id, event_type, correlation_id, timestamp, sequence, payload)
+SELECT tenant, id, 'type.' || n % 20, other, at, n, '{}' FROM crowd;
+INSERT INTO llmspell.hook_history
+    (tenant_id, execution_id, hook_id, hook_type, correlation_id, hook_context, result_data, timestamp, duration_ms, triggering_component, component_id)
+SELECT tenant, id, 'hook-' || n % 20, 'type-' || n % 20, other, 'b', '{"type": "continue", "data": {}}', at, n, 'component', '' FROM crowd;
 ANALYZE;

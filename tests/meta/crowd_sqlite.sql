@@ -16,3 +16,9 @@ INSERT INTO relationships
     (tenant_id, relationship_id, from_entity, to_entity, relationship_type, valid_time_start, valid_time_end, transaction_time_start,
      transaction_time_end, created_at)
 SELECT tenant, id, other, id, 'type-' || n % 20, at, 9223372036854775807, at, 9223372036854775807, at FROM crowd;
+INSERT INTO event_log (tenant_id, event_id, event_type, correlation_id, timestamp, sequence, payload)
+SELECT tenant, id, 'type.' || n % 20, other, at, n, '{}' FROM crowd;
+INSERT INTO hook_history
+    (tenant_id, execution_id, hook_id, hook_type, correlation_id, hook_context, result_data, timestamp, duration_ms, triggering_component,
+     component_id, created_at)
+SELECT tenant, id, 'hook-' || n % 20, 'type-' || n % 20, other, x'62', '{"type": "continue", "data": {}}', at, n, 'component', '', at FROM crowd;

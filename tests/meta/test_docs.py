@@ -30,6 +30,8 @@ HANDLES = {
     "tenant.kv": ("llmspell.storage.contracts.kv:KV", "reference/kv.md"),
     "tenant.vectors": ("llmspell.memory.vectors:VectorCollection", "reference/vectors.md"),
     "tenant.memory": ("llmspell.memory.memory:Memory", "reference/memories.md"),
+    "tenant.event_log": ("llmspell.storage.contracts.event_log:EventLog", "reference/event_log.md"),
+    "tenant.hook_history": ("llmspell.storage.contracts.hook_history:HookHistory", "reference/hook_history.md"),
     "tenant.graph": ("llmspell.memory.knowledge:KnowledgeGraph", "reference/graph.md"),
 }
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")

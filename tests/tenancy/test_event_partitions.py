@@ -295,7 +295,7 @@ QUERIES = {
     ),
     "count": ("", {}),
     "stats": ("", {}),
-    "get": ("", {"id": str(UUID(int=5))}),
+    "get_at": ("", {"id": str(UUID(int=5)), "at": "2019-03-05"}),
 }
 
 

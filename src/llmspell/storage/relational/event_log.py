@@ -84,7 +84,7 @@ class RelationalEventLog:
     async def get(self, id: UUID | str, *, at: datetime | date | str | None = None) -> EventRecord | None:
         identity, instant = parse_id(id), optional_instant(at, field="at")
         if instant is None:
-            row = await self._unit.row(self._queries.get, id=self._dialect.id(identity), since=None, until=None)
+            row = await self._unit.row(self._queries.get, id=self._dialect.id(identity))
         else:
             row = await self._unit.row(
                 self._queries.get_at, id=self._dialect.id(identity), at=self._dialect.instant(instant)
@@ -124,8 +124,9 @@ class RelationalEventLog:
         correlation_id: UUID | str | None = None,
         limit: int = 100,
     ) -> builtins.list[EventRecord]:
-        conditions, parameters = self._chosen(checks.require_selection(type=type, correlation_id=correlation_id))
-        parameters["after_sequence"] = checks.require_sequence(after_sequence)
+        wanted = checks.require_selection(type=type, correlation_id=correlation_id)
+        conditions, parameters = self._chosen(wanted, by_number=True)
+        parameters |= {"after_sequence": checks.require_sequence(after_sequence)}
         query = self._queries.tail.filtered(_all_of(conditions))
         rows = await self._unit.rows(query, limit=require_limit(limit), **parameters)
         return [self._record(row) for row in rows]
@@ -180,7 +181,7 @@ class RelationalEventLog:
         require_limit(limit, maximum=PRUNE_MAX)
         return await self._unit.execute(self._queries.prune, before=instant, limit=limit)
 
-    def _chosen(self, wanted: Selection) -> tuple[builtins.list[str], dict[str, Any]]:
+    def _chosen(self, wanted: Selection, *, by_number: bool = False) -> tuple[builtins.list[str], dict[str, Any]]:
         """Return the conditions of a selection and all of its parameters."""
         conditions = []
         parameters: dict[str, Any] = {
@@ -188,13 +189,15 @@ class RelationalEventLog:
             "until": None if wanted.until is None else self._dialect.instant(wanted.until),
         }
         if wanted.correlation_id is not None:
-            conditions.append("l.correlation_id = :correlation_id")
+            conditions.append(self._runtime.filters.selective("l.correlation_id = :correlation_id"))
             parameters["correlation_id"] = self._dialect.id(wanted.correlation_id)
         if wanted.type is not None and wanted.type.is_beginning:
             conditions.append("l.event_type >= :first AND l.event_type < :beyond")
             parameters |= {"first": wanted.type.text, "beyond": after_prefix(wanted.type.text)}
         elif wanted.type is not None:
-            conditions.append("l.event_type = :type")
+            # By number a type is looked for as events come; its index would give all of them, from the first on.
+            of_type = "l.event_type = :type"
+            conditions.append(of_type if by_number else self._runtime.filters.selective(of_type))
             parameters["type"] = wanted.type.text
         return conditions, parameters
 
@@ -230,7 +233,7 @@ class RelationalEventLog:
 
 
 async def _again(append: Callable[[], Awaitable[T]]) -> T:
-    """Append, and once more when that met a month that was being made: nothing of a failed attempt is kept."""
+    """Append, and again when that met a month that was being made: nothing of a failed attempt is kept."""
     for _ in range(APPEND_ATTEMPTS - 1):
         try:
             return await append()

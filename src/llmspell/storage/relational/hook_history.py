@@ -164,10 +164,10 @@ class RelationalHookHistory:
         }
         for name in ("hook_id", "hook_type"):
             if (value := getattr(wanted, name)) is not None:
-                conditions.append(f"h.{name} = :{name}")
+                conditions.append(self._runtime.filters.selective(f"h.{name} = :{name}"))
                 parameters[name] = value
         if wanted.correlation_id is not None:
-            conditions.append("h.correlation_id = :correlation_id")
+            conditions.append(self._runtime.filters.selective("h.correlation_id = :correlation_id"))
             parameters["correlation_id"] = self._dialect.id(wanted.correlation_id)
         return conditions, parameters
 

@@ -1,13 +1,15 @@
 -- Every query that walks events names a time range, so that months outside of it are not opened; without one given it is
--- that of the tenant's own events, which event_sequences knows. `AND` of two plain comparisons, because only those
--- prune partitions: a comparison of rows does not.
+-- that of the tenant's own events, which event_sequences knows. Two plain comparisons, because only those prune partitions:
+-- a comparison of rows does not. CASE, because COALESCE is not taken for leakproof, and would keep them out of the index.
 
 -- fragment: event
 l.event_id, l.event_type, l.correlation_id, l.timestamp, l.sequence, l.language, l.payload;
 
 -- fragment: range
-l.timestamp >= coalesce(:since::timestamptz, (SELECT s.first_at FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id))
-  AND l.timestamp < coalesce(:until::timestamptz, (SELECT s.last_at + interval '1 microsecond' FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id));
+l.timestamp >= CASE WHEN :since::timestamptz IS NOT NULL THEN :since
+    ELSE (SELECT s.first_at FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id) END
+  AND l.timestamp < CASE WHEN :until::timestamptz IS NOT NULL THEN :until
+    ELSE (SELECT s.last_at + interval '1 microsecond' FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id) END;
 
 -- fragment: appended
 WITH given AS (
@@ -36,10 +38,11 @@ RETURNING sequence;
 {appended};
 
 -- name: get -> row
--- Events of an id, the latest first.
+-- The latest event of an id. A range would not help: it would make the planner walk over it, by the key, in search of the id;
+-- and so would an order that the key has.
 SELECT {event} FROM llmspell.event_log AS l
-WHERE l.tenant_id = :tenant_id AND l.event_id = :id AND {range}
-ORDER BY l.timestamp DESC LIMIT 1;
+WHERE l.tenant_id = :tenant_id AND l.event_id = :id
+ORDER BY l.timestamp + interval '0' DESC LIMIT 1;
 
 -- name: get_at -> row
 -- One event, by its key.
@@ -59,9 +62,12 @@ WHERE l.tenant_id = :tenant_id AND {range} AND {filters}
 ORDER BY l.timestamp, l.event_id LIMIT :limit;
 
 -- name: tail -> rows
--- Events beyond a number that match, in the order in which they were committed.
+-- Events beyond a number that match, in the order in which they were committed. COALESCE, here, because the range shall prune
+-- months and stay out of the index: a planner that does not know how wide it is would prefer it to the number.
 SELECT {event} FROM llmspell.event_log AS l
-WHERE l.tenant_id = :tenant_id AND l.sequence > :after_sequence AND {range} AND {filters}
+WHERE l.tenant_id = :tenant_id AND l.sequence > :after_sequence AND {filters}
+  AND l.timestamp >= coalesce((SELECT s.first_at FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id), '-infinity')
+  AND l.timestamp <= coalesce((SELECT s.last_at FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id), 'infinity')
 ORDER BY l.sequence LIMIT :limit;
 
 -- name: count -> value

@@ -25,10 +25,10 @@ RETURNING sequence;
 {appended};
 
 -- name: get -> row
--- Events of an id, the latest first.
+-- The latest event of an id. The + keeps the planner from walking over all events, by the key, in search of the id.
 SELECT {event} FROM event_log AS l
-WHERE l.tenant_id = :tenant_id AND l.event_id = :id AND {range}
-ORDER BY l.timestamp DESC LIMIT 1;
+WHERE l.tenant_id = :tenant_id AND l.event_id = :id
+ORDER BY +l.timestamp DESC LIMIT 1;
 
 -- name: get_at -> row
 -- One event, by its key.
@@ -50,7 +50,7 @@ ORDER BY l.timestamp, l.event_id LIMIT :limit;
 -- name: tail -> rows
 -- Events beyond a number that match, in the order in which they were committed.
 SELECT {event} FROM event_log AS l
-WHERE l.tenant_id = :tenant_id AND l.sequence > :after_sequence AND {range} AND {filters}
+WHERE l.tenant_id = :tenant_id AND l.sequence > :after_sequence AND {filters}
 ORDER BY l.sequence LIMIT :limit;
 
 -- name: count -> value
