@@ -9,8 +9,8 @@ Rule 2: `sequence` counts a tenant's events in the order of their commits, witho
     from the numbering to the commit. Whoever has read number n has missed nothing up to n, and finds what is new by
     `tail(after_sequence=n)`.
 Rule 3: lists are ordered by (instant, id), so events of one instant are neither skipped nor repeated between pages.
-Rule 4: every question about several events has a time range. Without `since` and `until` it is that of the tenant's own events, first to last:
-    nothing is hidden, and months outside of it are not opened.
+Rule 4: every question about several events has a time range. Without `since` and `until` it is that of the tenant's own
+    events, first to last: nothing is hidden, and months outside of it are not opened.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def _each(events: Sequence[NewEvent], clock: Clock, ids: IdSource) -> Iterator[C
         if not isinstance(event, NewEvent):
             raise InvalidInput(f"events[{position}]", "must be a NewEvent", given=event)
         checked = require_event(event, clock=clock, ids=ids, where=f"events[{position}].")
-        size += len(checked.payload.encode())
+        size += len(checked.payload) if checked.payload.isascii() else len(checked.payload.encode())
         if size > BATCH_MAX_BYTES:
             raise InvalidLimit("events", f"must have at most {BATCH_MAX_BYTES:,} bytes of payload together", given=size)
         yield checked
@@ -190,7 +190,7 @@ def _payload(value: Mapping[str, Any] | None, *, field: str) -> str:
         raise InvalidMetadata(field, "must be an object", given=value)
     require_json(value, field=field)
     encoded = encode_json(value)
-    size = len(encoded.encode())
+    size = len(encoded) if encoded.isascii() else len(encoded.encode())
     if size > PAYLOAD_MAX_BYTES:
         raise InvalidMetadata(field, f"must be at most {PAYLOAD_MAX_BYTES:,} bytes as JSON", given=size)
     return encoded
