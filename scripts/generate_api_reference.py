@@ -19,13 +19,25 @@ from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.spell import Spell, Tenant, Transaction
+from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.kv import KV
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
-PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md")
+PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "idempotency.md")
 CLASSES = {
     kind.__name__: kind
-    for kind in (KV, VectorCollection, KnowledgeGraph, Memory, TenantRegistry, Admin, Spell, Tenant, Transaction)
+    for kind in (
+        KV,
+        VectorCollection,
+        KnowledgeGraph,
+        Memory,
+        TenantRegistry,
+        Admin,
+        Spell,
+        Tenant,
+        Transaction,
+        Idempotency,
+    )
 }
 TABLE = re.compile(r"<!-- methods of (\w+) -->\n.*?<!-- end of methods -->", re.DOTALL)
 

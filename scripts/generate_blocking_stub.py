@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from llmspell import blocking
 
@@ -33,6 +34,7 @@ class Imports:
 
     def __init__(self) -> None:
         self.lines: dict[str, str] = {}
+        self.variables: set[str] = set()
 
     def need(self, annotation: ast.expr, module: ModuleType) -> None:
         """Import every name of an annotation as its module does, or from the module when it is defined there."""
@@ -42,6 +44,10 @@ class Imports:
 
     def _add(self, name: str, module: ModuleType) -> None:
         if module is blocking and name.startswith("Blocking"):
+            return
+        if isinstance(getattr(module, name, None), TypeVar):
+            self.lines["TypeVar"] = "from typing import TypeVar"
+            self.variables.add(name)
             return
         line = imports_of(module).get(name)
         if line is None and hasattr(module, name):
@@ -140,11 +146,13 @@ def stub() -> str:
         if isinstance(node, ast.ClassDef) and any(keyword.arg == "of" for keyword in node.keywords):
             body = "".join(members(node, imports))
             indented = "".join(f"    {line}" if line.strip() else line for line in body.splitlines(keepends=True))
-            parts.append(f"class {node.name}:\n{indented}")
+            bases = [name for name in map(ast.unparse, node.bases) if name != "_Twin"]
+            parts.append(f"class {node.name}{f'({bases[0]})' if bases else ''}:\n{indented}")
         elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             parts.append(signature(node, blocking, imports, first_line(ast.get_docstring(node))))
     lines = "\n".join(sorted(set(imports.lines.values())))
-    return formatted(f"{HEADER}\n{lines}\n\n" + "\n".join(parts))
+    variables = "".join(f'{name} = TypeVar("{name}")\n' for name in sorted(imports.variables))
+    return formatted(f"{HEADER}\n{lines}\n\n{variables}" + "\n".join(parts))
 
 
 def formatted(text: str) -> str:

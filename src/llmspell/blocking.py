@@ -25,6 +25,7 @@ import functools
 import inspect
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
@@ -34,13 +35,15 @@ from typing import Any, Protocol, TypeVar, cast
 
 from llmspell.admin import Admin, TenantRegistry
 from llmspell.clock import Clock
-from llmspell.errors import OutcomeUnknown, TransactionClosed, Unavailable, Unsupported
+from llmspell.errors import LlmspellError, OutcomeUnknown, TransactionClosed, Unavailable, Unsupported
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
+from llmspell.once import Keyed
 from llmspell.providers.embedder import Embedder
+from llmspell.retries import may_repeat
 from llmspell.settings import Settings
-from llmspell.spell import Spell, Tenant, Transaction, connect
+from llmspell.spell import Concerns, Once, Spell, Tenant, Transaction, connect
 from llmspell.storage.contracts.event_log import EventLog
 from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.kv import KV
@@ -428,7 +431,9 @@ class BlockingAdmin(_Twin, of=Admin):
     pass
 
 
-class BlockingTransaction(_Twin, of=Transaction):
+class _Concerns(_Twin, of=Concerns):
+    """The concerns of one tenant, each with its twin."""
+
     kv: BlockingKV
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
@@ -436,7 +441,7 @@ class BlockingTransaction(_Twin, of=Transaction):
     hook_history: BlockingHookHistory
     memory: BlockingMemory
 
-    def __init__(self, inner: Transaction, runner: Runner) -> None:
+    def __init__(self, inner: Concerns, runner: Runner) -> None:
         super().__init__(inner, runner)
         self.kv = BlockingKV(inner.kv, runner)
         self.vectors = BlockingVectorCollection(inner.vectors, runner)
@@ -446,25 +451,74 @@ class BlockingTransaction(_Twin, of=Transaction):
         self.memory = BlockingMemory(inner.memory, runner)
 
 
-class BlockingTenant(_Twin, of=Tenant):
+class BlockingTransaction(_Concerns, of=Transaction):
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        async def opened() -> AbstractAsyncContextManager[None]:
+            return cast("AbstractAsyncContextManager[None]", self._inner.savepoint())
+
+        block = self._runner.run(opened)
+        self._runner.run(block.__aenter__)
+        try:
+            yield
+        except BaseException as error:
+            self._runner.run(functools.partial(block.__aexit__, type(error), error, error.__traceback__))
+            raise
+        self._runner.run(functools.partial(block.__aexit__, None, None, None))
+
+    def _once(self, keyed: Keyed, work: Callable[[BlockingTransaction], T]) -> T:
+        keys = self._inner._storages.idempotency
+        answer = self._runner.run(functools.partial(keyed.claim, keys))
+        if answer is not None:
+            return cast("T", answer.result)
+        result = work(self)
+        self._runner.run(functools.partial(keyed.record, keys, result))
+        return result
+
+
+class BlockingOnce(_Concerns, of=Once):
+    pass
+
+
+class BlockingTenant(_Concerns, of=Tenant):
     id: str
-    kv: BlockingKV
-    vectors: BlockingVectorCollection
-    graph: BlockingKnowledgeGraph
-    event_log: BlockingEventLog
-    hook_history: BlockingHookHistory
-    memory: BlockingMemory
 
     def __init__(self, inner: Tenant, portal: Portal) -> None:
         super().__init__(inner, portal)
         self._portal = portal
         self.id = inner.id
-        self.kv = BlockingKV(inner.kv, portal)
-        self.vectors = BlockingVectorCollection(inner.vectors, portal)
-        self.graph = BlockingKnowledgeGraph(inner.graph, portal)
-        self.event_log = BlockingEventLog(inner.event_log, portal)
-        self.hook_history = BlockingHookHistory(inner.hook_history, portal)
-        self.memory = BlockingMemory(inner.memory, portal)
+
+    def once(self, idempotency_key: str) -> BlockingOnce:
+        async def handle() -> Once:
+            return cast("Once", self._inner.once(idempotency_key))
+
+        return BlockingOnce(self._portal.run(handle), self._portal)
+
+    def run(
+        self,
+        work: Callable[[BlockingTransaction], T],
+        *,
+        attempts: int | None = None,
+        timeout_s: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> T:
+        async def planned() -> tuple[Iterator[float], Keyed | None]:
+            return cast("tuple[Iterator[float], Keyed | None]", self._inner._plan(work, attempts, idempotency_key))
+
+        tries, keyed = self._portal.run(planned)
+        failed: LlmspellError | None = None
+        for pause_s in tries:
+            if failed is not None:
+                time.sleep(pause_s)
+            try:
+                with self.transaction(timeout_s=timeout_s) as tx:
+                    return work(tx) if keyed is None else tx._once(keyed, work)
+            except LlmspellError as error:
+                if not may_repeat(error, keyed=keyed is not None):
+                    raise
+                failed = error
+        assert failed is not None  # noqa: S101 - there is at least one try
+        raise failed
 
     @contextmanager
     def transaction(self, *, timeout_s: float | None = None) -> Iterator[BlockingTransaction]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -18,6 +18,7 @@ from llmspell.memory.memory import MemoryHit, MemoryInput, Ranked
 from llmspell.providers.embedder import Embedder
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
 from llmspell.settings import Settings
+from llmspell.spell import TransactionOutcome
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability, Characteristics
 from llmspell.storage.contracts.event_log import EventPartition, EventRecord, EventStats, Language, NewEvent
@@ -28,6 +29,8 @@ from llmspell.storage.contracts.pages import Page
 from llmspell.storage.contracts.tenants import TenantRecord
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 from llmspell.tenant import DEFAULT_TENANT
+
+T = TypeVar("T")
 
 def connect_blocking(
     url: str | None = None,
@@ -448,8 +451,8 @@ class BlockingAdmin:
     def archive_event_partitions(self, before: datetime | date | str, *, dry_run: bool = False) -> list[str]:
         """Take the months that ended by `before` out of the log into an archive, one line for each (EVT-14, EVT-15)."""
 
-class BlockingTransaction:
-    """One atomic unit of a tenant: the same concerns as on `Tenant`."""
+class _Concerns:
+    """What one tenant has, by concern: on its handle, inside of a transaction, and under an idempotency key."""
 
     kv: BlockingKV
     vectors: BlockingVectorCollection
@@ -458,16 +461,32 @@ class BlockingTransaction:
     hook_history: BlockingHookHistory
     memory: BlockingMemory
 
-class BlockingTenant:
-    """Everything one tenant has: `memory`, `graph`, `vectors`, `kv`, `context(…)`, `transaction()`."""
+class BlockingTransaction(_Concerns):
+    """One atomic unit of a tenant: the same concerns as on `Tenant`."""
+    def savepoint(self) -> AbstractContextManager[None]:
+        """Open a block of which nothing stays when an exception leaves it, while the transaction goes on. Blocks nest."""
+    @property
+    def outcome(self) -> TransactionOutcome:
+        """What became of it: "open" inside of its block, then "committed", "rolled_back", or "unknown"."""
+
+class BlockingOnce(_Concerns):
+    """A tenant's verbs under one idempotency key: `tenant.once(key)`."""
+
+class BlockingTenant(_Concerns):
+    """Everything one tenant has: its concerns, `context(…)`, `transaction()`, `run(…)` and `once(…)`."""
 
     id: str
-    kv: BlockingKV
-    vectors: BlockingVectorCollection
-    graph: BlockingKnowledgeGraph
-    event_log: BlockingEventLog
-    hook_history: BlockingHookHistory
-    memory: BlockingMemory
+    def once(self, idempotency_key: str) -> BlockingOnce:
+        """Return the tenant's verbs with the promise that the call has its effect at most once."""
+    def run(
+        self,
+        work: Callable[[BlockingTransaction], T],
+        *,
+        attempts: int | None = None,
+        timeout_s: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> T:
+        """Run `work(tx)` in a transaction, again from the beginning while another one was first, and return what it returns."""
     def transaction(self, *, timeout_s: float | None = None) -> AbstractContextManager[BlockingTransaction]:
         """Open a transaction: everything written through it is kept together when the block ends, or nothing is."""
     def context(

@@ -18,7 +18,8 @@
     ├── Conflict                another writer was first; retry may help            LS-1300
     │   ├── AlreadyExists       the id is taken                                     LS-1301
     │   ├── VersionConflict     `expected_version` is not the current version       LS-1302
-    │   └── FileExists          a file is there that would be replaced              LS-1303
+    │   ├── FileExists          a file is there that would be replaced              LS-1303
+    │   └── IdempotencyConflict an idempotency key was used for something else      LS-1304
     ├── Unsupported             this backend does not do that                       LS-1400
     ├── OutcomeUnknown          the answer to a commit was lost                     LS-1500
     ├── TransactionError
@@ -58,7 +59,9 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import ClassVar
+    from typing import ClassVar, Literal, TypeAlias
+
+    Outcome: TypeAlias = Literal["failed", "unknown"]
 
 SHOWN_CHARACTERS = 80
 
@@ -74,6 +77,8 @@ class LlmspellError(Exception):
 
     code: ClassVar[str] = "LS-0000"
     retryable: ClassVar[bool] = False
+    outcome: ClassVar[Outcome] = "failed"
+    """Whether the call had no effect (`failed`), or may have had all of it (`unknown`)."""
     default_hint: ClassVar[str] = ""
 
     def __init__(self, message: str = "", /, *, hint: str = "", **fields: object) -> None:
@@ -221,6 +226,14 @@ class FileExists(Conflict):
     default_hint = "Edit it, or have it replaced with --force."
 
 
+class IdempotencyConflict(Conflict):
+    """The idempotency key was used for another call; nothing was done."""
+
+    code = "LS-1304"
+    retryable = False
+    default_hint = "Give every call a key of its own, and repeat a call with the same arguments."
+
+
 class Unsupported(LlmspellError):
     """This backend does not do that."""
 
@@ -231,7 +244,8 @@ class OutcomeUnknown(LlmspellError):
     """The answer to a commit was lost: the write either happened completely or not at all."""
 
     code = "LS-1500"
-    default_hint = "Read back what you wrote before you repeat it."
+    outcome = "unknown"
+    default_hint = "Read back what you wrote before you repeat it, or repeat it under its idempotency key."
 
 
 class TransactionError(LlmspellError):

@@ -18,10 +18,11 @@ from llmspell.tenant import TenantId
 
 GATE_TTL_S = 1.0
 """How old the knowledge that a tenant is active may be: a suspension takes effect within it."""
-_READS = frozenset({
+READS = frozenset({
     "get", "exists", "list_keys", "get_batch", "search", "stats", "list", "list_paginated", "count", "history", "adjacent",
     "pending", "unprocessed_sessions", "predicates", "get_entity", "list_entities", "facts", "neighbours", "traverse", "paths",
     "mentioned", "entity_history", "tail", "statistics",
+    "rank", "question", "find",
 })  # fmt: skip
 """Storage methods that do not bring a tenant into being."""
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class _Guarded:
         method = getattr(self._storage, name)
         if not inspect.iscoroutinefunction(method):
             return method
-        guarded_method = _through(self._enter, method, writes=name not in _READS)
+        guarded_method = _through(self._enter, method, writes=name not in READS)
         setattr(self, name, guarded_method)  # the next look-up finds it without coming here
         return guarded_method
 

@@ -10,16 +10,17 @@ Rule 2: a handle does not serve a tenant that is unknown, suspended or deleted (
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import date, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from llmspell.admin import Admin, TenantRegistry
 from llmspell.clock import Clock, SystemClock
-from llmspell.errors import InvalidLimit
+from llmspell.errors import InvalidLimit, LlmspellError
 from llmspell.gate import Gate, guarded
 from llmspell.ids import IdSource
 from llmspell.memory.context import Context, ContextAssembler
@@ -27,13 +28,16 @@ from llmspell.memory.embedding import Embedding
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
+from llmspell.once import Keyed, keyed_work, verbs_of
 from llmspell.providers.configured import open_configured
 from llmspell.providers.embedder import Embedder, open_embedder
+from llmspell.retries import may_repeat, pauses
 from llmspell.settings import Settings, load_settings
-from llmspell.storage.contracts.backend import Backend, Storages
+from llmspell.storage.contracts.backend import Backend, OpenTransaction, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventLog
 from llmspell.storage.contracts.hook_history import HookHistory
+from llmspell.storage.contracts.idempotency import require_idempotency_key
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.open import open_backend
@@ -42,6 +46,8 @@ from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
 HANDLES_MAX = 4_096
 """Handles of tenants that are kept, least recently used first out: each remembers that its tenant is active."""
 TRANSACTION_TIMEOUT_MAX_S = 3_600.0
+TransactionOutcome: TypeAlias = Literal["open", "committed", "rolled_back", "unknown"]
+T = TypeVar("T")
 
 
 def connect(
@@ -162,33 +168,56 @@ class Spell:
         allowed = self._backend.auto_create_tenants if automatic is None else automatic
         return Gate(self._backend.tenants, tenant, auto_create=allowed, clock=self._clock)
 
-    def _memory(self, storages: Storages, tenant: TenantId, embedding: Embedding, *, in_transaction: bool) -> Memory:
+    def _memory(
+        self,
+        storages: Storages,
+        tenant: TenantId,
+        embedding: Embedding,
+        *,
+        ahead: Mapping[str, tuple[bytes, ...]] | None = None,
+    ) -> Memory:
+        """`ahead`: inside of a transaction, what was embedded before it."""
         return Memory(
             storages.memories,
             embedding=embedding,
             clock=self._clock,
             ids=self._ids,
             cursors=Cursors(tenant, self._backend.cursor_key),
-            in_transaction=in_transaction,
+            in_transaction=ahead is not None,
+            ahead=ahead,
         )
 
 
-class Tenant:
-    """Everything one tenant has: `memory`, `graph`, `vectors`, `kv`, `context(…)`, `transaction()`."""
+class Concerns:
+    """What one tenant has, by concern: on its handle, inside of a transaction, and under an idempotency key."""
+
+    kv: KV
+    vectors: VectorCollection
+    graph: KnowledgeGraph
+    event_log: EventLog
+    hook_history: HookHistory
+    memory: Memory
+
+    def _bind(self, storages: Storages, memory: Memory) -> None:
+        self.kv = storages.kv
+        self.vectors = VectorCollection(storages.vectors)
+        self.graph = KnowledgeGraph(storages.graph)
+        self.event_log = storages.event_log
+        self.hook_history = storages.hook_history
+        self.memory = memory
+
+
+class Tenant(Concerns):
+    """Everything one tenant has: its concerns, `context(…)`, `transaction()`, `run(…)` and `once(…)`."""
 
     def __init__(self, spell: Spell, backend: Backend, id: TenantId) -> None:
         self.id = id
         self._spell = spell
         self._backend = backend
         self._gate = spell._gate(id)
-        storages = guarded(backend.storages(id), self._gate)
-        self.kv: KV = storages.kv
-        self.vectors = VectorCollection(storages.vectors)
-        self.graph = KnowledgeGraph(storages.graph)
-        self.event_log: EventLog = storages.event_log
-        self.hook_history: HookHistory = storages.hook_history
+        self._storages = storages = guarded(backend.storages(id), self._gate)
         self._embedding = spell._embedding.for_tenant(id)
-        self.memory = spell._memory(storages, id, self._embedding, in_transaction=False)
+        self._bind(storages, spell._memory(storages, id, self._embedding))
         self._context = ContextAssembler(self.memory, storages.memories, storages.graph, self._embedding)
 
     async def context(
@@ -221,30 +250,172 @@ class Tenant:
         ready vector, or their embedding is pending until `memory.embed_pending()`.
 
         Raises:
-            Conflict: another transaction was first; retry the block.
+            Conflict: another transaction was first; retry the block, or hand it to `run`.
             TransactionTimeout: it outlived its limit and was rolled back.
             OutcomeUnknown: the answer to the commit was lost.
         """
+        return self._transaction(self._limit(timeout_s), None)
+
+    async def run(
+        self,
+        work: Callable[[Transaction], Awaitable[T]],
+        *,
+        attempts: int | None = None,
+        timeout_s: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> T:
+        """Run `work(tx)` in a transaction, again from the beginning while another one was first, and return what it returns.
+
+        `work` may run several times, so it does nothing but use `tx` and compute. There are at most `attempts` tries (default:
+        the settings', 10), with a random pause of up to 0.5 s before each but the first.
+
+        With an `idempotency_key` it has its effect at most once, whoever calls with that key: the result is recorded with it for
+        a day and returned to every later call, as the type that `work` is annotated to return (plain data without an
+        annotation); a commit whose answer was lost is then found out by asking again.
+
+        Raises:
+            Conflict: another transaction was first, at the last try too.
+            IdempotencyConflict: the key was used for another call.
+            TransactionTimeout: a try outlived its limit and was rolled back.
+            OutcomeUnknown: the answer to the commit was lost, and there is no key that would make a repetition safe.
+        """
+        tries, keyed = self._plan(work, attempts, idempotency_key)
+        limit = self._limit(timeout_s)
+
+        async def once() -> T:
+            async with self._transaction(limit, None) as tx:
+                return await work(tx) if keyed is None else await tx._once(keyed, work)
+
+        return await _repeated(once, tries, keyed=keyed is not None)
+
+    def _plan(
+        self, work: Callable[..., Any], attempts: int | None, idempotency_key: str | None
+    ) -> tuple[Iterator[float], Keyed | None]:
+        """Return the pauses before each try, and the call under its key."""
+        chosen = self._spell.settings.transaction
+        keyed = None
+        if idempotency_key is not None:
+            keyed = keyed_work(work, idempotency_key, ttl_s=chosen.idempotency_ttl_s)
+        return pauses(chosen.attempts if attempts is None else attempts), keyed
+
+    def once(self, idempotency_key: str) -> Once:
+        """Return the tenant's verbs with the promise that the call has its effect at most once.
+
+        A call that is sent again under its key, also by another process, does nothing and returns the result of the first, for a
+        day. Give every call a key of its own; one that is sent with other arguments is refused.
+
+        Raises:
+            InvalidKey: the key is not a text of 1 to 255 bytes.
+        """
+        return Once(self, require_idempotency_key(idempotency_key))
+
+    async def _run_keyed(
+        self, keyed: Keyed, work: Callable[[Transaction], Awaitable[T]], *, arguments: Mapping[str, Any]
+    ) -> T:
+        """Run a keyed call. Memories are embedded before the transaction begins, unless the answer is there already."""
+        ahead: Mapping[str, tuple[bytes, ...]] = {}
+        concern, _, verb = keyed.operation.partition(".")
+        if concern == "memory":
+            answer = await keyed.find(self._storages.idempotency)
+            if answer is not None:
+                return cast("T", answer.result)
+            ahead = await self.memory._ahead_of(verb, arguments)
+        limit = self._limit(None)
+
+        async def once() -> T:
+            async with self._transaction(limit, ahead) as tx:
+                return await tx._once(keyed, work)
+
+        return await _repeated(once, pauses(self._spell.settings.transaction.attempts), keyed=True)
+
+    def _limit(self, timeout_s: float | None) -> float:
         limit = self._spell.settings.transaction.timeout_s if timeout_s is None else timeout_s
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit <= TRANSACTION_TIMEOUT_MAX_S:
             raise InvalidLimit("timeout_s", "must be a number of seconds above 0, at most 3,600", given=limit)
-        return self._transaction(limit)
+        return limit
 
     @asynccontextmanager
-    async def _transaction(self, timeout_s: float) -> AsyncIterator[Transaction]:
+    async def _transaction(
+        self, timeout_s: float, ahead: Mapping[str, tuple[bytes, ...]] | None
+    ) -> AsyncIterator[Transaction]:
         await self._gate.enter(writes=True)
-        async with self._backend.transaction(self.id, timeout_s=timeout_s) as storages:
-            memory = self._spell._memory(storages, self.id, self._embedding, in_transaction=True)
-            yield Transaction(storages, memory)
+        tx: Transaction | None = None
+        try:
+            async with self._backend.transaction(self.id, timeout_s=timeout_s) as storages:
+                memory = self._spell._memory(storages, self.id, self._embedding, ahead=ahead or {})
+                tx = Transaction(storages, memory)
+                yield tx
+                tx._outcome = "unknown"  # from here on the commit may be under way
+        except BaseException as error:
+            if tx is not None:
+                tx._end(error)
+            raise
+        tx._outcome = "committed"
 
 
-class Transaction:
+async def _repeated(once: Callable[[], Awaitable[T]], tries: Iterator[float], *, keyed: bool) -> T:
+    failed: LlmspellError | None = None
+    for pause_s in tries:
+        if failed is not None:
+            await asyncio.sleep(pause_s)
+        try:
+            return await once()
+        except LlmspellError as error:
+            if not may_repeat(error, keyed=keyed):
+                raise
+            failed = error
+    assert failed is not None  # noqa: S101 - there is at least one try
+    raise failed
+
+
+class Transaction(Concerns):
     """One atomic unit of a tenant: the same concerns as on `Tenant`."""
 
-    def __init__(self, storages: Storages, memory: Memory) -> None:
-        self.kv: KV = storages.kv
-        self.vectors = VectorCollection(storages.vectors)
-        self.graph = KnowledgeGraph(storages.graph)
-        self.event_log: EventLog = storages.event_log
-        self.hook_history: HookHistory = storages.hook_history
-        self.memory = memory
+    def __init__(self, storages: OpenTransaction, memory: Memory) -> None:
+        self._storages = storages
+        self._outcome: TransactionOutcome = "open"
+        self._bind(storages, memory)
+
+    @property
+    def outcome(self) -> TransactionOutcome:
+        """What became of it: "open" inside of its block, then "committed", "rolled_back", or "unknown".
+
+        It is unknown when the commit was under way and its answer was lost or not waited for: by a broken connection, a
+        cancellation, or a time limit around the block. The transaction then happened completely or not at all.
+        """
+        return self._outcome
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """Open a block of which nothing stays when an exception leaves it, while the transaction goes on. Blocks nest.
+
+        Raises:
+            TransactionError: a block was left while one that began inside of it was open; the transaction is rolled back.
+        """
+        return self._storages.savepoint()
+
+    async def _once(self, keyed: Keyed, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        keys = self._storages.idempotency
+        answer = await keyed.claim(keys)
+        if answer is not None:
+            return cast("T", answer.result)
+        result = await work(self)
+        await keyed.record(keys, result)
+        return result
+
+    def _end(self, error: BaseException) -> None:
+        """Note how it ended: an error of ours knows, and whatever else came during the commit leaves it open."""
+        if isinstance(error, LlmspellError):
+            self._outcome = "unknown" if error.outcome == "unknown" else "rolled_back"
+        elif self._outcome == "open":
+            self._outcome = "rolled_back"
+        else:
+            error.add_note("The commit was under way: the transaction happened completely or not at all.")
+
+
+class Once(Concerns):
+    """A tenant's verbs under one idempotency key: `tenant.once(key)`."""
+
+    def __init__(self, tenant: Tenant, key: str) -> None:
+        ttl_s = tenant._spell.settings.transaction.idempotency_ttl_s
+        for name, verbs in verbs_of(Concerns, key, ttl_s=ttl_s, run=tenant._run_keyed).items():
+            setattr(self, name, verbs)

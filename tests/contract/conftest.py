@@ -12,12 +12,6 @@ from llmspell.clock import ManualClock
 from llmspell.storage.contracts.backend import Backend
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    """The clock that the backend goes by."""
-    return ManualClock()
-
-
 @pytest.fixture(params=BACKENDS)
 async def backend(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Backend]:
     """An opened and migrated store, closed at the end."""

@@ -27,6 +27,8 @@ HANDLES = {
     "spell.tenants": ("llmspell.admin:TenantRegistry", "reference/tenants.md"),
     "spell.admin": ("llmspell.admin:Admin", "reference/python-api.md"),
     "tenant": ("llmspell.spell:Tenant", "reference/python-api.md"),
+    "transaction": ("llmspell.spell:Transaction", "reference/python-api.md"),
+    "idempotency": ("llmspell.storage.contracts.idempotency:Idempotency", "reference/idempotency.md"),
     "tenant.kv": ("llmspell.storage.contracts.kv:KV", "reference/kv.md"),
     "tenant.vectors": ("llmspell.memory.vectors:VectorCollection", "reference/vectors.md"),
     "tenant.memory": ("llmspell.memory.memory:Memory", "reference/memories.md"),

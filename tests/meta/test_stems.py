@@ -8,6 +8,14 @@ from tests.meta.source import PACKAGE, ROOT, complaint
 from llmspell.storage.relational import catalog
 
 CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "event_log", "hook_history")
+CONCERNS = (
+    "kv",
+    "vectors",
+    "memories",
+    "graph",
+    "tenants",
+    "idempotency",
+)
 PLACES = {
     "src/llmspell/storage/contracts/{stem}.py": "what it promises: a Protocol and its records",
     "src/llmspell/storage/inmemory/{stem}.py": "the plain model of the contract",

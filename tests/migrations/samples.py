@@ -30,6 +30,7 @@ BY_COLUMN: dict[str, object] = {
     "storage_type": "bytea",
     "data": b"x",
     "content_hash": HASH,
+    "fingerprint": bytes(32),
     "memory_type": "conversation",
 }
 COLUMNS = """

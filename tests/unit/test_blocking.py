@@ -22,7 +22,16 @@ import pytest
 from llmspell import Settings, Spell, Tenant, Transaction, blocking, connect_blocking
 from llmspell.admin import Admin, TenantRegistry
 from llmspell.blocking import BlockingMemory, BlockingSpell, BlockingTenant, BlockingTransaction
-from llmspell.errors import InvalidLimit, NotFound, TransactionClosed, TransactionTimeout, Unavailable, Unsupported
+from llmspell.errors import (
+    Conflict,
+    IdempotencyConflict,
+    InvalidLimit,
+    NotFound,
+    TransactionClosed,
+    TransactionTimeout,
+    Unavailable,
+    Unsupported,
+)
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
@@ -210,6 +219,61 @@ def test_a_block_left_by_an_exception_keeps_nothing_and_passes_it_on(
 
     assert caught.value is error
     assert acme.kv.get("k") is None
+
+
+def test_a_savepoint_takes_back_its_block_alone(acme: BlockingTenant) -> None:
+    with acme.transaction() as tx:
+        tx.kv.set("a", b"1")
+        with contextlib.suppress(ValueError), tx.savepoint():
+            tx.kv.set("b", b"1")
+            raise ValueError
+        with tx.savepoint():
+            tx.kv.set("c", b"1")
+        assert tx.outcome == "open"
+
+    assert tx.outcome == "committed"
+    assert acme.kv.list_keys() == ["a", "c"]
+
+
+def test_a_call_under_a_key_is_done_once(acme: BlockingTenant) -> None:
+    first = acme.once("k").memory.add("Ada likes tea.")
+
+    assert acme.once("k").memory.add("Ada likes tea.") == first
+    with pytest.raises(IdempotencyConflict):
+        acme.once("k").kv.set("a", b"1")
+    assert acme.memory.count() == 1
+
+
+def test_work_is_run_again_after_a_conflict_and_once_under_a_key(acme: BlockingTenant) -> None:
+    runs = []
+
+    def work(tx: BlockingTransaction) -> int:
+        runs.append(tx)
+        tx.kv.set(f"run-{len(runs)}", b"")
+        if len(runs) < 3:
+            raise Conflict
+        return len(runs)
+
+    assert [acme.run(work, idempotency_key="k") for _ in range(2)] == [3, 3]
+    assert acme.kv.list_keys() == ["run-3"]
+    with pytest.raises(Conflict, match="last"):
+        acme.run(_always_second, attempts=2)
+
+
+def _always_second(tx: BlockingTransaction) -> None:
+    raise Conflict("the last one")
+
+
+def test_threads_that_read_and_write_back_lose_no_update(acme: BlockingTenant) -> None:
+    acme.kv.set("n", b"0")
+
+    def increment(tx: BlockingTransaction) -> None:
+        tx.kv.set("n", str(int(tx.kv.get("n") or b"") + 1).encode())
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: acme.run(increment, attempts=1_000), range(40)))
+
+    assert acme.kv.get("n") == b"40"
 
 
 def test_a_transaction_is_of_no_use_after_its_block(acme: BlockingTenant) -> None:

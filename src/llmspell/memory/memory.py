@@ -109,13 +109,16 @@ class Memory:
         ids: IdSource,
         cursors: Cursors,
         in_transaction: bool = False,
+        ahead: Mapping[str, tuple[bytes, ...]] | None = None,
     ) -> None:
+        """`ahead`: what a transaction may use of the embedder, embedded before it began: searchable texts with their windows."""
         self._storage = storage
         self._embedding = embedding
         self._clock = clock
         self._ids = ids
         self._cursors = cursors
         self._in_transaction = in_transaction
+        self._ahead = ahead or {}
         self._registered = False
 
     async def add(
@@ -210,7 +213,7 @@ class Memory:
             return []
         if ready is not None:
             items = [msgspec.structs.replace(items[0], embeddings=(ready,))]
-        elif not self._in_transaction:
+        else:
             items = await self._embedded(items)
         embedded = any(item.embeddings for item in items)
         if embedded:
@@ -220,15 +223,43 @@ class Memory:
 
     async def _embedded(self, items: Sequence[NewMemory]) -> list[NewMemory]:
         texts = [_searchable(item) for item in items]
-        try:
-            windows = await self._embedding.texts(texts)
-        except ProviderError as error:
-            logger.warning("%d memories are kept without embedding: %s", len(items), error)
-            return list(items)
+        windows = await self._windows(texts)
         return [
-            msgspec.structs.replace(item, embeddings=vectors, token_count=self._embedding.count_tokens(text))
-            for item, vectors, text in zip(items, windows, texts, strict=True)
+            msgspec.structs.replace(item, embeddings=windows[text], token_count=self._embedding.count_tokens(text))
+            if text in windows
+            else item
+            for item, text in zip(items, texts, strict=True)
         ]
+
+    async def _windows(self, texts: Sequence[str]) -> Mapping[str, tuple[bytes, ...]]:
+        """Embed texts; those without an embedding are left out: the provider failed, or a transaction has not got them."""
+        if self._in_transaction:
+            return self._ahead
+        try:
+            return dict(zip(texts, await self._embedding.texts(texts), strict=True))
+        except ProviderError as error:
+            logger.warning("%d memories are kept without embedding: %s", len(texts), error)
+            return {}
+
+    async def _ahead_of(self, verb: str, arguments: Mapping[str, Any]) -> Mapping[str, tuple[bytes, ...]]:
+        """Embed what the call `verb(**arguments)` is going to keep, so that it can be kept inside of a transaction.
+
+        Empty when that call embeds nothing.
+
+        Raises:
+            InvalidInput: names the argument.
+        """
+        if verb == "add" and arguments["embedding"] is None:
+            fields = {name: value for name, value in arguments.items() if name in MemoryInput.__struct_fields__}
+            items = [MemoryInput(**{**fields, "metadata": fields["metadata"] or {}})]
+        elif verb == "add_many":
+            items = [_as_input(item, position) for position, item in enumerate(arguments["items"])]
+        elif verb == "update":
+            reworded = await self._rewording(parse_id(arguments["id"]), self._change(arguments))
+            return {} if reworded is None else await self._windows([reworded])
+        else:
+            return {}
+        return await self._windows([_searchable(self._checked(item, "")) for item in items])
 
     async def _register(self) -> None:
         if not self._registered:
@@ -383,24 +414,43 @@ class Memory:
             VersionConflict: it has changed since `expected_version`.
         """
         identity = parse_id(id)
-        change = MemoryChange(
-            content=text,
-            metadata=msgspec.UNSET if metadata is msgspec.UNSET else require_metadata(metadata),
-            session=session,
-            role=role,
-            kind=kind,
-            at=msgspec.UNSET if at is msgspec.UNSET else optional_instant(at, field="at") or self._clock.now(),
+        change = self._change(
+            {"text": text, "metadata": metadata, "session": session, "role": role, "kind": kind, "at": at}
         )
         space_id = None
-        rewords = any(field is not msgspec.UNSET for field in (change.content, change.role, change.at))
-        if rewords and not self._in_transaction:
+        if self._ahead or not self._in_transaction:
             change, space_id = await self._reworded(identity, change)
         return await self._storage.update(
             identity, change, space_id=space_id, expected_version=expected_version, actor=actor, reason=reason
         )
 
+    def _change(self, given: Mapping[str, Any]) -> MemoryChange:
+        metadata, at = given["metadata"], given["at"]
+        return MemoryChange(
+            content=given["text"],
+            metadata=msgspec.UNSET if metadata is msgspec.UNSET else require_metadata(metadata),
+            session=given["session"],
+            role=given["role"],
+            kind=given["kind"],
+            at=msgspec.UNSET if at is msgspec.UNSET else optional_instant(at, field="at") or self._clock.now(),
+        )
+
     async def _reworded(self, id: UUID, change: MemoryChange) -> tuple[MemoryChange, str | None]:
         """Embed what the memory will say, and say what was embedded: a concurrent change may make it something else."""
+        text = await self._rewording(id, change)
+        windows = {} if text is None else await self._windows([text])
+        if text is None or text not in windows:
+            return change, None
+        await self._register()
+        embedded = msgspec.structs.replace(
+            change, embeddings=windows[text], embedded_text=text, token_count=self._embedding.count_tokens(text)
+        )
+        return embedded, self._embedding.space.space_id
+
+    async def _rewording(self, id: UUID, change: MemoryChange) -> str | None:
+        """Return the searchable text that a change will make, or None when it stays as it is."""
+        if all(field is msgspec.UNSET for field in (change.content, change.role, change.at)):
+            return None
         old = await self._storage.get(id)
         if old is None:
             raise NotFound("There is no such memory.", id=id)
@@ -413,18 +463,7 @@ class Memory:
         role = old.role if change.role is msgspec.UNSET else change.role
         at = old.at if change.at is msgspec.UNSET else change.at
         text = memory_text(content, role or "", at)
-        if text == memory_text(old.content, old.role or "", old.at):
-            return change, None
-        try:
-            (windows,) = await self._embedding.texts([text])
-        except ProviderError as error:
-            logger.warning("a memory is changed without embedding: %s", error)
-            return change, None
-        await self._register()
-        embedded = msgspec.structs.replace(
-            change, embeddings=windows, embedded_text=text, token_count=self._embedding.count_tokens(text)
-        )
-        return embedded, self._embedding.space.space_id
+        return None if text == memory_text(old.content, old.role or "", old.at) else text
 
     async def delete(
         self,

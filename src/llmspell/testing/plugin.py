@@ -1,4 +1,4 @@
-"""The pytest plugin of the conformance suite: capabilities that tests need, and a table at the end of the run.
+"""The pytest plugin of the conformance suite: the clock, capabilities that tests need, and a table at the end of the run.
 
 A test belongs to the table when its fixture `backend` is parametrised: the parameter is the name of the row.
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmspell.clock import ManualClock
 from llmspell.storage.contracts.capabilities import Capability
 
 pytest.register_assert_rewrite("llmspell.testing.contract")
@@ -90,6 +91,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = "::".join([*item.nodeid.split("::")[:-1], getattr(item, "originalname", item.name)])
         item.user_properties.append((BACKEND, str(callspec.params["backend"])))
         item.user_properties.append((CASE, f"{name}[{'-'.join(others)}]" if others else name))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """The clock that a backend under test goes by; it stands until a test moves it."""
+    return ManualClock()
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventLog, EventPartition
 from llmspell.storage.contracts.graph import Graph
 from llmspell.storage.contracts.hook_history import HookHistory
+from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.memories import Memories
 from llmspell.storage.contracts.tenants import Tenants
@@ -35,6 +36,7 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     graph: Graph
     event_log: EventLog
     hook_history: HookHistory
+    idempotency: Idempotency
 
 
 class OpenTransaction(Storages, frozen=True, kw_only=True):

@@ -34,6 +34,7 @@ from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.event_log import InMemoryEventLog
 from llmspell.storage.inmemory.graph import InMemoryGraph
 from llmspell.storage.inmemory.hook_history import InMemoryHookHistory
+from llmspell.storage.inmemory.idempotency import InMemoryIdempotency
 from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
 from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
@@ -103,6 +104,7 @@ class InMemoryBackend:
             graph=InMemoryGraph(unit, self._clock, self._ids),
             event_log=InMemoryEventLog(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
             hook_history=InMemoryHookHistory(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
+            idempotency=InMemoryIdempotency(unit, self._clock),
         )
 
     async def migration_status(self) -> MigrationStatus:

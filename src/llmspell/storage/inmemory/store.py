@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llmspell.storage.contracts.hook_history_checks import Stored as StoredExecution
     from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
     from llmspell.storage.inmemory.event_log import StoredEvent
+    from llmspell.storage.inmemory.idempotency import UsedKey
     from llmspell.storage.inmemory.kv import Item
     from llmspell.storage.inmemory.memories import StoredMemory
     from llmspell.storage.inmemory.vectors import StoredVector
@@ -118,6 +119,7 @@ class State:
     facts: Table[int, Fact] = field(default_factory=Table)
     events: Table[tuple[datetime, UUID], StoredEvent] = field(default_factory=Table)
     hook_executions: Table[UUID, StoredExecution] = field(default_factory=Table)
+    idempotency: Table[str, UsedKey] = field(default_factory=Table)
     counters: Table[str, int] = field(default_factory=Table)
     moments: Table[str, datetime] = field(default_factory=Table)
     transaction: Transaction | None = None

@@ -506,6 +506,16 @@ CREATE TABLE llmspell.hook_history (
     created_at timestamp with time zone NOT NULL DEFAULT now()
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE llmspell.idempotency_keys (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    idempotency_key character varying(255) COLLATE "C" NOT NULL,
+    operation character varying(255) COLLATE "C" NOT NULL,
+    fingerprint bytea NOT NULL,
+    result bytea,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE llmspell.kv_store (
     kv_id uuid NOT NULL DEFAULT gen_random_uuid(),
     tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
@@ -799,6 +809,11 @@ ALTER TABLE llmspell.hook_history ADD CONSTRAINT hook_history_duration_ms_check 
 ALTER TABLE llmspell.hook_history ADD CONSTRAINT hook_history_pkey PRIMARY KEY (tenant_id, execution_id);
 ALTER TABLE llmspell.hook_history ADD CONSTRAINT hook_history_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.hook_history ADD CONSTRAINT timestamp_in_calendar CHECK ((("timestamp" >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND ("timestamp" < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.idempotency_keys ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.idempotency_keys ADD CONSTRAINT expires_at_in_calendar CHECK (((expires_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.idempotency_keys ADD CONSTRAINT idempotency_keys_fingerprint_check CHECK ((octet_length(fingerprint) = 32));
+ALTER TABLE llmspell.idempotency_keys ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (tenant_id, idempotency_key);
+ALTER TABLE llmspell.idempotency_keys ADD CONSTRAINT idempotency_keys_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.kv_store ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.kv_store ADD CONSTRAINT expires_at_in_calendar CHECK (((expires_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.kv_store ADD CONSTRAINT kv_store_pkey PRIMARY KEY (tenant_id, key);
@@ -925,6 +940,7 @@ CREATE INDEX idx_hook_history_hook ON llmspell.hook_history USING btree (tenant_
 CREATE INDEX idx_hook_history_retention ON llmspell.hook_history USING btree (tenant_id, retention_priority, "timestamp");
 CREATE INDEX idx_hook_history_time ON llmspell.hook_history USING btree (tenant_id, "timestamp" DESC);
 CREATE INDEX idx_hook_history_type ON llmspell.hook_history USING btree (tenant_id, hook_type, "timestamp" DESC);
+CREATE INDEX idx_idempotency_keys_expires ON llmspell.idempotency_keys USING btree (tenant_id, expires_at, idempotency_key);
 CREATE INDEX idx_kv_store_expires ON llmspell.kv_store USING btree (tenant_id, expires_at) WHERE (expires_at IS NOT NULL);
 CREATE INDEX idx_memories_accessed ON llmspell.memories USING btree (tenant_id, last_accessed_at);
 CREATE INDEX idx_memories_created ON llmspell.memories USING btree (tenant_id, created_at, memory_id);
@@ -1020,6 +1036,11 @@ CREATE POLICY tenant_isolation_delete ON llmspell.hook_history FOR DELETE USING 
 CREATE POLICY tenant_isolation_insert ON llmspell.hook_history FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_select ON llmspell.hook_history FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_update ON llmspell.hook_history FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY operator_access ON llmspell.idempotency_keys FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.idempotency_keys FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.idempotency_keys FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.idempotency_keys FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.idempotency_keys FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY operator_access ON llmspell.kv_store FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
 CREATE POLICY tenant_isolation_delete ON llmspell.kv_store FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_insert ON llmspell.kv_store FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
@@ -1144,6 +1165,8 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.event_sequences TO llmspell_app
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.event_sequences TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.hook_history TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.hook_history TO llmspell_operator;
+GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.idempotency_keys TO llmspell_app;
+GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.idempotency_keys TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.kv_store TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.kv_store TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.memories TO llmspell_app;

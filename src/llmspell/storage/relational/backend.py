@@ -7,6 +7,7 @@ from llmspell.storage.relational.database import Unit
 from llmspell.storage.relational.event_log import RelationalEventLog
 from llmspell.storage.relational.graph import RelationalGraph
 from llmspell.storage.relational.hook_history import RelationalHookHistory
+from llmspell.storage.relational.idempotency import RelationalIdempotency
 from llmspell.storage.relational.kv import RelationalKV
 from llmspell.storage.relational.memories import RelationalMemories
 from llmspell.storage.relational.runtime import Runtime
@@ -22,4 +23,5 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         graph=RelationalGraph(unit, runtime),
         event_log=RelationalEventLog(unit, runtime),
         hook_history=RelationalHookHistory(unit, runtime),
+        idempotency=RelationalIdempotency(unit, runtime),
     )

@@ -229,6 +229,19 @@ CREATE INDEX idx_hook_history_time ON hook_history (tenant_id, timestamp DESC);
 
 CREATE INDEX idx_hook_history_type ON hook_history (tenant_id, hook_type, timestamp DESC);
 
+CREATE TABLE idempotency_keys (
+    tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
+    idempotency_key TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    fingerprint BLOB NOT NULL CHECK (length(fingerprint) = 32),
+    result BLOB,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, idempotency_key)
+) STRICT;
+
+CREATE INDEX idx_idempotency_keys_expires ON idempotency_keys (tenant_id, expires_at, idempotency_key);
+
 CREATE TABLE kv_store (
     kv_id BLOB NOT NULL DEFAULT (randomblob(16)) CHECK (length(kv_id) = 16),
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),

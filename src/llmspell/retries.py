@@ -1,0 +1,45 @@
+"""When a unit of work is begun again, and how long to wait before: decided here, waited for by whoever runs it.
+
+Rule 1: only what had no effect is repeated: a conflict, also one of locks. An unknown outcome is repeated under an idempotency key.
+Rule 2: attempts are bounded, and pauses are random, so that those who met once do not meet again at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import SystemRandom
+
+from llmspell.codec import require_limit
+from llmspell.errors import Conflict, LlmspellError
+
+ATTEMPTS = 10
+"""Tries of a unit of work unless the settings or the call say otherwise."""
+ATTEMPTS_MAX = 1_000
+PAUSE_FIRST_S = 0.005
+PAUSE_MAX_S = 0.5
+
+_random = SystemRandom()
+
+
+def pauses(attempts: int, *, uniform: Callable[[float, float], float] = _random.uniform) -> Iterator[float]:
+    """Return how many seconds to wait before each try: 0 before the first, then up to twice as many each time.
+
+    "Full jitter": a pause is any length up to its limit (Brooker, Exponential Backoff and Jitter, AWS 2015).
+
+    Raises:
+        InvalidLimit: `attempts` is not from 1 to 1,000.
+    """
+    return _pauses(require_limit(attempts, field="attempts", maximum=ATTEMPTS_MAX), uniform)
+
+
+def _pauses(attempts: int, uniform: Callable[[float, float], float]) -> Iterator[float]:
+    yield 0.0
+    limit = PAUSE_FIRST_S
+    for _ in range(attempts - 1):
+        yield uniform(0.0, limit)
+        limit = min(PAUSE_MAX_S, 2 * limit)
+
+
+def may_repeat(error: LlmspellError, *, keyed: bool) -> bool:
+    """Say whether a whole unit of work may be run again after `error`; `keyed`: it runs under an idempotency key."""
+    return (isinstance(error, Conflict) and error.retryable) or (keyed and error.outcome == "unknown")

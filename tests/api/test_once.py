@@ -1,0 +1,368 @@
+"""At most once: every mutation of every concern, sent again under its key, has one effect and gives one answer."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from tests.fixtures.stores import STORES, fresh_tenant, opened
+
+from llmspell.clock import ManualClock
+from llmspell.errors import (
+    IdempotencyConflict,
+    InvalidInput,
+    InvalidKey,
+    NotFound,
+    OutcomeUnknown,
+    TenantUnknown,
+    VersionConflict,
+)
+from llmspell.gate import READS
+from llmspell.providers.hashing import HashingEmbedder
+from llmspell.spell import Concerns, Spell, Tenant, Transaction
+
+CALLERS = 8
+VECTOR = [1.0] + [0.0] * 383
+Prepare = Callable[[Tenant], Awaitable[tuple[tuple[Any, ...], dict[str, Any]]]]
+
+
+class CountingEmbedder(HashingEmbedder):
+    """Counts the texts that it embeds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts = 0
+
+    async def embed(self, texts: Any) -> list[bytes]:
+        self.texts += len(texts)
+        return await super().embed(texts)
+
+
+@pytest.fixture
+def embedder() -> CountingEmbedder:
+    return CountingEmbedder()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture(params=STORES)
+async def spell(
+    request: pytest.FixtureRequest, tmp_path: Path, embedder: CountingEmbedder, clock: ManualClock
+) -> AsyncIterator[Spell]:
+    async with opened(request.param, request, tmp_path, embedder=embedder, clock=clock) as store:
+        yield store
+
+
+@pytest.fixture
+async def acme(spell: Spell) -> Tenant:
+    return await fresh_tenant(spell)
+
+
+def given(*args: Any, **kwargs: Any) -> Prepare:
+    """The arguments of a call that needs nothing to be there."""
+
+    async def prepare(_: Tenant) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, kwargs
+
+    return prepare
+
+
+def after(first: Callable[[Tenant], Awaitable[Any]], *args: Any, **kwargs: Any) -> Prepare:
+    """The arguments of a call that needs something done first; a function among them is asked for what that returned."""
+
+    async def prepare(tenant: Tenant) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        done = await first(tenant)
+        return tuple(one(done) if callable(one) else one for one in args), kwargs
+
+    return prepare
+
+
+def id_of(record: Any) -> Any:
+    return record.id
+
+
+def first_of(ids: Any) -> Any:
+    return ids[0]
+
+
+def key(t: Tenant) -> Awaitable[Any]:
+    return t.kv.set("k", b"v")
+
+
+def vector(t: Tenant) -> Awaitable[Any]:
+    return t.vectors.insert({"embedding": VECTOR})
+
+
+def fact(t: Tenant) -> Awaitable[Any]:
+    return t.graph.assert_fact("Ada", "knows", "Bob")
+
+
+def kept(t: Tenant) -> Awaitable[Any]:
+    return t.memory.add("Ada likes tea.")
+
+
+async def deleted(t: Tenant) -> Any:
+    record = await kept(t)
+    await t.memory.delete(record.id)
+    return record
+
+
+# Every verb that changes something, with arguments under which doing it twice would show.
+CASES: dict[str, Prepare] = {
+    "kv.set": given("k", b"v"),
+    "kv.delete": after(key, "k"),
+    "kv.set_batch": given({"a": b"1", "b": b"2"}),
+    "kv.delete_batch": after(key, ["k", "absent"]),
+    "kv.clear": after(key),
+    "vectors.insert": given([{"embedding": VECTOR, "metadata": {"n": 1}}]),
+    "vectors.update_metadata": after(vector, first_of, {"n": 2}),
+    "vectors.delete": after(vector, first_of),
+    "vectors.delete_scope": after(vector, "default"),
+    "graph.assert_fact": given("Ada", "lives_in", "Zurich", cardinality="one"),
+    "graph.retract": after(fact, "Ada", "knows"),
+    "graph.correct": after(fact, id_of, object="Carl"),
+    "graph.declare": given("lives_in", "one"),
+    "graph.upsert_entity": given("Ada", properties={"age": 36}),
+    "graph.delete_entity": after(fact, "Bob"),
+    "graph.delete_before": after(fact, "2030-01-01"),
+    "memory.add": given("Ada moved to Zurich.", metadata={"n": 1}),
+    "memory.add_many": given([{"text": "one"}, {"text": "two"}]),
+    "memory.update": after(kept, id_of, text="Ada likes coffee."),
+    "memory.delete": after(kept, id_of),
+    "memory.restore": after(deleted, id_of),
+    "memory.forget": after(kept, id_of),
+    "memory.delete_expired": given(),
+}
+# Verbs that no key is for, and why.
+UNKEYED = {"memory.embed_pending": "it may be called again at any time: it does what is left to do"}
+
+
+def mutations() -> set[str]:
+    return {
+        f"{concern}.{verb}"
+        for concern, kind in get_type_hints(Concerns).items()
+        for verb, method in vars(kind).items()
+        if not verb.startswith("_") and verb not in READS and inspect.iscoroutinefunction(method)
+    }
+
+
+def test_every_mutation_has_a_case() -> None:
+    assert mutations() == {*CASES, *UNKEYED}
+
+
+async def everything(tenant: Tenant) -> Any:
+    """What the tenant has, as far as doing something twice could change it."""
+    return (
+        {one: await tenant.kv.get(one) for one in await tenant.kv.list_keys()},
+        await tenant.vectors.stats(),
+        await tenant.graph.stats(),
+        await tenant.graph.facts(subject="Ada"),
+        [await tenant.memory.history(one.id) for one in (await tenant.memory.list()).items],
+    )
+
+
+@pytest.mark.parametrize("mutation", sorted(CASES))
+async def test_a_mutation_sent_twice_has_one_effect_and_one_answer(acme: Tenant, mutation: str) -> None:
+    concern, _, verb = mutation.partition(".")
+    args, kwargs = await CASES[mutation](acme)
+
+    first = await getattr(getattr(acme.once("key-1"), concern), verb)(*args, **kwargs)
+    there = await everything(acme)
+    again = await getattr(getattr(acme.once("key-1"), concern), verb)(*args, **kwargs)
+
+    assert again == first
+    assert type(again) is type(first)
+    assert await everything(acme) == there
+
+
+async def test_a_memory_under_a_key_is_embedded_once_and_found_by_meaning(
+    acme: Tenant, embedder: CountingEmbedder
+) -> None:
+    record = await acme.once("k").memory.add("Ada moved to Zurich.", session="s1")
+    before = embedder.texts
+
+    again = await acme.once("k").memory.add("Ada moved to Zurich.", session="s1")
+
+    assert record.embedding_state == "ready"
+    assert again == record
+    assert embedder.texts == before
+    (hit,) = await acme.memory.search("Ada moved to Zurich.")
+    assert hit.id == record.id
+    assert hit.similarity is not None
+
+
+async def test_a_memory_that_is_reworded_under_a_key_is_embedded_anew(acme: Tenant) -> None:
+    record = await acme.memory.add("Ada likes tea.")
+
+    changed = await acme.once("k").memory.update(record.id, text="Ada plays the violin.")
+
+    assert (changed.embedding_state, changed.version) == ("ready", 2)
+    (hit,) = await acme.memory.search("Ada plays the violin.")
+    assert hit.id == record.id
+    assert hit.similarity is not None
+
+
+async def test_of_callers_with_one_key_one_has_the_effect_and_all_have_its_answer(acme: Tenant) -> None:
+    answers = await asyncio.gather(
+        *(acme.once("k").graph.assert_fact("Ada", "knows", "Bob") for _ in range(CALLERS)),
+        *(acme.once("m").memory.add("Ada likes tea.") for _ in range(CALLERS)),
+    )
+
+    assert len({answer.id for answer in answers[:CALLERS]}) == 1
+    assert len({answer.id for answer in answers[CALLERS:]}) == 1
+    assert await acme.memory.count() == 1
+    assert len(await acme.graph.facts(subject="Ada")) == 1
+
+
+async def test_a_key_with_other_arguments_or_another_verb_is_refused(acme: Tenant) -> None:
+    await acme.once("k").kv.set("a", b"1")
+
+    with pytest.raises(IdempotencyConflict, match=r"kv\.set"):
+        await acme.once("k").kv.set("a", b"2")
+    with pytest.raises(IdempotencyConflict, match=r"kv\.delete"):
+        await acme.once("k").kv.delete("a")
+    with pytest.raises(IdempotencyConflict):
+        await acme.once("k").memory.add("Ada likes tea.")
+
+    assert await acme.kv.get("a") == b"1"
+    assert await acme.memory.count() == 0
+
+
+async def test_a_call_that_failed_leaves_its_key_free(acme: Tenant) -> None:
+    record = await acme.memory.add("Ada likes tea.")
+    with pytest.raises(VersionConflict):
+        await acme.once("k").memory.update(record.id, metadata={"n": 1}, expected_version=7)
+
+    changed = await acme.once("k").memory.update(record.id, metadata={"n": 1}, expected_version=1)
+
+    assert changed.version == 2
+
+
+async def test_a_key_is_forgotten_after_a_day(acme: Tenant, clock: ManualClock) -> None:
+    await acme.once("k").kv.set("a", b"1")
+    clock.advance(days=1)
+
+    await acme.once("k").kv.set("a", b"2")
+
+    assert await acme.kv.get("a") == b"2"
+
+
+async def test_a_verb_that_only_reads_takes_no_key(acme: Tenant) -> None:
+    with pytest.raises(AttributeError, match=r"kv\.get.*changes nothing"):
+        _ = acme.once("k").kv.get
+
+
+async def test_a_key_that_cannot_be_one_is_refused(acme: Tenant) -> None:
+    for bad in ("", "k" * 256, 7):
+        with pytest.raises(InvalidKey, match="idempotency_key"):
+            acme.once(bad)  # type: ignore[arg-type]
+
+
+async def test_an_argument_that_can_be_read_only_once_is_refused(acme: Tenant) -> None:
+    with pytest.raises(InvalidInput, match="read again"):
+        await acme.once("k").memory.add_many(iter([{"text": "one"}]))
+
+    assert await acme.memory.count() == 0
+
+
+async def test_a_tenant_that_does_not_exist_is_refused(spell: Spell) -> None:
+    if spell.backend != "postgresql":
+        pytest.skip("tenants come into being by a first write here")
+    with pytest.raises(TenantUnknown):
+        await spell.tenant("nobody-knows").once("k").kv.set("a", b"1")
+
+
+# --- work of the caller's ---------------------------------------------------------------------------------------------
+
+
+async def test_work_under_a_key_is_done_once_and_its_answer_has_its_type(acme: Tenant) -> None:
+    calls = []
+
+    async def transfer(tx: Transaction) -> dict[str, tuple[int, ...]]:
+        calls.append(1)
+        await tx.kv.set("a", b"1")
+        await tx.graph.assert_fact("Ada", "owes", "Bob")
+        return {"balance": (1, 2)}
+
+    answers = [await acme.run(transfer, idempotency_key="t-1") for _ in range(3)]
+
+    assert answers == [{"balance": (1, 2)}] * 3
+    assert len(calls) == 1
+    assert len(await acme.graph.facts(subject="Ada")) == 1
+
+
+async def test_work_that_fails_under_a_key_can_be_tried_again(acme: Tenant) -> None:
+    async def work(tx: Transaction) -> int:
+        await tx.kv.set("attempt", b"")
+        if not await acme.kv.exists("ready"):
+            raise NotFound("Not yet.")
+        return 7
+
+    with pytest.raises(NotFound):
+        await acme.run(work, idempotency_key="k")
+    assert await acme.kv.list_keys() == []
+    await acme.kv.set("ready", b"")
+
+    assert await acme.run(work, idempotency_key="k") == 7
+
+
+async def test_an_answer_that_is_too_large_to_be_recorded_is_refused_and_nothing_is_kept(acme: Tenant) -> None:
+    async def work(tx: Transaction) -> bytes:
+        await tx.kv.set("a", b"1")
+        return bytes(5 * 1024 * 1024)
+
+    with pytest.raises(InvalidInput, match="smaller batches"):
+        await acme.run(work, idempotency_key="k")
+
+    assert await acme.kv.list_keys() == []
+
+
+async def test_a_lost_answer_is_found_out_by_the_key(acme: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose_answers(monkeypatch, acme, commits={1})
+
+    assert await acme.once("k").kv.delete("absent") is False
+    record = await acme.once("m").memory.add("Ada likes tea.")
+
+    assert [one.id for one in (await acme.memory.list()).items] == [record.id]
+
+
+async def test_a_lost_answer_without_a_key_is_unknown_and_not_repeated(
+    acme: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_answers(monkeypatch, acme, commits={1})
+    runs = []
+
+    async def work(tx: Transaction) -> None:
+        runs.append(tx)
+        await tx.kv.set("a", b"1")
+
+    with pytest.raises(OutcomeUnknown):
+        await acme.run(work)
+
+    assert [tx.outcome for tx in runs] == ["unknown"]
+
+
+def lose_answers(monkeypatch: pytest.MonkeyPatch, tenant: Tenant, *, commits: set[int]) -> None:
+    """Let the answers of some commits get lost: the store has them, and the caller does not hear of it."""
+    from contextlib import asynccontextmanager
+
+    real = tenant._backend.transaction
+    count = 0
+
+    @asynccontextmanager
+    async def lossy(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        nonlocal count
+        async with real(*args, **kwargs) as storages:
+            yield storages
+        count += 1
+        if count in commits:
+            raise OutcomeUnknown
+
+    monkeypatch.setattr(tenant._backend, "transaction", lossy)
