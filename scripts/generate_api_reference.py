@@ -19,15 +19,29 @@ from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.spell import Spell, Tenant, Transaction
+from llmspell.storage.contracts.event_log import EventLog
+from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.kv import KV
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
-PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "idempotency.md")
+PAGES = (
+    "kv.md",
+    "event_log.md",
+    "hook_history.md",
+    "vectors.md",
+    "memories.md",
+    "graph.md",
+    "tenants.md",
+    "python-api.md",
+    "idempotency.md",
+)
 CLASSES = {
     kind.__name__: kind
     for kind in (
         KV,
+        EventLog,
+        HookHistory,
         VectorCollection,
         KnowledgeGraph,
         Memory,

@@ -25,6 +25,8 @@ from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
 from llmspell.spell import Admin, Spell, Tenant, TenantRegistry
 from llmspell.storage.contracts import memories, vectors
+from llmspell.storage.contracts.event_log import EventLog
+from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.kv import KV
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,6 +196,10 @@ def public(kind: type) -> set[str]:
         (blocking.BlockingKnowledgeGraph, "graph.md"),
         (VectorCollection, "vectors.md"),
         (blocking.BlockingVectorCollection, "vectors.md"),
+        (EventLog, "event_log.md"),
+        (blocking.BlockingEventLog, "event_log.md"),
+        (HookHistory, "hook_history.md"),
+        (blocking.BlockingHookHistory, "hook_history.md"),
         (KV, "kv.md"),
         (blocking.BlockingKV, "kv.md"),
     ],

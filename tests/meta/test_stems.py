@@ -7,13 +7,14 @@ from tests.meta.source import PACKAGE, ROOT, complaint
 
 from llmspell.storage.relational import catalog
 
-CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "event_log", "hook_history")
 CONCERNS = (
     "kv",
     "vectors",
     "memories",
     "graph",
     "tenants",
+    "event_log",
+    "hook_history",
     "idempotency",
 )
 PLACES = {
