@@ -107,23 +107,23 @@ class HookStatistics(msgspec.Struct, frozen=True, kw_only=True):
 class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How long executions are kept (C6): 7 days, 14 from priority 5 on, and the latest 100 of a tenant whatever their age."""
 
-    max_age: timedelta = timedelta(days=7)
+    max_age_days: float = 7
     executions_min: int = 100
     priority_threshold: int = 5
-    priority_extra: timedelta = timedelta(days=7)
+    priority_extra_days: float = 7
 
     def kept_until(self, at: datetime, priority: int) -> datetime:
         """Return when an execution has reached its age, the latest ones apart."""
-        kept = self.max_age + (self.priority_extra if priority >= self.priority_threshold else timedelta())
+        extra = self.priority_extra_days if priority >= self.priority_threshold else 0
         try:
-            return at + kept
+            return at + timedelta(days=self.max_age_days) + timedelta(days=extra)
         except OverflowError:
             return datetime.max.replace(tzinfo=at.tzinfo)
 
 
-SHORT_RETENTION = RetentionPolicy(max_age=timedelta(days=1))
+SHORT_RETENTION = RetentionPolicy(max_age_days=1)
 DEFAULT_RETENTION = RetentionPolicy()
-LONG_RETENTION = RetentionPolicy(max_age=timedelta(days=30))
+LONG_RETENTION = RetentionPolicy(max_age_days=30)
 
 
 class HookHistory(Protocol):

@@ -46,11 +46,11 @@ from llmspell.storage.contracts.hook_history import (
 RESULTS = get_args(HookResult)
 CHANGING = frozenset({"modified", "redirect", "replace", "cancel"})
 CONTEXTS_LIMIT_MAX = 100
+AGE_MAX_DAYS = 36_500
 COMPRESSION_LEVEL = 6
 COMPRESS_FROM_BYTES = 256
 """Below it a header costs more than compression saves."""
 _BYTES, _JSON, _PACKED_BYTES, _PACKED_JSON = b"b", b"j", b"B", b"J"
-_LONGEST = timedelta(days=36_500)
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,19 +234,19 @@ def require_policy(policy: RetentionPolicy | None) -> RetentionPolicy:
         return DEFAULT_RETENTION
     if not isinstance(policy, RetentionPolicy):
         raise InvalidInput("policy", "must be a RetentionPolicy", given=policy)
-    for name in ("max_age", "priority_extra"):
-        length = getattr(policy, name)
-        if not isinstance(length, timedelta) or not timedelta() <= length <= _LONGEST:
-            raise InvalidLimit(f"policy.{name}", "must be a timedelta from 0 to 36,500 days", given=length)
+    for name in ("max_age_days", "priority_extra_days"):
+        days = getattr(policy, name)
+        if isinstance(days, bool) or not isinstance(days, (int, float)) or not 0 <= days <= AGE_MAX_DAYS:
+            raise InvalidLimit(f"policy.{name}", f"must be a number of days from 0 to {AGE_MAX_DAYS:,}", given=days)
     require_limit(policy.executions_min, field="policy.executions_min", minimum=0, maximum=KEEP_MAX)
     require_priority(policy.priority_threshold, field="policy.priority_threshold")
     return policy
 
 
-def aged_before(now: datetime, length: timedelta) -> datetime:
-    """Return the instant before which everything is older than `length`."""
+def aged_before(now: datetime, days: float) -> datetime:
+    """Return the instant before which everything is older than so many days."""
     try:
-        return now - length
+        return now - timedelta(days=days)
     except OverflowError:
         return datetime.min.replace(tzinfo=now.tzinfo)
 

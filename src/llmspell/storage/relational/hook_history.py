@@ -143,8 +143,8 @@ class RelationalHookHistory:
     async def apply_retention(self, policy: RetentionPolicy | None = None, *, limit: int = 1_000) -> int:
         chosen = checks.require_policy(policy)
         require_limit(limit, maximum=PRUNE_MAX)
-        ordinary = checks.aged_before(self._runtime.clock.now(), chosen.max_age)
-        important = checks.aged_before(ordinary, chosen.priority_extra)
+        ordinary = checks.aged_before(self._runtime.clock.now(), chosen.max_age_days)
+        important = checks.aged_before(ordinary, chosen.priority_extra_days)
         return await self._unit.execute(
             self._queries.retain,
             ordinary=self._dialect.instant(ordinary),

@@ -349,7 +349,7 @@ class HookHistoryContract:
     async def test_retention_at_the_beginning_of_time_does_nothing(self, backend: Backend, clock: ManualClock) -> None:
         history = (await open_tenant(backend)).hook_history
         await history.record(execution(at="0001-01-01"))
-        long = RetentionPolicy(max_age=timedelta(days=36_500), priority_extra=timedelta(days=36_500), executions_min=0)
+        long = RetentionPolicy(max_age_days=36_500, priority_extra_days=36_500, executions_min=0)
         clock.set("0050-01-01T00:00:00Z")
 
         assert await history.apply_retention(long) == 0
@@ -488,8 +488,8 @@ class HookHistoryContract:
             (InvalidInput, "policy", lambda: history.apply_retention("week")),  # type: ignore[arg-type]
             (
                 InvalidLimit,
-                "policy.max_age",
-                lambda: history.apply_retention(RetentionPolicy(max_age=timedelta(days=-1))),
+                "policy.max_age_days",
+                lambda: history.apply_retention(RetentionPolicy(max_age_days=-1)),
             ),
             (
                 InvalidLimit,
