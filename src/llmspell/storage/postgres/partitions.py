@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from llmspell.clock import parse_instant
-from llmspell.errors import StorageError
+from llmspell.errors import Conflict, StorageError
 from llmspell.observe import logger
 from llmspell.storage.contracts.event_log import EventPartition
 
@@ -39,7 +39,7 @@ async def ensure_at_start(unit: Unit, catalog: Catalog) -> None:
     try:
         if await unit.value(catalog.event_log.missing_partitions):
             await ensure(unit, catalog)
-    except StorageError as error:
+    except (Conflict, StorageError) as error:
         logger.warning(
             "The months of the event log could not be made ahead; their events wait in one partition: %s", error
         )

@@ -30,7 +30,7 @@ from llmspell.storage.contracts.event_log import (
 )
 from llmspell.storage.contracts.event_log_checks import Checked, Selection
 from llmspell.storage.contracts.pages import Cursors, Page
-from llmspell.storage.relational.catalog import NO_FILTER
+from llmspell.storage.relational.catalog import NO_FILTER, Query
 from llmspell.storage.relational.database import Executor, Row, T, Unit
 from llmspell.storage.relational.kv import after_prefix
 from llmspell.storage.relational.runtime import Runtime
@@ -111,7 +111,8 @@ class RelationalEventLog:
             conditions.append(f"(l.timestamp, l.event_id) {'<' if descending else '>'} (:at, :id)")
             parameters |= self._beyond(position, descending=descending)
         query = self._queries.list_desc if descending else self._queries.list_asc
-        rows = await self._unit.rows(query.filtered(_all_of(conditions)), limit=limit + 1, **parameters)
+        sparse = wanted.type is not None and wanted.type.is_beginning
+        rows = await self._rows(query.filtered(_all_of(conditions)), sparse=sparse, limit=limit + 1, **parameters)
         return await self._cursors.page(
             builtins.list(map(self._record, rows)), limit=limit, query=asked, position=_place
         )
@@ -128,8 +129,19 @@ class RelationalEventLog:
         conditions, parameters = self._chosen(wanted, by_number=True)
         parameters |= {"after_sequence": checks.require_sequence(after_sequence)}
         query = self._queries.tail.filtered(_all_of(conditions))
-        rows = await self._unit.rows(query, limit=require_limit(limit), **parameters)
+        sparse = wanted.type is not None
+        rows = await self._rows(query, sparse=sparse, limit=require_limit(limit), **parameters)
         return [self._record(row) for row in rows]
+
+    async def _rows(self, query: Query, *, sparse: bool, **parameters: Any) -> Sequence[Row]:
+        """Run a query. `sparse`: it may pass by many events before it has found enough, so it stays off the caller's thread."""
+        if not sparse:
+            return await self._unit.rows(query, **parameters)
+
+        async def work(executor: Executor) -> Sequence[Row]:
+            return await executor.rows(query, **parameters)
+
+        return await self._unit.read(work, heavy=True)
 
     async def count(
         self,
