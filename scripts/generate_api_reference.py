@@ -24,6 +24,8 @@ from llmspell.security.api_keys import SealedApiKeys
 from llmspell.spell import Spell, Tenant, Transaction
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.agent_state import AgentStates
+from llmspell.storage.contracts.event_log import EventLog
+from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.kv import KV
@@ -40,6 +42,15 @@ REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 PAGES = (
     *("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "idempotency.md"),
     *("procedures.md", "agent_state.md", "workflow_state.md", "state.md"),
+    "kv.md",
+    "event_log.md",
+    "hook_history.md",
+    "vectors.md",
+    "memories.md",
+    "graph.md",
+    "tenants.md",
+    "python-api.md",
+    "idempotency.md",
 )
 CLASSES = {
     kind.__name__: kind
@@ -50,6 +61,8 @@ CLASSES = {
         ScopedState,
         AgentStates,
         WorkflowStates,
+        EventLog,
+        HookHistory,
         VectorCollection,
         KnowledgeGraph,
         Memory,

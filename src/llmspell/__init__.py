@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from llmspell.spell import Tenant as Tenant
     from llmspell.spell import Transaction as Transaction
     from llmspell.spell import connect as connect
+    from llmspell.storage.contracts.event_log import NewEvent as NewEvent
+    from llmspell.storage.contracts.hook_history import NewHookExecution as NewHookExecution
 
 # Every public name and its one home. `tests/meta/test_exports.py` compares this table with the imports above.
 _HOMES = {
     "Clock": "llmspell.clock",
     "LlmspellError": "llmspell.errors",
     "ManualClock": "llmspell.clock",
+    "NewEvent": "llmspell.storage.contracts.event_log",
+    "NewHookExecution": "llmspell.storage.contracts.hook_history",
     "Settings": "llmspell.settings",
     "Spell": "llmspell.spell",
     "StateScope": "llmspell.memory.state",

@@ -196,6 +196,14 @@ class StateSettings(Section, frozen=True, kw_only=True):
     flush_interval_ms: Annotated[int, later("Longest wait of a write for others.", row="STA-03", ge=0)] = 100
 
 
+class RetentionSettings(Section, frozen=True, kw_only=True):
+    """How long things are kept (AMB-114)."""
+
+    events_days: Annotated[
+        int, about("Archive months of events that ended so long ago.", row="EVT-14", ge=1, le=36_500)
+    ] = 90
+
+
 class MonitoringSettings(Section, frozen=True, kw_only=True):
     """What is reported about the process (CFG-06)."""
 

@@ -33,6 +33,13 @@ class NewTenants(msgspec.Struct, frozen=True, kw_only=True):
             max_embeddings_per_day=chosen.default_quota_embeddings_per_day,
         )
         return cls(quotas=quotas, isolation_level=chosen.isolation_level)
+from datetime import date, datetime
+
+from llmspell.clock import parse_instant
+from llmspell.storage.contracts.backend import Backend, MigrationStatus, PoolStatus
+from llmspell.storage.contracts.event_log import EventPartition
+from llmspell.storage.contracts.tenants import TenantRecord, Tenants
+from llmspell.tenant import tenant_id
 
 
 class TenantRegistry:
@@ -187,3 +194,32 @@ class Admin:
             Unsupported: this backend searches every space exactly.
         """
         return await self._backend.promote(tenant_id(tenant), space_id, dimension=dimension)
+
+    async def event_partitions(self) -> list[EventPartition]:
+        """Return the months that events are kept in, the earliest first, and last what keeps all others.
+
+        Raises:
+            Unsupported: this backend keeps events in one table.
+        """
+        return await self._backend.event_partitions()
+
+    async def ensure_event_partitions(self) -> list[str]:
+        """Make the current month and the next three, where they are missing; one line for each (EVT-03).
+
+        Opening a store does it too; a store that stays open for long needs it daily.
+
+        Raises:
+            Unsupported: this backend keeps events in one table.
+        """
+        return await self._backend.ensure_event_partitions()
+
+    async def archive_event_partitions(self, before: datetime | date | str, *, dry_run: bool = False) -> list[str]:
+        """Take the months that ended by `before` out of the log into an archive, one line for each (EVT-14, EVT-15).
+
+        Nothing is deleted: an administrator dumps the archived tables, and drops them.
+
+        Raises:
+            Unsupported: this backend keeps events in one table.
+            InvalidSetting: the store was opened without the operator's role.
+        """
+        return await self._backend.archive_event_partitions(parse_instant(before, field="before"), dry_run=dry_run)

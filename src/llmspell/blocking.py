@@ -50,6 +50,9 @@ from llmspell.spell import Concerns, Keys, Once, Spell, Tenant, Transaction, con
 from llmspell.storage.contracts.audit import Audit
 from llmspell.spell import Spell, Tenant, Transaction, connect
 from llmspell.storage.contracts.artifacts import Artifacts
+from llmspell.spell import Concerns, Once, Spell, Tenant, Transaction, connect
+from llmspell.storage.contracts.event_log import EventLog
+from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.sessions import Sessions
 from llmspell.spell import Concerns, Once, Spell, Tenant, Transaction, connect
@@ -486,6 +489,14 @@ class BlockingKnowledgeGraph(_Twin, of=KnowledgeGraph):
     pass
 
 
+class BlockingEventLog(_Twin, of=EventLog):
+    pass
+
+
+class BlockingHookHistory(_Twin, of=HookHistory):
+    pass
+
+
 class BlockingMemory(_Twin, of=Memory):
     pass
 
@@ -519,6 +530,8 @@ class _Concerns(_Twin, of=Concerns):
     workflow_state: BlockingWorkflowStates
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
+    event_log: BlockingEventLog
+    hook_history: BlockingHookHistory
     memory: BlockingMemory
     sessions: BlockingSessions
     artifacts: BlockingArtifacts
@@ -533,6 +546,8 @@ class _Concerns(_Twin, of=Concerns):
         self.workflow_state = BlockingWorkflowStates(inner.workflow_state, runner)
         self.vectors = BlockingVectorCollection(inner.vectors, runner)
         self.graph = BlockingKnowledgeGraph(inner.graph, runner)
+        self.event_log = BlockingEventLog(inner.event_log, runner)
+        self.hook_history = BlockingHookHistory(inner.hook_history, runner)
         self.memory = BlockingMemory(inner.memory, runner)
         self.sessions = BlockingSessions(inner.sessions, runner)
         self.artifacts = BlockingArtifacts(inner.artifacts, runner)

@@ -28,7 +28,9 @@ from llmspell.storage.contracts.api_keys import ApiKeyInfo, ApiKeyStats
 from llmspell.storage.contracts.audit import AuditEntry, AuditHead, AuditVerification, Decision, NewAuditEntry
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability, Characteristics
+from llmspell.storage.contracts.event_log import EventPartition, EventRecord, EventStats, Language, NewEvent
 from llmspell.storage.contracts.graph import Cardinality, Direction, Entity, Fact, GraphStats, Path, Reached
+from llmspell.storage.contracts.hook_history import HookExecution, HookStatistics, NewHookExecution, RetentionPolicy
 from llmspell.storage.contracts.memories import ListOrder, MemoryKind, MemoryRecord, MemoryVersion
 from llmspell.storage.contracts.pages import Page
 from llmspell.storage.contracts.tenants import IsolationLevel, QuotaLimits, TenantRecord, TenantStatus
@@ -487,6 +489,96 @@ class BlockingKnowledgeGraph:
     def delete_before(self, instant: Instant, *, limit: int = 1000) -> int:
         """Prune versions whose belief ended before an instant; `known_at` answers from before it are lost."""
 
+class BlockingEventLog:
+    """A tenant's events. Types are dotted names (`agent.state_changed`); a payload is an object of at most 256 KiB."""
+    def append(
+        self,
+        event_type: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        correlation_id: UUID | str | None = None,
+        at: datetime | date | str | None = None,
+        language: Language = "python",
+        id: UUID | str | None = None,
+    ) -> EventRecord:
+        """Append one event and return it with its number."""
+    def append_many(self, events: Sequence[NewEvent]) -> int:
+        """Append at most 10,000 events in one statement, numbered in the order given, and return how many."""
+    def get(self, id: UUID | str, *, at: datetime | date | str | None = None) -> EventRecord | None:
+        """Return an event, or None. Say when it happened and one month is looked at; else the latest of that id comes."""
+    def list(
+        self,
+        *,
+        since: datetime | date | str | None = None,
+        until: datetime | date | str | None = None,
+        type: str | None = None,
+        correlation_id: UUID | str | None = None,
+        descending: bool = True,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[EventRecord]:
+        """Return a page of the events from `since` until before `until`, latest first unless `descending` is False."""
+    def tail(
+        self,
+        *,
+        after_sequence: int = 0,
+        type: str | None = None,
+        correlation_id: UUID | str | None = None,
+        limit: int = 100,
+    ) -> builtins.list[EventRecord]:
+        """Return the next events beyond a number, in the order of their commits: how a consumer follows the log."""
+    def count(
+        self,
+        *,
+        since: datetime | date | str | None = None,
+        until: datetime | date | str | None = None,
+        type: str | None = None,
+        correlation_id: UUID | str | None = None,
+    ) -> int:
+        """Return how many events there are, chosen as in `list`."""
+    def stats(
+        self, *, since: datetime | date | str | None = None, until: datetime | date | str | None = None
+    ) -> EventStats:
+        """Count the events of a time range by type. It reads all of them."""
+    def prune(self, before: datetime | date | str, *, limit: int = 1000) -> int:
+        """Delete at most `limit` (to 10,000) of the earliest events before an instant, and return how many."""
+
+class BlockingHookHistory:
+    """A tenant's hook executions."""
+    def record(self, execution: NewHookExecution) -> HookExecution:
+        """Record one execution and return it."""
+    def record_many(self, executions: Sequence[NewHookExecution]) -> int:
+        """Record at most 1,000 executions, all or none, in one round trip, and return how many."""
+    def get(self, id: UUID | str) -> HookExecution | None:
+        """Return an execution with its context, or None."""
+    def list(
+        self,
+        *,
+        hook_id: str | None = None,
+        hook_type: str | None = None,
+        correlation_id: UUID | str | None = None,
+        since: datetime | date | str | None = None,
+        until: datetime | date | str | None = None,
+        include_context: bool = False,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[HookExecution]:
+        """Return a page of executions from `since` until before `until`, latest first; with contexts at most 100 at a time."""
+    def delete(self, id: UUID | str) -> bool:
+        """Delete an execution, and say whether it was there."""
+    def statistics(
+        self,
+        *,
+        hook_id: str | None = None,
+        since: datetime | date | str | None = None,
+        until: datetime | date | str | None = None,
+    ) -> HookStatistics:
+        """Sum up executions: counts by result, durations with percentiles, sizes. It reads all of them."""
+    def prune(self, *, before: datetime | date | str, below_priority: int | None = None, limit: int = 1000) -> int:
+        """Delete at most `limit` (to 10,000) of the earliest executions before an instant, and return how many."""
+    def apply_retention(self, policy: RetentionPolicy | None = None, *, limit: int = 1000) -> int:
+        """Delete at most `limit` (to 10,000) executions that a policy keeps no longer, earliest first, and return how many."""
+
 class BlockingMemory:
     """A tenant's memories: `tenant.memory`."""
     def add(
@@ -744,6 +836,12 @@ class BlockingAdmin:
         """Report connections (BKE-15)."""
     def promote(self, tenant: str, space_id: str, *, dimension: int) -> int:
         """Move a tenant's embedding space into the approximate index, and return how many vectors moved."""
+    def event_partitions(self) -> list[EventPartition]:
+        """Return the months that events are kept in, the earliest first, and last what keeps all others."""
+    def ensure_event_partitions(self) -> list[str]:
+        """Make the current month and the next three, where they are missing; one line for each (EVT-03)."""
+    def archive_event_partitions(self, before: datetime | date | str, *, dry_run: bool = False) -> list[str]:
+        """Take the months that ended by `before` out of the log into an archive, one line for each (EVT-14, EVT-15)."""
 
 class _Concerns:
     """What one tenant has, by concern: on its handle, inside of a transaction, and under an idempotency key."""
@@ -752,6 +850,8 @@ class _Concerns:
     audit: BlockingAudit
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
+    event_log: BlockingEventLog
+    hook_history: BlockingHookHistory
     memory: BlockingMemory
     sessions: BlockingSessions
     artifacts: BlockingArtifacts

@@ -90,6 +90,8 @@ def require_json(value: object, *, field: str, depth: int = METADATA_MAX_DEPTH) 
     Raises:
         InvalidMetadata: names the path of the offending value.
     """
+    if _is_plain(value, depth):
+        return
     if depth == 0:
         raise InvalidMetadata(field, f"must be nested at most {METADATA_MAX_DEPTH} deep")
     kind = type(value)
@@ -116,6 +118,31 @@ def require_json(value: object, *, field: str, depth: int = METADATA_MAX_DEPTH) 
         raise InvalidMetadata(field, "must be JSON: null, true, false, number, text, list or object", given=value)
 
 
+def _is_plain(value: object, depth: int) -> bool:
+    """Say whether a value is certainly accepted: what most values are, told in a third of the time, without naming paths."""
+    if depth == 0:
+        return False
+    kind = type(value)
+    if kind is str:
+        return _is_plain_text(value)  # type: ignore[arg-type]
+    if kind is dict:
+        for key, inner in value.items():  # type: ignore[attr-defined]
+            if type(key) is not str or not key or not _is_plain_text(key) or not _is_plain(inner, depth - 1):
+                return False
+        return True
+    if kind is list:
+        return all(_is_plain(inner, depth - 1) for inner in value)  # type: ignore[attr-defined]
+    if kind is int:
+        return -(2**63) <= value < 2**63  # type: ignore[operator]
+    if kind is float:
+        return math.isfinite(value) and value != 0  # type: ignore[arg-type]
+    return value is None or kind is bool
+
+
+def _is_plain_text(value: str) -> bool:
+    return value.isascii() and "\0" not in value
+
+
 def require_metadata(value: object, *, field: str = "metadata") -> dict[str, Any]:
     """Return a metadata object as a plain dict: at most 50 keys of 64 bytes, 16 KiB encoded (C16).
 
@@ -139,6 +166,9 @@ def require_metadata(value: object, *, field: str = "metadata") -> dict[str, Any
     return json.loads(encoded)  # type: ignore[no-any-return]
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def encode_json(value: object) -> str:
     """Encode a checked value as canonical JSON.
 
@@ -146,14 +176,17 @@ def encode_json(value: object) -> str:
     """
     if _has_large_float(value):
         return _encode_slowly(value)
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def _has_large_float(value: object) -> bool:
+    kind = type(value)
+    if kind is str or kind is int:
+        return False
     if isinstance(value, float):
         return abs(value) >= 1e16
-    if isinstance(value, Mapping):
-        return any(map(_has_large_float, value.values()))
+    if kind is dict or isinstance(value, Mapping):
+        return any(map(_has_large_float, value.values()))  # type: ignore[attr-defined]
     return isinstance(value, (list, tuple)) and any(map(_has_large_float, value))
 
 

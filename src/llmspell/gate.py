@@ -27,6 +27,7 @@ READS = frozenset({
     "mentioned", "entity_history", "read", "stream", "download", "verify",
     "mentioned", "entity_history",
     "frequency", "learned", "predict", "predict_next", "verify", "counts", "items", "get_many",
+    "mentioned", "entity_history", "tail", "statistics",
     "rank", "question", "find",
 })  # fmt: skip
 """Storage methods that do not bring a tenant into being."""

@@ -34,6 +34,7 @@ from llmspell._sections import (
     MonitoringSettings,
     MultiTenantSettings,
     RagSettings,
+    RetentionSettings,
     Secret,
     Section,
     SecuritySettings,
@@ -178,6 +179,7 @@ class Settings(Section, frozen=True, kw_only=True):
     context: ContextSettings = ContextSettings()
     transaction: TransactionSettings = TransactionSettings()
     state: StateSettings = StateSettings()
+    retention: RetentionSettings = RetentionSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     memory: MemorySettings = MemorySettings()
     multi_tenant: MultiTenantSettings = MultiTenantSettings()

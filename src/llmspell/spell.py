@@ -43,6 +43,8 @@ from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.backend import Backend, OpenTransaction, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.event_log import EventLog
+from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.idempotency import require_idempotency_key
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.pages import Cursors
@@ -243,6 +245,8 @@ class Concerns:
     workflow_state: WorkflowStates
     vectors: VectorCollection
     graph: KnowledgeGraph
+    event_log: EventLog
+    hook_history: HookHistory
     memory: Memory
 
     def _bind(self, storages: Storages, memory: Memory, state: ScopedState) -> None:
@@ -256,6 +260,8 @@ class Concerns:
         self.workflow_state = storages.workflow_state
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
+        self.event_log = storages.event_log
+        self.hook_history = storages.hook_history
         self.memory = memory
 
 

@@ -24,6 +24,8 @@ from llmspell.errors import (
 from llmspell.gate import READS
 from llmspell.providers.hashing import HashingEmbedder
 from llmspell.spell import Concerns, Spell, Tenant, Transaction
+from llmspell.storage.contracts.event_log import NewEvent
+from llmspell.storage.contracts.hook_history import NewHookExecution, RetentionPolicy
 
 CALLERS = 8
 VECTOR = [1.0] + [0.0] * 383
@@ -114,6 +116,7 @@ async def deleted(t: Tenant) -> Any:
     return record
 
 
+EXECUTION = NewHookExecution(hook_id="h", hook_type="AgentError", triggering_component="c", context=b"\0\xff")
 # Every verb that changes something, with arguments under which doing it twice would show.
 CASES: dict[str, Prepare] = {
     "kv.set": given("k", b"v"),
@@ -139,6 +142,14 @@ CASES: dict[str, Prepare] = {
     "memory.restore": after(deleted, id_of),
     "memory.forget": after(kept, id_of),
     "memory.delete_expired": given(),
+    "event_log.append": given("test.event", {"n": [1, 2.5, None]}),
+    "event_log.append_many": given([NewEvent(type="test.event", payload={"n": 1})] * 3),
+    "event_log.prune": after(lambda t: t.event_log.append("test.event", at="2026-01-01"), "2026-02-01"),
+    "hook_history.record": given(EXECUTION),
+    "hook_history.record_many": given([EXECUTION] * 2),
+    "hook_history.delete": after(lambda t: t.hook_history.record(EXECUTION), id_of),
+    "hook_history.prune": after(lambda t: t.hook_history.record(EXECUTION), before="2126-01-01"),
+    "hook_history.apply_retention": after(lambda t: t.hook_history.record(EXECUTION), RetentionPolicy(max_age_days=1)),
 }
 # Verbs that no key is for, and why.
 UNKEYED = {"memory.embed_pending": "it may be called again at any time: it does what is left to do"}
@@ -164,6 +175,8 @@ async def everything(tenant: Tenant) -> Any:
         await tenant.vectors.stats(),
         await tenant.graph.stats(),
         await tenant.graph.facts(subject="Ada"),
+        await tenant.event_log.tail(),
+        (await tenant.hook_history.list()).items,
         [await tenant.memory.history(one.id) for one in (await tenant.memory.list()).items],
     )
 

@@ -21,6 +21,8 @@ from llmspell.observe import QueryCounts, counting_queries
 from llmspell.security.keyring import new_master_key
 from llmspell.settings import SecuritySettings
 from llmspell.spell import Tenant
+from llmspell.storage.contracts.event_log import NewEvent
+from llmspell.storage.contracts.hook_history import NewHookExecution
 from llmspell.storage.relational import postings
 
 MANY = 40
@@ -141,6 +143,46 @@ async def test_an_access_key_is_checked_by_one_query_in_one_round_trip(tenant: T
     await spell._authenticator.settle()
 
     assert totals(await counted(spell.authenticate(issued.key))) == (1, 1)
+
+
+async def test_an_event_is_appended_by_one_query_in_one_round_trip(tenant: Tenant) -> None:
+    assert totals(await counted(tenant.event_log.append("test.event", {"n": 1}))) == (1, 1)
+
+
+async def test_many_events_are_appended_by_one_query_in_one_round_trip(tenant: Tenant) -> None:
+    events = [NewEvent(type="test.event", payload={"n": number}) for number in range(MANY)]
+
+    assert totals(await counted(tenant.event_log.append_many(events))) == (1, 1)
+
+
+async def test_events_are_read_by_one_query_in_one_round_trip(tenant: Tenant) -> None:
+    event = await tenant.event_log.append("test.event")
+    await tenant.event_log.append("test.event")
+    await tenant.event_log.list(limit=1)  # the key of cursors is read once
+
+    for call in (
+        tenant.event_log.get(event.id),
+        tenant.event_log.list(),
+        tenant.event_log.list(limit=1, type="test.event"),
+        tenant.event_log.tail(after_sequence=1),
+        tenant.event_log.prune("2020-01-01"),
+    ):
+        assert totals(await counted(call)) == (1, 1)
+
+
+async def test_a_hook_execution_is_recorded_and_read_by_one_query_in_one_round_trip(tenant: Tenant) -> None:
+    new = NewHookExecution(hook_id="h", hook_type="AgentError", triggering_component="agent")
+    recorded = await tenant.hook_history.record(new)
+
+    for call in (
+        tenant.hook_history.record(new),
+        tenant.hook_history.get(recorded.id),
+        tenant.hook_history.list(),
+        tenant.hook_history.delete(recorded.id),
+        tenant.hook_history.apply_retention(),
+    ):
+        assert totals(await counted(call)) == (1, 1)
+    assert totals(await counted(tenant.hook_history.record_many([new] * MANY)))[1] == 1
 
 
 # (queries, round trips) at most. A file answers a whole snapshot in one hand-over to its thread; a server one by one.

@@ -30,6 +30,8 @@ from llmspell.settings import SecuritySettings
 from llmspell.spell import Admin, Spell, Tenant, TenantRegistry
 from llmspell.storage.contracts import memories, vectors
 from llmspell.storage.contracts.artifacts import Artifacts
+from llmspell.storage.contracts.event_log import EventLog
+from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.contracts.agent_state import AgentStates
@@ -211,6 +213,10 @@ def public(kind: type) -> set[str]:
         (blocking.BlockingSessions, "sessions.md"),
         (Artifacts, "artifacts.md"),
         (blocking.BlockingArtifacts, "artifacts.md"),
+        (EventLog, "event_log.md"),
+        (blocking.BlockingEventLog, "event_log.md"),
+        (HookHistory, "hook_history.md"),
+        (blocking.BlockingHookHistory, "hook_history.md"),
         (KV, "kv.md"),
         (blocking.BlockingKV, "kv.md"),
         (ScopedState, "state.md"),

@@ -50,4 +50,11 @@ INSERT INTO llmspell.agent_states (tenant_id, state_id, agent_id, agent_type, st
 SELECT tenant, id, 'agent-' || n, 'type-' || n % 20, '{}', 'x', at FROM crowd;
 INSERT INTO llmspell.workflow_states (tenant_id, workflow_id, state_data, status, last_updated, created_at)
 SELECT tenant, 'workflow-' || n, '{}', (ARRAY['pending', 'running', 'completed', 'failed', 'cancelled'])[1 + n % 5], at, at FROM crowd;
+SELECT llmspell.create_event_log_partition('2026-01-01', '2026-02-01'), llmspell.create_event_log_partition('2026-02-01', '2026-03-01');
+INSERT INTO llmspell.event_sequences (tenant_id, value, first_at, last_at) SELECT tenant, 1000, min(at), max(at) FROM crowd GROUP BY tenant;
+INSERT INTO llmspell.event_log (tenant_id, event_id, event_type, correlation_id, timestamp, sequence, payload)
+SELECT tenant, id, 'type.' || n % 20, other, at, n, '{}' FROM crowd;
+INSERT INTO llmspell.hook_history
+    (tenant_id, execution_id, hook_id, hook_type, correlation_id, hook_context, result_data, timestamp, duration_ms, triggering_component, component_id)
+SELECT tenant, id, 'hook-' || n % 20, 'type-' || n % 20, other, 'b', '{"type": "continue", "data": {}}', at, n, 'component', '' FROM crowd;
 ANALYZE;

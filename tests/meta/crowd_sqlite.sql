@@ -41,3 +41,9 @@ INSERT INTO workflow_states (tenant_id, workflow_id, state_data, status, last_up
 SELECT tenant, 'workflow-' || n, '{}',
     CASE n % 5 WHEN 0 THEN 'pending' WHEN 1 THEN 'running' WHEN 2 THEN 'completed' WHEN 3 THEN 'failed' ELSE 'cancelled' END, at, at
 FROM crowd;
+INSERT INTO event_log (tenant_id, event_id, event_type, correlation_id, timestamp, sequence, payload)
+SELECT tenant, id, 'type.' || n % 20, other, at, n, '{}' FROM crowd;
+INSERT INTO hook_history
+    (tenant_id, execution_id, hook_id, hook_type, correlation_id, hook_context, result_data, timestamp, duration_ms, triggering_component,
+     component_id, created_at)
+SELECT tenant, id, 'hook-' || n % 20, 'type-' || n % 20, other, x'62', '{"type": "continue", "data": {}}', at, n, 'component', '', at FROM crowd;

@@ -44,6 +44,8 @@ HANDLES = {
     "tenant.memory": ("llmspell.memory.memory:Memory", "reference/memories.md"),
     "tenant.sessions": ("llmspell.storage.contracts.sessions:Sessions", "reference/sessions.md"),
     "tenant.artifacts": ("llmspell.storage.contracts.artifacts:Artifacts", "reference/artifacts.md"),
+    "tenant.event_log": ("llmspell.storage.contracts.event_log:EventLog", "reference/event_log.md"),
+    "tenant.hook_history": ("llmspell.storage.contracts.hook_history:HookHistory", "reference/hook_history.md"),
     "tenant.graph": ("llmspell.memory.knowledge:KnowledgeGraph", "reference/graph.md"),
 }
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")

@@ -23,9 +23,11 @@ from tests.meta.source import complaint
 
 from llmspell.clock import ManualClock
 from llmspell.storage.postgres import statements
+from llmspell.storage.postgres.dialect import PostgresFilters
 from llmspell.storage.relational.catalog import Query, load, parse
 from llmspell.storage.sqlite import migrator
 from llmspell.storage.sqlite.connection import open_writer
+from llmspell.storage.sqlite.dialect import SqliteFilters
 
 HERE = Path(__file__).parent
 TENANT = "tenant-7"
@@ -36,6 +38,7 @@ BIG = frozenset(
         *("audit_log",),
         *("api_keys", "access_keys"),
         *("procedural_patterns", "agent_states", "workflow_states"),
+        *("event_log", "event_log_2026_01", "event_log_2026_02", "hook_history"),
         *("vector_embeddings_384", "vector_embeddings_768", "vector_embeddings_1536", "vector_embeddings_3072"),
         *("sessions", "artifacts", "artifact_content", "artifact_chunks"),
     }
@@ -94,6 +97,15 @@ VALUES: dict[str, Any] = {
     "expected_version": "1",
     "step": "1",
     **dict.fromkeys(("data", "name", "current_step", "schema_version", "checksum")),
+    "since": "2026-01-03T00:00:00Z",
+    "until": "2026-01-20T00:00:00Z",
+    "at": AT,
+    "after_sequence": "990",
+    "type": "type.3",
+    "correlation_id": ID,
+    "hook_id": "hook-7",
+    "hook_type": "type-3",
+    "below_priority": "5",
 }
 WORDS = '[{"term": "term-3", "idf": 1.5, "generates": true}, {"term": "term-4", "idf": 1, "generates": false}]'
 TERMS = {
@@ -121,6 +133,13 @@ def hot(label: str, server: str, file: str, fragment: str | None = None) -> Hot:
     """A line of the table: names of indexes with spaces between them, empty where the query is not there."""
     there, here = (frozenset(names.split()) if names else None for names in (server, file))
     return Hot(label=label, server=there, file=here, fragment=fragment)
+
+
+def selective(label: str, server: str, file: str, fragment: str) -> tuple[Hot, Hot]:
+    """A line for each database, where a condition is marked as the selective one."""
+    filters = PostgresFilters(), SqliteFilters()
+    there, here = (dialect.selective(fragment) for dialect in filters)
+    return hot(label, server, "", there), hot(label, "", file, here)
 
 
 NAMES_OF = "entities_pkey", "sqlite_autoindex_entities_1"  # every fact is shown with the names of its entities
@@ -291,6 +310,36 @@ HOT += (
         "artifacts.drop_unreferenced",
         "idx_artifact_content_orphaned artifact_content_pkey",
         "idx_artifact_content_orphaned idx_artifact_content_sizes",
+EVENTS = "event_log_pkey event_sequences_pkey", "sqlite_autoindex_event_log_1"
+HOOKS = "hook_history_pkey", "sqlite_autoindex_hook_history_1"
+HOT += (
+    hot("event_log.get_at", "event_log_pkey event_log_tenant_id_event_id_idx", EVENTS[1]),
+    hot("event_log.get", "event_log_tenant_id_event_id_idx event_sequences_pkey", "idx_event_log_id"),
+    hot("event_log.list_desc", *EVENTS),
+    hot("event_log.list_asc", *EVENTS),
+    hot("event_log.list_desc", *EVENTS, "(l.timestamp, l.event_id) < (:at, :id)"),
+    *selective(
+        "event_log.list_desc",
+        f"{EVENTS[0]} event_log_tenant_id_event_type_timestamp_idx",
+        "idx_event_log_type",
+        "l.event_type = :type",
+    ),
+    *selective(
+        "event_log.list_desc",
+        f"{EVENTS[0]} event_log_tenant_id_correlation_id_timestamp_idx",
+        "idx_event_log_correlation",
+        "l.correlation_id = :correlation_id",
+    ),
+    hot("event_log.tail", "event_log_tenant_id_sequence_idx event_sequences_pkey", "idx_event_log_sequence"),
+    hot("hook_history.get", *HOOKS),
+    hot("hook_history.list", "idx_hook_history_time", "idx_hook_history_time"),
+    *selective("hook_history.list", "idx_hook_history_hook", "idx_hook_history_hook", "h.hook_id = :hook_id"),
+    *selective("hook_history.list", "idx_hook_history_type", "idx_hook_history_type", "h.hook_type = :hook_type"),
+    *selective(
+        "hook_history.list",
+        "idx_hook_history_correlation",
+        "idx_hook_history_correlation",
+        "h.correlation_id = :correlation_id",
     ),
 )
 ON_SERVER = [pytest.param(one, id=one.name) for one in HOT if one.server is not None]
@@ -349,7 +398,9 @@ def tenant_wide(plan: str) -> list[str]:
 
 
 def server_indexes(plan: str) -> set[str]:
-    return set(re.findall(r"(?:using|Bitmap Index Scan on) (\w+)", plan))
+    """The indexes of a plan; those of a month of events under one name, whatever the month."""
+    found = re.findall(r"(?:using|Bitmap Index Scan on) (\w+)", plan)
+    return {re.sub(r"^event_log_(?:\d{4}_\d\d|default)_", "event_log_", name) for name in found}
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])

@@ -29,6 +29,8 @@ SAMPLE_FILTERS = {
     "r": "r.relationship_type = :f0 AND r.from_entity = :f1",
     "e": "e.entity_type = :f0",
     "a": "a.operation = :f0 AND a.decision = :f1",
+    "l": "l.event_type = :f0",
+    "h": "h.hook_type = :f0",
 }
 _LITERAL = re.compile(r"'(?:[^']|'')*'|--[^\n]*")
 _TABLE = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(?:llmspell\.)?([a-z_0-9]+)", re.IGNORECASE)

@@ -15,6 +15,8 @@ CONCERNS = (
     "memories",
     "graph",
     "tenants",
+    "event_log",
+    "hook_history",
     "idempotency",
     "audit",
     "api_keys",

@@ -38,6 +38,14 @@ SELECT '{tenant}', 'memories', 'common-' || k, id, 1, {terms} FROM load, generat
 INSERT INTO llmspell.embedding_spaces (tenant_id, space_id, model, dimension) VALUES ('{tenant}', 'model', 'model', 384);
 INSERT INTO llmspell.vector_embeddings_384 (tenant_id, id, owner_id, scope, embedding, space_id)
 SELECT '{tenant}', id, id, 'memories', array_fill(1::real, ARRAY[384])::public.vector, 'model' FROM load;
+INSERT INTO llmspell.event_sequences (tenant_id, value, first_at, last_at)
+SELECT '{tenant}', {memories}, min(t), max(t) FROM (SELECT timestamptz '2026-01-01' + n * interval '1 hour' AS t FROM load) AS at;
+INSERT INTO llmspell.event_log (tenant_id, event_id, event_type, correlation_id, timestamp, sequence, payload)
+SELECT '{tenant}', id, 'type.3', id, timestamptz '2026-01-01' + n * interval '1 hour', n, '{{}}' FROM load;
+INSERT INTO llmspell.hook_history
+    (tenant_id, execution_id, hook_id, hook_type, correlation_id, hook_context, result_data, timestamp, duration_ms,
+     triggering_component, component_id)
+SELECT '{tenant}', id, 'hook-7', 'type-3', id, 'b', '{{}}', timestamptz '2026-01-01' + n * interval '1 hour', n, 'c', '' FROM load;
 """
 
 
@@ -46,7 +54,7 @@ def loaded_server(postgres_cluster: PostgresServer, postgres_template: PostgresD
     """24 tenants that were analysed, and one that came later. Nobody may analyse it meanwhile."""
     database = postgres_cluster.copy(postgres_template, "llmspell_unknown")
     with psycopg.connect(database.superuser_url) as superuser:
-        for table in ("memories", "text_postings", "vector_embeddings_384"):
+        for table in ("memories", "text_postings", "vector_embeddings_384", "event_sequences", "hook_history"):
             superuser.execute(
                 sql.SQL("ALTER TABLE llmspell.{} SET (autovacuum_enabled = false)").format(sql.Identifier(table))
             )
@@ -68,6 +76,7 @@ def executed(database: PostgresDatabase, label: str, mode: str) -> dict[str, Any
         "id": IDS[0],
         "terms": COMMON if label.endswith("rank_memories") else "{common-1,common-2}",
         "tenant_id": STRANGER,
+        **(ALL_OF_THEM if label.startswith(("event_log", "hook_history")) else {}),
     }
     types = sql.SQL(", ").join(sql.SQL("text" if name == "tenant_id" else "unknown") for name in command.names)
     with psycopg.connect(database.app_url) as app:
@@ -90,7 +99,19 @@ def steps(node: dict[str, Any]) -> int:
     return below + round(seen)
 
 
-LINEAR = ("postings.rank_memories", "nearest.memories_384", "nearest.memories_exact_384", "nearest.memories_union_384")
+ALL_OF_THEM = {
+    "before": "2027-01-01",
+    "ordinary": "2027-01-01",
+    "important": "2027-01-01",
+    "limit": "900",
+    "keep": "100",
+    "threshold": "5",
+}
+LINEAR = (
+    *("event_log.prune", "event_log.list_desc", "event_log.tail", "hook_history.prune", "hook_history.retain"),
+    *("hook_history.statistics", "event_log.stats"),
+    *("postings.rank_memories", "nearest.memories_384", "nearest.memories_exact_384", "nearest.memories_union_384"),
+)
 BY_ID = (
     *("memories.get_batch", "memories.current", "memories.lock_versions", "memories.taken", "memories.delete"),
     *("memories.touch", "memories.history", "memories.mark_embedded", "postings.remove"),

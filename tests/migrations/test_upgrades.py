@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
 import apsw
 import psycopg
@@ -11,6 +12,7 @@ from tests.migrations.samples import ID, bind, insert_sample
 from tests.migrations.schemas import migrate_postgres, migrate_sqlite
 
 TENANTS = ("tenant-a", "tenant-b")
+EVENTS = ((TENANTS[0], "2031-01-01"), (TENANTS[1], "2026-01-01"), (TENANTS[0], "2019-01-01"))
 DIMENSIONS = (384, 768, 1536, 3072)
 
 
@@ -109,3 +111,37 @@ def test_a_file_keeps_its_graph_when_its_keys_change(tmp_path: Path) -> None:
     assert file.execute(f"SELECT name, {times} FROM entities").fetchall() == [("n", 1, 9, 2, 8, 3)]
     assert file.execute(f"SELECT from_entity, {times} FROM relationships").fetchall() == [(ID.bytes, 1, 9, 2, 8, 3)]
     file.close()
+
+
+def test_the_bounds_of_events_that_are_there_become_known(postgres_empty_database: PostgresDatabase) -> None:
+    migrate_postgres(postgres_empty_database.admin_url, last=27)
+    with psycopg.connect(postgres_empty_database.operator_url) as operator:
+        for number, (tenant, at) in enumerate(EVENTS):
+            event = {"event_id": UUID(int=number), "timestamp": at, "sequence": number + 1}
+            insert_sample(operator, "event_log", tenant, **event)
+        insert_sample(operator, "event_sequences", TENANTS[0], value=7)
+
+    migrate_postgres(postgres_empty_database.admin_url, first=28)
+
+    with psycopg.connect(postgres_empty_database.operator_url) as operator:
+        rows = operator.execute(
+            "SELECT tenant_id, value, first_at::text, last_at::text FROM llmspell.event_sequences ORDER BY 1"
+        ).fetchall()
+    assert rows == [
+        (TENANTS[0], 7, "2019-01-01 00:00:00+00", "2031-01-01 00:00:00+00"),
+        (TENANTS[1], 2, "2026-01-01 00:00:00+00", "2026-01-01 00:00:00+00"),
+    ]
+
+
+def test_the_bounds_of_events_in_a_file_become_known_and_stay_so(tmp_path: Path) -> None:
+    file = apsw.Connection(str(tmp_path / "store.db"))
+    migrate_sqlite(file, last=27)
+    insert = "INSERT INTO event_log VALUES (?, ?, 'a.b', zeroblob(16), ?, ?, 'python', '{}')"
+    for number, (tenant, at) in enumerate([(TENANTS[0], 5), (TENANTS[1], 9), (TENANTS[0], -5)]):
+        file.execute(insert, (tenant, UUID(int=number).bytes, at, number + 1))
+
+    migrate_sqlite(file, first=28)
+    file.execute(insert, (TENANTS[1], UUID(int=9).bytes, 10, 4))
+
+    rows = file.execute("SELECT tenant_id, value, first_at, last_at FROM event_sequences ORDER BY 1").fetchall()
+    assert rows == [(TENANTS[0], 3, -5, 5), (TENANTS[1], 4, 9, 10)]

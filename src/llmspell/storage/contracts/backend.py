@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -18,7 +19,9 @@ from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.event_log import EventLog, EventPartition
 from llmspell.storage.contracts.graph import Graph
+from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.memories import Memories
@@ -45,6 +48,8 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     procedures: Procedures
     agent_state: AgentStates
     workflow_state: WorkflowStates
+    event_log: EventLog
+    hook_history: HookHistory
     idempotency: Idempotency
     sessions: Sessions
     artifacts: Artifacts
@@ -183,6 +188,33 @@ class Backend(Protocol):
 
         Raises:
             Unsupported: this backend searches every space exactly (`Capability.ANN_PROMOTION`).
+        """
+        ...
+
+    async def event_partitions(self) -> list[EventPartition]:
+        """Return the months that events are kept in, the earliest first, and last what keeps all others.
+
+        Raises:
+            Unsupported: this backend keeps events in one table (`Capability.EVENT_PARTITIONS`).
+        """
+        ...
+
+    async def ensure_event_partitions(self) -> list[str]:
+        """Make the current month and the next three, where they are missing; one line for each, CREATED or SKIPPED.
+
+        Events of such a month that came before it was made move into it.
+
+        Raises:
+            Unsupported: as above.
+        """
+        ...
+
+    async def archive_event_partitions(self, before: datetime, *, dry_run: bool = False) -> list[str]:
+        """Take the months that ended by `before` out of the log into an archive, one line for each; nothing is deleted.
+
+        Raises:
+            Unsupported: as above.
+            InvalidSetting: this store was opened without the operator's role.
         """
         ...
 

@@ -23,6 +23,7 @@ class Capability(enum.Enum):
     MULTI_PROCESS = "multi_process"  # several processes may share one store
     CONCURRENT_WRITERS = "concurrent_writers"  # two transactions may be open at once
     DATABASE_ISOLATION = "database_isolation"  # the database itself keeps tenants apart
+    EVENT_PARTITIONS = "event_partitions"  # events are kept in months that are made ahead and archived whole
     ANN_PROMOTION = "ann_promotion"  # large spaces can be moved into an approximate index by command
 
 

@@ -12,6 +12,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from functools import partial
 
 from llmspell.clock import Clock, SystemClock
@@ -33,8 +34,13 @@ from llmspell.storage.inmemory.api_keys import InMemoryApiKeys
 from llmspell.storage.inmemory.audit import InMemoryAudit
 from llmspell.storage.inmemory.artifacts import InMemoryArtifacts
 from llmspell.storage.inmemory.agent_state import InMemoryAgentStates
+from llmspell.storage.contracts.event_log import EventPartition
+from llmspell.storage.contracts.event_log_checks import one_table
+from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
+from llmspell.storage.inmemory.event_log import InMemoryEventLog
 from llmspell.storage.inmemory.graph import InMemoryGraph
+from llmspell.storage.inmemory.hook_history import InMemoryHookHistory
 from llmspell.storage.inmemory.idempotency import InMemoryIdempotency
 from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
@@ -70,6 +76,8 @@ class InMemoryBackend:
     def storages(self, tenant: TenantId) -> Storages:
         return self._bind(tenant, AutocommitUnit(partial(self._store, tenant_id(tenant))))
         return self._bind(tenant_id(tenant), AutocommitUnit(partial(self._store, tenant_id(tenant))))
+        tenant = tenant_id(tenant)
+        return self._bind(tenant, AutocommitUnit(partial(self._store, tenant)))
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
@@ -116,6 +124,8 @@ class InMemoryBackend:
             procedures=InMemoryProcedures(unit, self._clock, self._ids, cursors),
             agent_state=InMemoryAgentStates(unit, self._clock, self._ids, cursors),
             workflow_state=InMemoryWorkflowStates(unit, self._clock, cursors),
+            event_log=InMemoryEventLog(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
+            hook_history=InMemoryHookHistory(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
             idempotency=InMemoryIdempotency(unit, self._clock),
             sessions=InMemorySessions(unit, self._clock, self._ids, cursors),
             artifacts=InMemoryArtifacts(unit, self._clock, cursors),
@@ -145,6 +155,15 @@ class InMemoryBackend:
             capability=Capability.ANN_PROMOTION.value,
             space_id=space_id,
         )
+
+    async def event_partitions(self) -> list[EventPartition]:
+        raise one_table()
+
+    async def ensure_event_partitions(self) -> list[str]:
+        raise one_table()
+
+    async def archive_event_partitions(self, before: datetime, *, dry_run: bool = False) -> list[str]:
+        raise one_table()
 
     async def close(self) -> None:
         self._closed = True

@@ -29,11 +29,13 @@ from llmspell.tenant import NO_TENANT, TenantId
 if TYPE_CHECKING:
     from llmspell.storage.contracts.audit import AuditEntry, AuditHead
     from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
+    from llmspell.storage.contracts.hook_history_checks import Stored as StoredExecution
     from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
     from llmspell.storage.inmemory.access_keys import StoredAccessKey
     from llmspell.storage.inmemory.api_keys import StoredApiKey
     from llmspell.storage.contracts.procedures import Pattern
     from llmspell.storage.inmemory.agent_state import StoredAgentState
+    from llmspell.storage.inmemory.event_log import StoredEvent
     from llmspell.storage.inmemory.idempotency import UsedKey
     from llmspell.storage.contracts.artifacts import ArtifactRecord
     from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
@@ -132,6 +134,8 @@ class State:
     patterns: Table[tuple[str, str, str], Pattern] = field(default_factory=Table)
     agents: Table[str, StoredAgentState] = field(default_factory=Table)
     workflows: Table[str, StoredWorkflow] = field(default_factory=Table)
+    events: Table[tuple[datetime, UUID], StoredEvent] = field(default_factory=Table)
+    hook_executions: Table[UUID, StoredExecution] = field(default_factory=Table)
     idempotency: Table[str, UsedKey] = field(default_factory=Table)
     sessions: Table[UUID, SessionRecord] = field(default_factory=Table)
     artifact_numbers: Table[UUID, int] = field(default_factory=Table)

@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -28,7 +29,9 @@ from llmspell.storage.contracts.backend import (
     opened,
 )
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.event_log import EventPartition
 from llmspell.storage.postgres import migrate as migrator
+from llmspell.storage.postgres import partitions
 from llmspell.storage.postgres.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.postgres.errors import require_driver
 from llmspell.storage.postgres.schema_status import read_status
@@ -39,7 +42,7 @@ from llmspell.storage.relational.cursor_key import CursorKey
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.tenants import RelationalTenants
 from llmspell.storage.text.analyser import Analyser
-from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
+from llmspell.tenant import DEFAULT_TENANT, NO_TENANT, TenantId, tenant_id
 
 if TYPE_CHECKING:
     from llmspell.storage.postgres.database import Database, DirectUnit
@@ -141,6 +144,16 @@ class PostgresBackend:
             unit, self._runtime.catalog, space_id=space_id, dimension=dimension, clock=self._runtime.clock
         )
 
+    async def event_partitions(self) -> list[EventPartition]:
+        return await partitions.listed(self._database.unit(NO_TENANT), self._runtime.catalog)
+
+    async def ensure_event_partitions(self) -> list[str]:
+        return await partitions.ensure(self._database.unit(NO_TENANT), self._runtime.catalog)
+
+    async def archive_event_partitions(self, before: datetime, *, dry_run: bool = False) -> list[str]:
+        operator = self.operator_unit(NO_TENANT)
+        return await partitions.archive(operator, self._runtime.catalog, before=before, dry_run=dry_run)
+
     async def close(self) -> None:
         self._database.pool.close()
         if self._operator is not None:
@@ -226,6 +239,7 @@ async def open_postgres(
         migrator.require_current(await backend.migration_status())
         # Now: a page inside of a transaction must not wait for a second connection.
         await backend.cursor_key()
+        await partitions.ensure_at_start(database.unit(NO_TENANT), runtime.catalog)
     except BaseException:
         await backend.close()
         raise

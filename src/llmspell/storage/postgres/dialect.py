@@ -130,6 +130,9 @@ class PostgresFilters:
     def member(self, column: str, parameter: str, kind: FieldKind) -> str:
         return f"({column} = ANY(:{parameter}::{_TYPES[kind]}[]))"
 
+    def selective(self, condition: str) -> str:
+        return condition  # the server has statistics
+
     def metadata(self, column: str, comparison: Compare, bind: Callable[[Any], str]) -> str:
         path, operator, operand = comparison.path, comparison.operator, comparison.operand
         value = "(" + " -> ".join([column, *(f":{bind(key)}::text" for key in path)]) + ")"

@@ -98,6 +98,9 @@ def translate(failure: Failure, *, query: str) -> LlmspellError:
         return Conflict(_RETRYABLE[state], query=query)
     if state == "23505":
         return AlreadyExists("A record with this key exists already.", **_named(failure))
+    if state == "23514" and failure.constraint is None:
+        # A partition's own bounds have no name: they moved between the plan and the insert.
+        return Conflict("The partitions of the table changed meanwhile.", query=query, **_named(failure))
     if state in _CONSTRAINTS:
         return StorageError("A constraint refused the write; nothing was written.", query=query, **_named(failure))
     if state == "42501":

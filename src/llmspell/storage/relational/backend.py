@@ -9,7 +9,9 @@ from llmspell.storage.relational.audit import RelationalAudit
 from llmspell.storage.relational.artifacts import RelationalArtifacts
 from llmspell.storage.relational.agent_state import RelationalAgentStates
 from llmspell.storage.relational.database import Unit
+from llmspell.storage.relational.event_log import RelationalEventLog
 from llmspell.storage.relational.graph import RelationalGraph
+from llmspell.storage.relational.hook_history import RelationalHookHistory
 from llmspell.storage.relational.idempotency import RelationalIdempotency
 from llmspell.storage.relational.kv import RelationalKV
 from llmspell.storage.relational.memories import RelationalMemories
@@ -33,6 +35,8 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         procedures=RelationalProcedures(unit, runtime),
         agent_state=RelationalAgentStates(unit, runtime),
         workflow_state=RelationalWorkflowStates(unit, runtime),
+        event_log=RelationalEventLog(unit, runtime),
+        hook_history=RelationalHookHistory(unit, runtime),
         idempotency=RelationalIdempotency(unit, runtime),
         sessions=RelationalSessions(unit, runtime),
         artifacts=RelationalArtifacts(unit, runtime),

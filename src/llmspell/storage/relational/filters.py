@@ -31,6 +31,10 @@ class FilterDialect(Protocol):
         """A condition: the column's value is in the array parameter (never NULL inside)."""
         ...
 
+    def selective(self, condition: str) -> str:
+        """A condition on columns of an index that leaves few rows: a planner without statistics would not expect it."""
+        ...
+
     def metadata(self, column: str, comparison: Compare, bind: Callable[[Any], str]) -> str:
         """A condition on the value at the comparison's path inside a JSON column.
 

@@ -10,6 +10,7 @@ import contextlib
 import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,8 @@ from llmspell.storage.contracts.backend import (
     opened,
 )
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.event_log import EventPartition
+from llmspell.storage.contracts.event_log_checks import one_table
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
 from llmspell.storage.relational.cursor_key import CursorKey
@@ -107,6 +110,15 @@ class SqliteBackend:
             "This backend searches every space exactly; there is no index to move vectors into.",
             capability=Capability.ANN_PROMOTION.value,
         )
+
+    async def event_partitions(self) -> list[EventPartition]:
+        raise one_table()
+
+    async def ensure_event_partitions(self) -> list[str]:
+        raise one_table()
+
+    async def archive_event_partitions(self, before: datetime, *, dry_run: bool = False) -> list[str]:
+        raise one_table()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._database.close)

@@ -79,6 +79,10 @@ class SqliteFilters:
     def member(self, column: str, parameter: str, kind: FieldKind) -> str:
         return f"({column} IN (SELECT value FROM json_each(:{parameter})))"
 
+    def selective(self, condition: str) -> str:
+        # Without statistics every index that begins with the tenant looks alike.
+        return f"likelihood({condition}, 0.001)"
+
     def metadata(self, column: str, comparison: Compare, bind: Callable[[Any], str]) -> str:
         path, operator, operand = comparison.path, comparison.operator, comparison.operand
         where = bind(json_path(path))
