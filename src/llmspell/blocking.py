@@ -26,21 +26,23 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, cast
 
-from llmspell.admin import Admin, TenantRegistry
+from llmspell.admin import Admin, JobAdmin, TenantRegistry
 from llmspell.clock import Clock
 from llmspell.errors import OutcomeUnknown, TransactionClosed, Unavailable, Unsupported
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
+from llmspell.ops.worker import Handler, Worker
 from llmspell.providers.embedder import Embedder
 from llmspell.settings import Settings
 from llmspell.spell import Spell, Tenant, Transaction, connect
+from llmspell.storage.contracts.jobs import Jobs
 from llmspell.storage.contracts.kv import KV
 from llmspell.tenant import DEFAULT_TENANT
 
@@ -398,6 +400,10 @@ class BlockingKV(_Twin, of=KV):
     pass
 
 
+class BlockingJobs(_Twin, of=Jobs):
+    pass
+
+
 class BlockingVectorCollection(_Twin, of=VectorCollection):
     pass
 
@@ -414,12 +420,25 @@ class BlockingTenantRegistry(_Twin, of=TenantRegistry):
     pass
 
 
+class BlockingJobAdmin(_Twin, of=JobAdmin):
+    pass
+
+
 class BlockingAdmin(_Twin, of=Admin):
+    jobs: BlockingJobAdmin
+
+    def __init__(self, inner: Admin, runner: Runner) -> None:
+        super().__init__(inner, runner)
+        self.jobs = BlockingJobAdmin(inner.jobs, runner)
+
+
+class BlockingWorker(_Twin, of=Worker):
     pass
 
 
 class BlockingTransaction(_Twin, of=Transaction):
     kv: BlockingKV
+    jobs: BlockingJobs
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -427,6 +446,7 @@ class BlockingTransaction(_Twin, of=Transaction):
     def __init__(self, inner: Transaction, runner: Runner) -> None:
         super().__init__(inner, runner)
         self.kv = BlockingKV(inner.kv, runner)
+        self.jobs = BlockingJobs(inner.jobs, runner)
         self.vectors = BlockingVectorCollection(inner.vectors, runner)
         self.graph = BlockingKnowledgeGraph(inner.graph, runner)
         self.memory = BlockingMemory(inner.memory, runner)
@@ -435,6 +455,7 @@ class BlockingTransaction(_Twin, of=Transaction):
 class BlockingTenant(_Twin, of=Tenant):
     id: str
     kv: BlockingKV
+    jobs: BlockingJobs
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -444,6 +465,7 @@ class BlockingTenant(_Twin, of=Tenant):
         self._portal = portal
         self.id = inner.id
         self.kv = BlockingKV(inner.kv, portal)
+        self.jobs = BlockingJobs(inner.jobs, portal)
         self.vectors = BlockingVectorCollection(inner.vectors, portal)
         self.graph = BlockingKnowledgeGraph(inner.graph, portal)
         self.memory = BlockingMemory(inner.memory, portal)
@@ -476,6 +498,23 @@ class BlockingSpell(_Twin, of=Spell):
             return cast("Tenant", self._inner.tenant(id))
 
         return BlockingTenant(self._portal.run(handle), self._portal)
+
+    def worker(
+        self,
+        handlers: Mapping[str, Handler] | None = None,
+        *,
+        builtin: bool = True,
+        tenants: Sequence[str] | None = None,
+        name: str | None = None,
+        concurrency: int | None = None,
+    ) -> BlockingWorker:
+        async def made() -> Worker:
+            return cast(
+                "Worker",
+                self._inner.worker(handlers, builtin=builtin, tenants=tenants, name=name, concurrency=concurrency),
+            )
+
+        return BlockingWorker(self._portal.run(made), self._portal)
 
     def close(self) -> None:
         self._portal.close(self._inner.close)

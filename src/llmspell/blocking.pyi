@@ -15,12 +15,15 @@ from llmspell.codec import VectorLike
 from llmspell.memory.context import Context
 from llmspell.memory.knowledge import Instant, Unset
 from llmspell.memory.memory import MemoryHit, MemoryInput, Ranked
+from llmspell.ops.queue_health import QueueHealth
+from llmspell.ops.worker import Handler, Tally
 from llmspell.providers.embedder import Embedder
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
 from llmspell.settings import Settings
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability, Characteristics
 from llmspell.storage.contracts.graph import Cardinality, Direction, Entity, Fact, GraphStats, Path, Reached
+from llmspell.storage.contracts.jobs import MAX_ATTEMPTS, Job, JobState, QueueStats
 from llmspell.storage.contracts.memories import ListOrder, MemoryKind, MemoryRecord, MemoryVersion
 from llmspell.storage.contracts.pages import Page
 from llmspell.storage.contracts.tenants import TenantRecord
@@ -56,10 +59,41 @@ class BlockingKV:
         """Delete the keys, all in one transaction, and return how many were there; at most 10,000."""
     def clear(self) -> int:
         """Delete every key of this tenant, and return how many readers would have seen."""
+    def delete_expired(self, *, limit: int = 1000) -> int:
+        """Delete at most `limit` keys whose time has passed, and return how many; call again while it returns `limit`."""
     def backend_type(self) -> BackendType:
         """Which backend this is (STO-10)."""
     def characteristics(self) -> Characteristics:
         """What this backend is good for (STO-11)."""
+
+class BlockingJobs:
+    """A tenant's jobs: `tenant.jobs`, and `tx.jobs` inside a transaction, with the data that they are for."""
+    def enqueue(
+        self,
+        kind: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        run_at: datetime | str | None = None,
+        priority: int = 0,
+        max_attempts: int = MAX_ATTEMPTS,
+        dedupe_key: str | None = None,
+        id: UUID | str | None = None,
+    ) -> Job:
+        """Keep a job to be run by a worker that knows its kind; with `dedupe_key`, return the live one that has it already."""
+    def get(self, id: UUID | str) -> Job | None:
+        """Return a job, or None."""
+    def list(
+        self, *, state: JobState | None = None, kind: str | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[Job]:
+        """Return a page of jobs, the latest first."""
+    def cancel(self, id: UUID | str) -> bool:
+        """Cancel a queued job, or ask a running one to stop; say whether there was either."""
+    def retry(self, id: UUID | str) -> Job:
+        """Put a dead or cancelled job back into the queue, with all its attempts before it."""
+    def counts(self) -> dict[str, int]:
+        """Count the jobs of each state."""
+    def prune(self, before: datetime | str, *, dead: bool = False, limit: int = 1000) -> int:
+        """Delete at most `limit` jobs that succeeded or were cancelled before an instant (or that died: `dead`)."""
 
 class BlockingVectorCollection:
     """A tenant's free vectors: `tenant.vectors`. Embeddings have shape (384 | 768 | 1536 | 3072,)."""
@@ -335,8 +369,33 @@ class BlockingTenantRegistry:
     def get(self, id: str) -> TenantRecord | None:
         """Return a tenant, or None."""
 
+class BlockingJobAdmin:
+    """The queue of all tenants: `spell.admin.jobs`. `tenant` None stands for the store's own jobs."""
+    def stats(self) -> QueueStats:
+        """Count what waits, runs, is stuck and is dead, by kind."""
+    def health(self) -> QueueHealth:
+        """Judge the queue: ok, degraded, or red when jobs are stuck or not served, with the reasons."""
+    def list(
+        self,
+        tenant: str | None = None,
+        *,
+        state: JobState | None = None,
+        kind: str | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[Job]:
+        """Return a page of a tenant's jobs, the latest first."""
+    def get(self, id: UUID | str, *, tenant: str | None = None) -> Job | None:
+        """Return a job, or None."""
+    def cancel(self, id: UUID | str, *, tenant: str | None = None) -> bool:
+        """Cancel a queued job, or ask a running one to stop; say whether there was either."""
+    def retry(self, id: UUID | str, *, tenant: str | None = None) -> Job:
+        """Put a dead or cancelled job back into the queue."""
+
 class BlockingAdmin:
     """The operator's side of a store: `spell.admin`."""
+
+    jobs: BlockingJobAdmin
     def run_migrations(self) -> MigrationStatus:
         """Apply pending migrations (STO-12)."""
     def migration_status(self) -> MigrationStatus:
@@ -350,10 +409,18 @@ class BlockingAdmin:
     def promote(self, tenant: str, space_id: str, *, dimension: int) -> int:
         """Move a tenant's embedding space into the approximate index, and return how many vectors moved."""
 
+class BlockingWorker:
+    """Runs jobs until it is stopped, or until there are none."""
+    def stop(self) -> None:
+        """Begin nothing new and end: safe in a signal handler."""
+    def run(self, *, until_idle: bool = False, max_jobs: int | None = None) -> Tally:
+        """Work until `stop`, or until no job may run now (`until_idle`), or `max_jobs` have begun; return what was done."""
+
 class BlockingTransaction:
     """One atomic unit of a tenant: the same concerns as on `Tenant`."""
 
     kv: BlockingKV
+    jobs: BlockingJobs
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -363,6 +430,7 @@ class BlockingTenant:
 
     id: str
     kv: BlockingKV
+    jobs: BlockingJobs
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     memory: BlockingMemory
@@ -388,6 +456,16 @@ class BlockingSpell:
     admin: BlockingAdmin
     def tenant(self, id: str = DEFAULT_TENANT) -> BlockingTenant:
         """Return the handle of a tenant; without an id, of the tenant "default"."""
+    def worker(
+        self,
+        handlers: Mapping[str, Handler] | None = None,
+        *,
+        builtin: bool = True,
+        tenants: Sequence[str] | None = None,
+        name: str | None = None,
+        concurrency: int | None = None,
+    ) -> BlockingWorker:
+        """Return a worker: `await worker.run(until_idle=True)`, or `async with spell.worker(…)` to have one beside other work."""
     def close(self) -> None:
         """Finish pending work and release everything. Closing twice is allowed."""
     def __enter__(self) -> BlockingSpell: ...

@@ -18,7 +18,8 @@
     ├── Conflict                another writer was first; retry may help            LS-1300
     │   ├── AlreadyExists       the id is taken                                     LS-1301
     │   ├── VersionConflict     `expected_version` is not the current version       LS-1302
-    │   └── FileExists          a file is there that would be replaced              LS-1303
+    │   ├── FileExists          a file is there that would be replaced              LS-1303
+    │   └── LeaseLost           a job is no longer in this worker's hands           LS-1304
     ├── Unsupported             this backend does not do that                       LS-1400
     ├── OutcomeUnknown          the answer to a commit was lost                     LS-1500
     ├── TransactionError
@@ -43,10 +44,13 @@
     │   └── MigrationError
     │       ├── MigrationModified   an applied migration differs from its file      LS-3101
     │       └── MigrationFailed     a migration did not run                         LS-3102
-    └── ProviderError           an embedder or model endpoint                       LS-4000
-        ├── ProviderUnavailable     unreachable, overloaded, timed out              LS-4001
-        ├── ProviderRefused         credentials or request refused                  LS-4002
-        └── ProviderProtocol        it answered something malformed                 LS-4003
+    ├── ProviderError           an embedder or model endpoint                       LS-4000
+    │   ├── ProviderUnavailable     unreachable, overloaded, timed out              LS-4001
+    │   ├── ProviderRefused         credentials or request refused                  LS-4002
+    │   └── ProviderProtocol        it answered something malformed                 LS-4003
+    └── JobError                raised by the handler of a job, to say how it ends  LS-5000
+        ├── JobImpossible       no repetition can mend it: dead at once             LS-5001
+        └── JobStopped          it was asked to stop: back into the queue           LS-5002
 
 Rule 1: a message names what happened, with the value, and what to do (`hint`).
 Rule 2: nothing here knows a transport: HTTP statuses and exit codes are mapped by the server and the CLI.
@@ -219,6 +223,14 @@ class FileExists(Conflict):
     code = "LS-1303"
     retryable = False
     default_hint = "Edit it, or have it replaced with --force."
+
+
+class LeaseLost(Conflict):
+    """The job is no longer in this worker's hands: its lease has passed to another, or it has ended. Nothing was noted."""
+
+    code = "LS-1304"
+    retryable = False
+    default_hint = "Stop working on it."
 
 
 class Unsupported(LlmspellError):
@@ -402,6 +414,24 @@ class ProviderProtocol(ProviderError):
     """The provider answered something malformed."""
 
     code = "LS-4003"
+
+
+class JobError(LlmspellError):
+    """A handler ends its job in a way of its own."""
+
+    code = "LS-5000"
+
+
+class JobImpossible(JobError):
+    """The job cannot be done, and no repetition would mend it."""
+
+    code = "LS-5001"
+
+
+class JobStopped(JobError):
+    """The handler was asked to stop and did; the job goes back into the queue, or is cancelled."""
+
+    code = "LS-5002"
 
 
 def catalogue(root: type[LlmspellError] = LlmspellError) -> Iterator[type[LlmspellError]]:

@@ -30,6 +30,7 @@ from llmspell._sections import (
     MASK,
     ContextSettings,
     EmbeddingSettings,
+    JobsSettings,
     MemorySettings,
     MonitoringSettings,
     MultiTenantSettings,
@@ -55,7 +56,7 @@ __all__ = [
     "Settings", "load_settings", "Secret", "config_files", "default_store_url", "schema",
     "find_setting", "Setting", "masked", "MASK", "colour_preference", "log_level",
     "StorageSettings", "PostgresSettings", "SqliteSettings", "TenancySettings", "EmbeddingSettings", "TextSettings",
-    "ContextSettings", "TransactionSettings", "MonitoringSettings",
+    "ContextSettings", "TransactionSettings", "MonitoringSettings", "JobsSettings",
 ]  # fmt: skip
 
 PREFIX: Final = "LLMSPELL_"
@@ -176,6 +177,7 @@ class Settings(Section, frozen=True, kw_only=True):
     text: TextSettings = TextSettings()
     context: ContextSettings = ContextSettings()
     transaction: TransactionSettings = TransactionSettings()
+    jobs: JobsSettings = JobsSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     memory: MemorySettings = MemorySettings()
     multi_tenant: MultiTenantSettings = MultiTenantSettings()

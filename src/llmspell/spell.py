@@ -11,11 +11,11 @@ Rule 2: a handle does not serve a tenant that is unknown, suspended or deleted (
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import date, datetime
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmspell.admin import Admin, TenantRegistry
 from llmspell.clock import Clock, SystemClock
@@ -32,10 +32,14 @@ from llmspell.providers.embedder import Embedder, open_embedder
 from llmspell.settings import Settings, load_settings
 from llmspell.storage.contracts.backend import Backend, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.jobs import Jobs
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.open import open_backend
 from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
+
+if TYPE_CHECKING:
+    from llmspell.ops.worker import Handler, Worker
 
 HANDLES_MAX = 4_096
 """Handles of tenants that are kept, least recently used first out: each remembers that its tenant is active."""
@@ -155,6 +159,50 @@ class Spell:
         await self._embedding.aclose()
         await self._backend.close()
 
+    def worker(
+        self,
+        handlers: Mapping[str, Handler] | None = None,
+        *,
+        builtin: bool = True,
+        tenants: Sequence[str] | None = None,
+        name: str | None = None,
+        concurrency: int | None = None,
+    ) -> Worker:
+        """Return a worker: `await worker.run(until_idle=True)`, or `async with spell.worker(…)` to have one beside other work.
+
+        Args:
+            handlers: what runs jobs of your own kinds; `async def handler(context) -> dict | None`, which must bear being
+                repeated. One for a kind of llmspell's own replaces it.
+            builtin: also run llmspell's own jobs: embed, expire, promote.
+            tenants: serve these alone. Serving all of them needs the operator's role where the database isolates tenants.
+            name: as it is shown beside the jobs that it runs (default: host and process).
+            concurrency: jobs at once (default: the settings').
+
+        Raises:
+            InvalidInput: there is nothing to run.
+        """
+        from llmspell import chores
+        from llmspell.ops.worker import Worker, WorkerOptions
+
+        settings = self.settings.jobs
+        named = None if tenants is None else tuple(tenant_id(tenant) for tenant in tenants)
+        own = chores.handlers(self, self._backend, self._clock) if builtin else {}
+        return Worker(
+            self._backend.job_queue,
+            {**own, **(handlers or {})},
+            name=name,
+            clock=self._clock,
+            before_looking=chores.Timetable(self._backend, settings, self._clock, named) if builtin else None,
+            options=WorkerOptions(
+                concurrency=settings.concurrency if concurrency is None else concurrency,
+                lease_s=settings.lease_s,
+                poll_s=settings.poll_s,
+                time_limit_s=settings.time_limit_s,
+                grace_s=settings.grace_s,
+                tenants=named,
+            ),
+        )
+
     def _gate(self, tenant: TenantId) -> Gate:
         automatic = self.settings.tenancy.auto_create_tenants
         allowed = self._backend.auto_create_tenants if automatic is None else automatic
@@ -181,6 +229,7 @@ class Tenant:
         self._gate = spell._gate(id)
         storages = guarded(backend.storages(id), self._gate)
         self.kv: KV = storages.kv
+        self.jobs: Jobs = storages.jobs
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
         self._embedding = spell._embedding.for_tenant(id)
@@ -239,6 +288,7 @@ class Transaction:
 
     def __init__(self, storages: Storages, memory: Memory) -> None:
         self.kv: KV = storages.kv
+        self.jobs: Jobs = storages.jobs
         self.vectors = VectorCollection(storages.vectors)
         self.graph = KnowledgeGraph(storages.graph)
         self.memory = memory

@@ -14,6 +14,7 @@ import msgspec
 from llmspell.errors import TransactionError
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Graph
+from llmspell.storage.contracts.jobs import JobQueue, Jobs
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.memories import Memories
 from llmspell.storage.contracts.tenants import Tenants
@@ -30,6 +31,7 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     vectors: Vectors
     memories: Memories
     graph: Graph
+    jobs: Jobs
 
 
 class OpenTransaction(Storages, frozen=True, kw_only=True):
@@ -104,6 +106,14 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
 
 
+class Promotable(msgspec.Struct, frozen=True, kw_only=True):
+    """A space that has outgrown exact search."""
+
+    tenant: TenantId
+    space_id: str
+    dimension: int
+
+
 class Backend(Protocol):
     """One opened store."""
 
@@ -115,6 +125,11 @@ class Backend(Protocol):
     @property
     def tenants(self) -> Tenants:
         """The registry of tenants."""
+        ...
+
+    @property
+    def job_queue(self) -> JobQueue:
+        """The queue of all tenants' jobs, for workers and operators."""
         ...
 
     def storages(self, tenant: TenantId) -> Storages:
@@ -160,11 +175,23 @@ class Backend(Protocol):
         """Report connections."""
         ...
 
-    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int) -> int:
-        """Move a tenant's space into the approximate index, and return how many vectors moved.
+    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int, limit: int | None = None) -> int:
+        """Move a tenant's space into the approximate index, and return how many vectors moved (at most `limit`, if given).
 
         Raises:
             Unsupported: this backend searches every space exactly (`Capability.ANN_PROMOTION`).
+        """
+        ...
+
+    async def promotable(
+        self, *, threshold: int, after: tuple[TenantId, str] | None = None, limit: int = 1_000
+    ) -> list[Promotable]:
+        """Return spaces of all tenants with more than `threshold` vectors outside of the approximate index.
+
+        In the order of (tenant, space), beyond `after`. It is the operator's.
+
+        Raises:
+            Unsupported: this backend searches every space exactly.
         """
         ...
 

@@ -22,12 +22,16 @@ from llmspell.storage.contracts.backend import (
     MigrationStatus,
     OpenTransaction,
     PoolStatus,
+    Promotable,
     Storages,
     opened,
 )
 from llmspell.storage.contracts.capabilities import BackendType, Capability
+from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.graph import InMemoryGraph
+from llmspell.storage.inmemory.job_queue import InMemoryJobQueue
+from llmspell.storage.inmemory.jobs import InMemoryJobs
 from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
 from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
@@ -54,9 +58,10 @@ class InMemoryBackend:
         self._closed = False
         self.tenants = InMemoryTenants(self._clock)
         self.auto_create_tenants = True
+        self.job_queue = InMemoryJobQueue(self.tenants, self._clock, self._ids, self.cursor_key, self._require_open)
 
     def storages(self, tenant: TenantId) -> Storages:
-        return self._bind(AutocommitUnit(partial(self._store, tenant_id(tenant))))
+        return self._bind(tenant_id(tenant), AutocommitUnit(partial(self._store, tenant_id(tenant))))
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
@@ -73,7 +78,7 @@ class InMemoryBackend:
             unit = TransactionUnit(store, self._clock, timeout_s=timeout_s)
             try:
                 async with asyncio.timeout(timeout_s) as limit:
-                    yield opened(self._bind(unit), unit.savepoint)
+                    yield opened(self._bind(tenant, unit), unit.savepoint)
                 unit.commit()
             except TimeoutError as exc:
                 if limit.expired():
@@ -88,12 +93,13 @@ class InMemoryBackend:
         self._require_open()
         return self.tenants.store(tenant, writing=writing, auto_create=self.auto_create_tenants)
 
-    def _bind(self, unit: Unit) -> Storages:
+    def _bind(self, tenant: TenantId, unit: Unit) -> Storages:
         return Storages(
             kv=InMemoryKV(unit, self._clock),
             vectors=InMemoryVectors(unit, self._clock, self._ids),
-            memories=InMemoryMemories(unit, self._clock, self._analyser),
+            memories=InMemoryMemories(unit, self._clock, self._analyser, self._ids),
             graph=InMemoryGraph(unit, self._clock, self._ids),
+            jobs=InMemoryJobs(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
         )
 
     async def migration_status(self) -> MigrationStatus:
@@ -114,12 +120,17 @@ class InMemoryBackend:
         """There are no connections."""
         return PoolStatus(size=0, available=0, waiting=0)
 
-    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int) -> int:
+    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int, limit: int | None = None) -> int:
         raise Unsupported(
             "This backend searches every space exactly.",
             capability=Capability.ANN_PROMOTION.value,
             space_id=space_id,
         )
+
+    async def promotable(
+        self, *, threshold: int, after: tuple[TenantId, str] | None = None, limit: int = 1_000
+    ) -> list[Promotable]:
+        raise Unsupported("This backend searches every space exactly.", capability=Capability.ANN_PROMOTION.value)
 
     async def close(self) -> None:
         self._closed = True

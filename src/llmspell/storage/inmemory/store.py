@@ -28,6 +28,7 @@ from llmspell.storage.contracts.backend import Savepoints
 if TYPE_CHECKING:
     from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
     from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
+    from llmspell.storage.inmemory.jobs import StoredJob
     from llmspell.storage.inmemory.kv import Item
     from llmspell.storage.inmemory.memories import StoredMemory
     from llmspell.storage.inmemory.vectors import StoredVector
@@ -114,6 +115,7 @@ class State:
     predicates: Table[str, Cardinality] = field(default_factory=Table)
     entities: Table[int, Entity] = field(default_factory=Table)
     facts: Table[int, Fact] = field(default_factory=Table)
+    jobs: Table[UUID, StoredJob] = field(default_factory=Table)
     counters: Table[str, int] = field(default_factory=Table)
     moments: Table[str, datetime] = field(default_factory=Table)
     transaction: Transaction | None = None

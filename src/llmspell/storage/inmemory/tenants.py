@@ -9,7 +9,7 @@ from llmspell.codec import NAME_MAX_BYTES, require_key
 from llmspell.errors import AlreadyExists, TenantInactive, TenantUnknown
 from llmspell.storage.contracts.tenants import TenantRecord
 from llmspell.storage.inmemory.store import TenantStore
-from llmspell.tenant import TenantId, tenant_id
+from llmspell.tenant import STORE_TENANT, TenantId, tenant_id
 
 
 class InMemoryTenants:
@@ -55,6 +55,29 @@ class InMemoryTenants:
                 raise TenantUnknown(tenant=tenant)
             self._register(tenant, tenant)
             return self._stores[tenant]
+
+    def working(self, tenant: TenantId) -> TenantStore:
+        """Return a store whatever the tenant's status is, for the operator; that of the store's own jobs is made when missing.
+
+        Raises:
+            TenantUnknown: it is not registered.
+        """
+        with self._mutex:
+            if tenant == STORE_TENANT:
+                return self._stores.setdefault(tenant, TenantStore())
+            if tenant not in self._stores:
+                raise TenantUnknown(tenant=tenant)
+            return self._stores[tenant]
+
+    def all_with_stores(self) -> list[TenantId]:
+        """Return every tenant that has a store, in byte order."""
+        with self._mutex:
+            return sorted(self._stores)
+
+    def active(self) -> list[TenantId]:
+        """Return the active tenants, in byte order."""
+        with self._mutex:
+            return sorted(tenant for tenant, record in self._records.items() if record.status == "active")
 
     def _register(self, tenant: TenantId, name: str) -> TenantRecord:
         record = TenantRecord(tenant_id=tenant, name=name, status="active", created_at=self._clock.now())

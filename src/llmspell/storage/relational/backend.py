@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmspell.storage.contracts.backend import Storages
 from llmspell.storage.relational.database import Unit
 from llmspell.storage.relational.graph import RelationalGraph
+from llmspell.storage.relational.jobs import RelationalJobs
 from llmspell.storage.relational.kv import RelationalKV
 from llmspell.storage.relational.memories import RelationalMemories
 from llmspell.storage.relational.runtime import Runtime
@@ -18,4 +19,5 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         vectors=RelationalVectors(unit, runtime),
         memories=RelationalMemories(unit, runtime),
         graph=RelationalGraph(unit, runtime),
+        jobs=RelationalJobs(unit, runtime),
     )
