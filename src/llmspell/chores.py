@@ -102,11 +102,8 @@ class Timetable:
         self._clock = clock
         self._settings = settings
         self._due = [one for one in TIMETABLE if one.available(backend) and (tenants is None or one.for_tenants)]
-        self._places: list[tuple[str, Callable[[], Jobs]]] = (
-            [(STORE_TENANT, lambda: backend.job_queue.store)]
-            if tenants is None
-            else [(name, partial(_jobs_of, backend, name)) for name in tenants]
-        )
+        self._backend = backend
+        self._tenants = (STORE_TENANT,) if tenants is None else tenants
         self._periods: dict[str, int] = {}
 
     async def __call__(self) -> None:
@@ -118,12 +115,20 @@ class Timetable:
                 continue
             period = now // round(interval_s * MICROSECONDS)
             if self._periods.get(one.kind) != period:
-                for place, jobs in self._places:
-                    await self._enqueue(jobs(), one.kind, f"{place}/{one.kind}/{interval_s:g}/{period}")
+                for tenant in self._tenants:
+                    await self._enqueue(tenant, one.kind, f"{tenant}/{one.kind}/{interval_s:g}/{period}")
                 self._periods[one.kind] = period
 
-    async def _enqueue(self, jobs: Jobs, kind: str, period: str) -> None:
+    async def _enqueue(self, tenant: TenantId, kind: str, period: str) -> None:
+        if tenant == STORE_TENANT:
+            jobs = self._backend.job_queue.store
+        else:
+            record = await self._backend.tenants.get(tenant)
+            if record is None or record.status != "active":
+                return  # nobody's name, or not to be served now
+            jobs = self._backend.storages(tenant).jobs
         try:
+            # With a key as well: while the job of a period before has not ended, there is no second one.
             await jobs.enqueue(kind, id=uuid5(PERIODS, period), dedupe_key="recurring")
         except AlreadyExists:
             return  # another worker was first
@@ -271,10 +276,6 @@ class Chores:
             if len(page) < PAGE:
                 return
             after = page[-1]
-
-
-def _jobs_of(backend: Backend, tenant: TenantId) -> Jobs:
-    return backend.storages(tenant).jobs
 
 
 async def _only(tenant: TenantId) -> AsyncIterator[TenantId]:

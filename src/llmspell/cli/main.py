@@ -35,6 +35,7 @@ COMMANDS: dict[str, Entry] = {
     "graph": Entry("graph:graph", "Assert facts and ask them as of any instant."),
     "models": Entry("models:models", "Install and list local embedding models."),
     "tenants": Entry("tenants:tenants", "Register tenants, and look them up."),
+    "jobs": Entry("jobs:jobs", "Run jobs, and look after the queue."),
     "embed": Entry("embed:embed", "Compute embeddings that are still pending."),
     "database": Entry("database:database", "Migrate, verify and tune the store."),
     "dev": Entry("dev:dev", "Run a private database server for development."),

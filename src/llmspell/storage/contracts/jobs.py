@@ -278,7 +278,7 @@ class JobQueue(Protocol):
         ...
 
     async def tenants_with_pending(self, *, after: str | None = None, limit: int = 1_000) -> builtins.list[TenantId]:
-        """Return tenants beyond `after` that have memories without embedding and no job waiting that would embed them."""
+        """Return tenants beyond `after` that have memories without embedding and no live job that would embed them."""
         ...
 
 

@@ -268,8 +268,8 @@ def _back(job: Job, run_at: datetime, now: datetime) -> Job:
 
 def _neglected(state: State) -> bool:
     pending = any(stored.record.embedding_state == "pending" for stored in state.memories.rows())
-    waits = any(stored.job.kind == EMBED_KIND and stored.job.state == "queued" for stored in state.jobs.rows())
-    return pending and not waits
+    live = any(stored.job.kind == EMBED_KIND and stored.job.finished_at is None for stored in state.jobs.rows())
+    return pending and not live
 
 
 def _kind(kind: str, jobs: Sequence[Job], now: datetime) -> KindStats:

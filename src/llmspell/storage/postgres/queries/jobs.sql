@@ -225,7 +225,7 @@ SELECT t.tenant_id FROM llmspell.tenants t WHERE t.tenant_id > :after AND t.stat
 ORDER BY t.tenant_id LIMIT :limit;
 
 -- name: tenants_with_pending -> rows
--- Active tenants beyond one that have memories without embedding and no waiting job of a kind.
+-- Active tenants beyond one that have memories without embedding and no live job of a kind.
 -- cross-tenant: for a job that goes through all of them
 SELECT t.tenant_id FROM llmspell.tenants t
 WHERE t.tenant_id > :after AND t.status = 'active'
@@ -233,4 +233,6 @@ WHERE t.tenant_id > :after AND t.status = 'active'
   AND NOT EXISTS (
     SELECT FROM llmspell.jobs j
     WHERE j.kind = :kind AND j.state = 'queued' AND j.ready = ANY('{t,f}') AND j.tenant_id = t.tenant_id)
+  AND NOT EXISTS (
+    SELECT FROM llmspell.jobs j WHERE j.tenant_id = t.tenant_id AND j.state = 'running' AND j.kind = :kind)
 ORDER BY t.tenant_id LIMIT :limit;

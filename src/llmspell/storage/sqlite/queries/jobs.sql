@@ -215,7 +215,7 @@ SELECT t.tenant_id FROM tenants t WHERE t.tenant_id > :after AND t.status = 'act
 ORDER BY t.tenant_id LIMIT :limit;
 
 -- name: tenants_with_pending -> rows
--- Active tenants beyond one that have memories without embedding and no waiting job of a kind.
+-- Active tenants beyond one that have memories without embedding and no live job of a kind.
 -- cross-tenant: for a job that goes through all of them
 SELECT t.tenant_id FROM tenants t
 WHERE t.tenant_id > :after AND t.status = 'active'
@@ -223,4 +223,6 @@ WHERE t.tenant_id > :after AND t.status = 'active'
   AND NOT EXISTS (
     SELECT 1 FROM jobs j
     WHERE j.kind = :kind AND j.state = 'queued' AND j.ready IN (0, 1) AND j.tenant_id = t.tenant_id)
+  AND NOT EXISTS (
+    SELECT 1 FROM jobs j WHERE j.tenant_id = t.tenant_id AND j.state = 'running' AND j.kind = :kind)
 ORDER BY t.tenant_id LIMIT :limit;
