@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmspell.admin import Admin, TenantRegistry
+from llmspell.admin import Admin, JobAdmin, TenantRegistry
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.state import ScopedState
@@ -22,65 +22,37 @@ from llmspell.memory.vectors import VectorCollection
 from llmspell.security.access_keys import HashedAccessKeys
 from llmspell.security.api_keys import SealedApiKeys
 from llmspell.spell import Spell, Tenant, Transaction
-from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.agent_state import AgentStates
+from llmspell.storage.contracts.artifacts import Artifacts
+from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.event_log import EventLog
 from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.idempotency import Idempotency
-from llmspell.storage.contracts.artifacts import Artifacts
+from llmspell.storage.contracts.jobs import Jobs
 from llmspell.storage.contracts.kv import KV
-from llmspell.storage.contracts.sessions import Sessions
-
-REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
-PAGES = (
-    *("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "idempotency.md", "audit.md"),
-    *("api_keys.md", "access_keys.md"),
 from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.contracts.workflow_state import WorkflowStates
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
-PAGES = (
-    *("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "idempotency.md"),
-    *("procedures.md", "agent_state.md", "workflow_state.md", "state.md"),
-    "kv.md",
-    "event_log.md",
-    "hook_history.md",
-    "vectors.md",
-    "memories.md",
-    "graph.md",
-    "tenants.md",
-    "python-api.md",
-    "idempotency.md",
-)
 CLASSES = {
     kind.__name__: kind
     for kind in (
-        Idempotency,
-        KV,
-        Procedures,
-        ScopedState,
-        AgentStates,
-        WorkflowStates,
-        EventLog,
-        HookHistory,
-        VectorCollection,
-        KnowledgeGraph,
-        Memory,
-        TenantRegistry,
-        Admin,
-        Spell,
-        Tenant,
-        Transaction,
-        Idempotency,
-        Audit,
-        SealedApiKeys,
-        HashedAccessKeys,
-PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md", "sessions.md", "artifacts.md")
-CLASSES = {
-    kind.__name__: kind
-    for kind in (
-        *(KV, VectorCollection, KnowledgeGraph, Memory, TenantRegistry, Admin, Spell, Tenant, Transaction),
-        *(Sessions, Artifacts),
+        *(Spell, TenantRegistry, Admin, JobAdmin, Tenant, Transaction),
+        *(
+            KV,
+            ScopedState,
+            Sessions,
+            Artifacts,
+            AgentStates,
+            WorkflowStates,
+            Procedures,
+            EventLog,
+            HookHistory,
+            Jobs,
+            Audit,
+        ),
+        *(SealedApiKeys, HashedAccessKeys, VectorCollection, KnowledgeGraph, Memory, Idempotency),
     )
 }
 TABLE = re.compile(r"<!-- methods of (\w+) -->\n.*?<!-- end of methods -->", re.DOTALL)
@@ -124,7 +96,8 @@ def rewritten(page: str) -> tuple[str, str]:
 
 def main(arguments: list[str]) -> int:
     """Rewrite or check every page; return the exit code."""
-    stale = [page for page in PAGES if (pair := rewritten(page))[0] != pair[1]]
+    pages = sorted(path.name for path in REFERENCE.glob("*.md"))
+    stale = [page for page in pages if (pair := rewritten(page))[0] != pair[1]]
     if "--check" in arguments:
         sys.stderr.writelines(f"docs/reference/{page} is out of date\n" for page in stale)
         return 1 if stale else 0

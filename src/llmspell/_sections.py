@@ -204,6 +204,33 @@ class RetentionSettings(Section, frozen=True, kw_only=True):
     ] = 90
 
 
+class JobsSettings(Section, frozen=True, kw_only=True):
+    """The worker (`llmspell jobs run`, `spell.worker()`) and what it does by itself. An interval of 0 turns that off."""
+
+    concurrency: Annotated[int, about("Jobs that one worker runs at once.", ge=1, le=100)] = 4
+    lease_s: Annotated[float, about("A job whose worker is silent for so long is taken over.", ge=1, le=86_400)] = 60.0
+    poll_s: Annotated[float, about("How often a worker without work looks for some.", gt=0, le=3_600)] = 1.0
+    time_limit_s: Annotated[float, about("End an attempt after this.", gt=0, le=86_400)] = 3_600.0
+    grace_s: Annotated[float, about("When it is stopped, a worker lets jobs end for so long.", ge=0, le=3_600)] = 20.0
+    expire_interval_s: Annotated[float, about("Delete what has expired this often.", ge=0, le=86_400)] = 300.0
+    embed_interval_s: Annotated[
+        float, about("Look this often for memories without embedding that no job waits for.", ge=0, le=86_400)
+    ] = 600.0
+    promote_interval_s: Annotated[
+        float, about("Look this often for vectors that have outgrown exact search.", ge=0, le=86_400)
+    ] = 600.0
+    promote_threshold: Annotated[
+        int, about("Move a space into the approximate index beyond so many vectors outside of it.", ge=1, le=10_000_000)
+    ] = 10_000
+    partitions_interval_s: Annotated[
+        float, about("Make the partitions of the event log ahead this often.", ge=0, le=86_400)
+    ] = 3_600.0
+    keep_finished_s: Annotated[
+        float, about("Keep jobs that succeeded or were cancelled for so long.", ge=86_400, le=315_360_000)
+    ] = 604_800.0
+    keep_dead_s: Annotated[float, about("Keep dead jobs for so long.", ge=86_400, le=315_360_000)] = 2_592_000.0
+
+
 class MonitoringSettings(Section, frozen=True, kw_only=True):
     """What is reported about the process (CFG-06)."""
 

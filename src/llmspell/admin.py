@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date, datetime
 from typing import Self
+from uuid import UUID
 
 import msgspec
 
+from llmspell.clock import parse_instant
+from llmspell.ops.queue_health import QueueHealth, judge
 from llmspell.settings import Settings
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.backend import Backend, MigrationStatus, PoolStatus
+from llmspell.storage.contracts.event_log import EventPartition
+from llmspell.storage.contracts.jobs import Job, Jobs, JobState, QueueStats
 from llmspell.storage.contracts.pages import Page
 from llmspell.storage.contracts.tenants import IsolationLevel, QuotaLimits, TenantRecord, Tenants, TenantStatus
 from llmspell.tenant import TenantId, tenant_id
@@ -33,13 +39,6 @@ class NewTenants(msgspec.Struct, frozen=True, kw_only=True):
             max_embeddings_per_day=chosen.default_quota_embeddings_per_day,
         )
         return cls(quotas=quotas, isolation_level=chosen.isolation_level)
-from datetime import date, datetime
-
-from llmspell.clock import parse_instant
-from llmspell.storage.contracts.backend import Backend, MigrationStatus, PoolStatus
-from llmspell.storage.contracts.event_log import EventPartition
-from llmspell.storage.contracts.tenants import TenantRecord, Tenants
-from llmspell.tenant import tenant_id
 
 
 class TenantRegistry:
@@ -161,11 +160,57 @@ class TenantRegistry:
             self._changed(tenant)
 
 
+class JobAdmin:
+    """The queue of all tenants: `spell.admin.jobs`. `tenant` None stands for the store's own jobs.
+
+    Where the database isolates tenants, all of this needs the operator's role.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._queue = backend.job_queue
+
+    async def stats(self) -> QueueStats:
+        """Count what waits, runs, is stuck and is dead, by kind."""
+        return await self._queue.stats()
+
+    async def health(self) -> QueueHealth:
+        """Judge the queue: ok, degraded, or red when jobs are stuck or not served, with the reasons."""
+        return judge(await self._queue.stats())
+
+    async def list(
+        self,
+        tenant: str | None = None,
+        *,
+        state: JobState | None = None,
+        kind: str | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[Job]:
+        """Return a page of a tenant's jobs, the latest first."""
+        return await self._of(tenant).list(state=state, kind=kind, cursor=cursor, limit=limit)
+
+    async def get(self, id: UUID | str, *, tenant: str | None = None) -> Job | None:
+        """Return a job, or None."""
+        return await self._of(tenant).get(id)
+
+    async def cancel(self, id: UUID | str, *, tenant: str | None = None) -> bool:
+        """Cancel a queued job, or ask a running one to stop; say whether there was either."""
+        return await self._of(tenant).cancel(id)
+
+    async def retry(self, id: UUID | str, *, tenant: str | None = None) -> Job:
+        """Put a dead or cancelled job back into the queue."""
+        return await self._of(tenant).retry(id)
+
+    def _of(self, tenant: str | None) -> Jobs:
+        return self._queue.store if tenant is None else self._queue.of(tenant_id(tenant))
+
+
 class Admin:
     """The operator's side of a store: `spell.admin`."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self.jobs = JobAdmin(backend)
 
     async def run_migrations(self) -> MigrationStatus:
         """Apply pending migrations (STO-12)."""

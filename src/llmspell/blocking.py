@@ -18,56 +18,43 @@ Rule 4: what would wait for itself is refused: a blocking call from the portal (
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import concurrent.futures.thread  # its exit hook must be older than ours, see `_at_exit`
 import functools
 import inspect
-import os
-import threading
 import time
-import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from types import TracebackType
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast, get_type_hints
 
-from llmspell.admin import Admin, TenantRegistry
+from llmspell.admin import Admin, JobAdmin, TenantRegistry
 from llmspell.clock import Clock
-from llmspell.errors import LlmspellError, OutcomeUnknown, TransactionClosed, Unavailable, Unsupported
+from llmspell.errors import LlmspellError
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.state import ScopedState
 from llmspell.memory.vectors import VectorCollection
 from llmspell.once import Keyed
+from llmspell.ops.worker import Handler, Worker
+from llmspell.portal import Portal, Runner, Unit, nothing
 from llmspell.providers.embedder import Embedder
 from llmspell.retries import may_repeat
 from llmspell.security.access_keys import HashedAccessKeys
 from llmspell.security.api_keys import SealedApiKeys
 from llmspell.settings import Settings
 from llmspell.spell import Concerns, Keys, Once, Spell, Tenant, Transaction, connect
-from llmspell.storage.contracts.audit import Audit
-from llmspell.spell import Spell, Tenant, Transaction, connect
+from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.artifacts import Artifacts
-from llmspell.spell import Concerns, Once, Spell, Tenant, Transaction, connect
+from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.event_log import EventLog
 from llmspell.storage.contracts.hook_history import HookHistory
-from llmspell.storage.contracts.kv import KV
-from llmspell.storage.contracts.sessions import Sessions
-from llmspell.spell import Concerns, Once, Spell, Tenant, Transaction, connect
-from llmspell.storage.contracts.agent_state import AgentStates
+from llmspell.storage.contracts.jobs import Jobs
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.contracts.workflow_state import WorkflowStates
 from llmspell.tenant import DEFAULT_TENANT
 
-INTERRUPT_WAIT_S = 10.0
-"""How long an interrupted call waits for its work to stop. Work that takes longer has an unknown outcome."""
-DRAIN_S = 10.0
-"""How long `close` lets calls of other threads finish before it cancels them."""
 T = TypeVar("T")
-Start = Callable[[], Coroutine[Any, Any, T]]
 
 
 def connect_blocking(
@@ -93,280 +80,10 @@ def connect_blocking(
     try:
         spell = portal.run(opened)
     except BaseException:
-        portal.close(_nothing)
+        portal.close(nothing)
         raise
     portal.at_exit = spell.close
     return BlockingSpell(spell, portal)
-
-
-class _Call:
-    """Work for the portal, and where its outcome arrives."""
-
-    def __init__(self, start: Start[Any]) -> None:
-        self._start = start
-        self.outcome: Future[Any] = Future()
-        self.task: asyncio.Task[None] | None = None
-        self.dropped = False
-
-    async def work(self) -> None:
-        """Do the work. Cancellation passes through; whatever else goes wrong belongs to the caller."""
-        try:
-            result = await self._start()
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - also SystemExit of a callback: the caller gets it, the portal lives
-            self.outcome.set_exception(error)
-        else:
-            self.outcome.set_result(result)
-
-    def fail(self, error: BaseException) -> None:
-        """Answer with an error, unless it is answered."""
-        if not self.outcome.done():
-            self.outcome.set_exception(error)
-
-
-class Runner(Protocol):
-    """What runs calls for a twin: the portal, or a transaction inside it."""
-
-    def run(self, start: Start[T]) -> T:
-        """Run one call and return its result."""
-        ...
-
-
-class Portal:
-    """One thread with one event loop that works for all others."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._closing: _Call | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._calls: set[asyncio.Task[None]] = set()
-        # The factory: without one, a Runner makes its loop the current one of this thread, which is the caller's.
-        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-        self._loop = self._runner.get_loop()
-        self._stop: asyncio.Future[_Call] = self._loop.create_future()
-        self._thread = threading.Thread(target=self._serve, name="llmspell-portal", daemon=True)
-        self._thread.start()
-        self.at_exit: Start[None] = _nothing
-        _OPEN.add(self)
-
-    def run(self, start: Start[T]) -> T:
-        """Run one call in the portal and return its result, or raise its error.
-
-        Raises:
-            Unsupported: this is the portal's own thread.
-            Unavailable: the store is closed, or was opened before this process was forked.
-        """
-        return cast("T", self.ask(_Call(start), take=self._take, drop=self._drop))
-
-    def ask(self, call: _Call, *, take: Callable[[_Call], None], drop: Callable[[_Call], None]) -> Any:
-        """Hand a call to the portal, where `take` begins it, and wait for its outcome.
-
-        When a signal interrupts that, at whatever point, `drop` sees to it that the work stops and the call is answered.
-        """
-        self._require_usable()
-        try:
-            self._hand_over(call, take)
-            call.outcome.exception()  # only waits: what is raised here comes from a signal, never from the call
-        except _Closed:
-            raise Unavailable("The store is closed.", hint="Open it again.") from None
-        except BaseException:
-            self._abandon(call, drop)
-            raise
-        try:
-            return call.outcome.result()
-        finally:
-            del call  # the error's traceback would keep it, and it keeps the error
-
-    def _hand_over(self, call: _Call, take: Callable[[_Call], None]) -> None:
-        with self._lock:
-            if self._closing is not None:
-                raise _Closed
-            self._loop.call_soon_threadsafe(lambda: None if call.dropped else take(call))
-
-    def _abandon(self, call: _Call, drop: Callable[[_Call], None]) -> None:
-        def dropped() -> None:
-            call.dropped = True
-            drop(call)
-
-        try:
-            self._loop.call_soon_threadsafe(dropped)
-        except RuntimeError:
-            return  # the loop is closed, so the work has ended
-        concurrent.futures.wait([call.outcome], timeout=INTERRUPT_WAIT_S)
-
-    def _take(self, call: _Call) -> None:
-        call.task = self.keep(call.work(), call=True)
-        call.task.add_done_callback(lambda _: call.fail(OutcomeUnknown("The call was cancelled before it answered.")))
-
-    def _drop(self, call: _Call) -> None:
-        if call.task is None:
-            call.fail(OutcomeUnknown("The call was interrupted before it began."))
-        else:
-            call.task.cancel()
-
-    def keep(self, work: Coroutine[Any, Any, None], *, call: bool) -> asyncio.Task[None]:
-        """Start a task that the portal owns until it ends; `close` lets calls finish, and cancels the rest."""
-        task = self._loop.create_task(work)
-        owned = self._calls if call else self._tasks
-        owned.add(task)
-        task.add_done_callback(owned.discard)
-        return task
-
-    def close(self, last: Start[None]) -> None:
-        """Refuse new calls, let those under way finish, roll open transactions back, run `last`, and end the thread.
-
-        A second call waits for the first and has its outcome.
-        """
-        if self._pid != os.getpid():
-            return  # it belongs to the process that opened it
-        self._require_usable()
-        with self._lock:
-            if self._closing is None:
-                self._closing = _Call(last)
-                self._loop.call_soon_threadsafe(self._stop.set_result, self._closing)
-        self._thread.join()
-        _OPEN.discard(self)
-        self._closing.outcome.result()
-
-    def _require_usable(self) -> None:
-        if threading.current_thread() is self._thread:
-            raise Unsupported(
-                "A blocking call was made from the thread that would do its work; it would wait for itself forever.",
-                hint="Use the async API inside embedders, or do the call after the outer one has returned.",
-            )
-        if self._pid != os.getpid():
-            raise Unavailable("The store was opened in another process.", hint="Open it after the fork.")
-
-    def _serve(self) -> None:
-        with self._runner as runner:
-            runner.run(self._live())
-
-    async def _live(self) -> None:
-        closing = await self._stop
-        for task in self._tasks:
-            task.cancel()
-        under_way = self._tasks | self._calls
-        if under_way:
-            _, left = await asyncio.wait(under_way, timeout=DRAIN_S)
-            for task in left:
-                task.cancel()
-        await closing.work()
-
-
-class _Closed(Exception):
-    """The portal takes no more calls."""
-
-
-class _Abandoned(Exception):
-    """The block of a transaction was left by an exception."""
-
-
-class _Unit:
-    """A transaction inside the portal: one task enters it, does its calls in order, and leaves it."""
-
-    def __init__(self, portal: Portal, manager: AbstractAsyncContextManager[Any]) -> None:
-        self._portal = portal
-        self._manager = manager
-        self._calls: asyncio.Queue[_Call] = asyncio.Queue()
-        self._entering, self._leaving = _Call(_nothing), _Call(_nothing)
-        self._current = self._entering
-        self._failed = False
-        self._ended: BaseException | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    def enter(self) -> Any:
-        """Begin, and return the async transaction."""
-        return self._portal.ask(self._entering, take=self._begin, drop=self._drop)
-
-    def run(self, start: Start[T]) -> T:
-        """Run one call inside the transaction; an interrupt rolls the transaction back."""
-        return cast("T", self._portal.ask(_Call(start), take=self._take, drop=self._drop))
-
-    def leave(self, *, failed: bool) -> None:
-        """Commit, or roll back when the block `failed`; one that has already ended says why, unless the block failed."""
-        self._failed = failed
-        try:
-            self._portal.ask(self._leaving, take=self._take, drop=self._drop)
-        except Unavailable:
-            if not failed:  # closed inside of the block, which rolled it back
-                raise
-
-    def _begin(self, call: _Call) -> None:
-        self._task = self._portal.keep(self._live(), call=False)
-        # A callback, because a task that is cancelled before its first step runs none of its own lines.
-        self._task.add_done_callback(self._answer_all)
-
-    def _take(self, call: _Call) -> None:
-        if self._task is None or self._ended is not None:
-            self._answer(call, self._ended or TransactionClosed("The transaction was interrupted before it began."))
-        else:
-            call.task = self._task
-            self._calls.put_nowait(call)
-
-    def _drop(self, call: _Call) -> None:
-        """Roll back; the call is answered when that is done. An end that has begun is waited for: it is short."""
-        if call is self._leaving and call.task is not None:
-            return
-        if self._task is not None:
-            self._task.cancel()
-        if call is not self._entering or self._task is None:
-            self._take(call)
-
-    async def _live(self) -> None:
-        try:
-            async with self._manager as inner:
-                self._current.outcome.set_result(inner)
-                while (call := await self._calls.get()) is not self._leaving:
-                    self._current = call
-                    await call.work()
-                self._current = call
-                if self._failed:
-                    raise _Abandoned
-            self._leaving.outcome.set_result(None)
-            self._ended = TransactionClosed()
-        except _Abandoned:
-            self._ended = TransactionClosed()  # rolled back as asked; the block's own exception goes on
-        except asyncio.CancelledError:
-            self._ended = TransactionClosed("The transaction was interrupted and rolled back.")
-        except BaseException as error:  # noqa: BLE001 - why it ended belongs to the caller who uses it next
-            self._ended = error
-
-    def _answer_all(self, _: asyncio.Task[None]) -> None:
-        self._ended = self._ended or TransactionClosed("The transaction was interrupted before it began.")
-        self._answer(self._current, self._ended)
-        while not self._calls.empty():
-            self._answer(self._calls.get_nowait(), self._ended)
-
-    def _answer(self, call: _Call, ended: BaseException) -> None:
-        if call is self._leaving and self._failed and not call.outcome.done():
-            call.outcome.set_result(None)
-        call.fail(ended)
-
-
-async def _nothing() -> None:
-    """Do nothing."""
-
-
-_OPEN: weakref.WeakSet[Portal] = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    for portal in list(_OPEN):
-        portal.close(portal.at_exit)
-
-
-def _at_exit() -> None:
-    """Close what is left open when the interpreter exits, while worker threads can still be used.
-
-    `atexit` runs after those are gone, and closing a file needs one. `concurrent.futures` has the same need, and the same way.
-    """
-    register: Callable[[Callable[[], None]], object] = getattr(threading, "_register_atexit", atexit.register)
-    register(_close_all)
-
-
-_at_exit()
 
 
 class _Twin:
@@ -414,16 +131,6 @@ def _method(method: Callable[..., Any], qualified: str) -> Callable[..., Any]:
     return call
 
 
-class BlockingAudit(_Twin, of=Audit):
-    pass
-
-
-class BlockingApiKeys(_Twin, of=SealedApiKeys):
-    pass
-
-
-class BlockingAccessKeys(_Twin, of=HashedAccessKeys):
-    pass
 def _stream(method: Callable[..., Any], qualified: str) -> Callable[..., Any]:
     """A method that yields: each item is a call of its own, so nothing waits in the portal between two of them."""
     name = method.__name__
@@ -465,6 +172,18 @@ class BlockingKV(_Twin, of=KV):
     pass
 
 
+class BlockingAudit(_Twin, of=Audit):
+    pass
+
+
+class BlockingApiKeys(_Twin, of=SealedApiKeys):
+    pass
+
+
+class BlockingAccessKeys(_Twin, of=HashedAccessKeys):
+    pass
+
+
 class BlockingScopedState(_Twin, of=ScopedState):
     pass
 
@@ -478,6 +197,10 @@ class BlockingAgentStates(_Twin, of=AgentStates):
 
 
 class BlockingWorkflowStates(_Twin, of=WorkflowStates):
+    pass
+
+
+class BlockingJobs(_Twin, of=Jobs):
     pass
 
 
@@ -515,7 +238,19 @@ class BlockingTenantRegistry(_Twin, of=TenantRegistry):
         return BlockingAudit(self._inner.audit(id), self._runner)
 
 
+class BlockingJobAdmin(_Twin, of=JobAdmin):
+    pass
+
+
 class BlockingAdmin(_Twin, of=Admin):
+    jobs: BlockingJobAdmin
+
+    def __init__(self, inner: Admin, runner: Runner) -> None:
+        super().__init__(inner, runner)
+        self.jobs = BlockingJobAdmin(inner.jobs, runner)
+
+
+class BlockingWorker(_Twin, of=Worker):
     pass
 
 
@@ -528,6 +263,7 @@ class _Concerns(_Twin, of=Concerns):
     procedures: BlockingProcedures
     agent_state: BlockingAgentStates
     workflow_state: BlockingWorkflowStates
+    jobs: BlockingJobs
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     event_log: BlockingEventLog
@@ -538,19 +274,7 @@ class _Concerns(_Twin, of=Concerns):
 
     def __init__(self, inner: Concerns, runner: Runner) -> None:
         super().__init__(inner, runner)
-        self.kv = BlockingKV(inner.kv, runner)
-        self.audit = BlockingAudit(inner.audit, runner)
-        self.state = BlockingScopedState(inner.state, runner)
-        self.procedures = BlockingProcedures(inner.procedures, runner)
-        self.agent_state = BlockingAgentStates(inner.agent_state, runner)
-        self.workflow_state = BlockingWorkflowStates(inner.workflow_state, runner)
-        self.vectors = BlockingVectorCollection(inner.vectors, runner)
-        self.graph = BlockingKnowledgeGraph(inner.graph, runner)
-        self.event_log = BlockingEventLog(inner.event_log, runner)
-        self.hook_history = BlockingHookHistory(inner.hook_history, runner)
-        self.memory = BlockingMemory(inner.memory, runner)
-        self.sessions = BlockingSessions(inner.sessions, runner)
-        self.artifacts = BlockingArtifacts(inner.artifacts, runner)
+        _bind(self, inner, runner, _Concerns)
 
 
 class _WithKeys(_Concerns, of=Keys):
@@ -561,8 +285,18 @@ class _WithKeys(_Concerns, of=Keys):
 
     def __init__(self, inner: Tenant | Transaction, runner: Runner) -> None:
         super().__init__(inner, runner)
-        self.api_keys = BlockingApiKeys(inner.api_keys, runner)
-        self.access_keys = BlockingAccessKeys(inner.access_keys, runner)
+        _bind(self, inner, runner, _WithKeys)
+
+
+@functools.cache
+def _twins(kind: type) -> dict[str, type[_Twin]]:
+    """Return the twins that a class of handles names."""
+    return {name: twin for name, twin in get_type_hints(kind).items() if issubclass(twin, _Twin)}
+
+
+def _bind(handle: _Twin, inner: object, runner: Runner, kind: type) -> None:
+    for name, twin in _twins(kind).items():
+        setattr(handle, name, twin(getattr(inner, name), runner))
 
 
 class BlockingTransaction(_WithKeys, of=Transaction):
@@ -596,12 +330,6 @@ class BlockingOnce(_Concerns, of=Once):
 
 class BlockingTenant(_WithKeys, of=Tenant):
     id: str
-    kv: BlockingKV
-    vectors: BlockingVectorCollection
-    graph: BlockingKnowledgeGraph
-    memory: BlockingMemory
-    sessions: BlockingSessions
-    artifacts: BlockingArtifacts
 
     def __init__(self, inner: Tenant, portal: Portal) -> None:
         super().__init__(inner, portal)
@@ -639,16 +367,10 @@ class BlockingTenant(_WithKeys, of=Tenant):
                 failed = error
         assert failed is not None  # noqa: S101 - there is at least one try
         raise failed
-        self.kv = BlockingKV(inner.kv, portal)
-        self.vectors = BlockingVectorCollection(inner.vectors, portal)
-        self.graph = BlockingKnowledgeGraph(inner.graph, portal)
-        self.memory = BlockingMemory(inner.memory, portal)
-        self.sessions = BlockingSessions(inner.sessions, portal)
-        self.artifacts = BlockingArtifacts(inner.artifacts, portal)
 
     @contextmanager
     def transaction(self, *, timeout_s: float | None = None) -> Iterator[BlockingTransaction]:
-        unit = _Unit(self._portal, self._inner.transaction(timeout_s=timeout_s))
+        unit = Unit(self._portal, self._inner.transaction(timeout_s=timeout_s))
         try:
             yield BlockingTransaction(unit.enter(), unit)
         except BaseException:
@@ -674,6 +396,23 @@ class BlockingSpell(_Twin, of=Spell):
             return cast("Tenant", self._inner.tenant(id))
 
         return BlockingTenant(self._portal.run(handle), self._portal)
+
+    def worker(
+        self,
+        handlers: Mapping[str, Handler] | None = None,
+        *,
+        builtin: bool = True,
+        tenants: Sequence[str] | None = None,
+        name: str | None = None,
+        concurrency: int | None = None,
+    ) -> BlockingWorker:
+        async def made() -> Worker:
+            return cast(
+                "Worker",
+                self._inner.worker(handlers, builtin=builtin, tenants=tenants, name=name, concurrency=concurrency),
+            )
+
+        return BlockingWorker(self._portal.run(made), self._portal)
 
     def close(self) -> None:
         self._portal.close(self._inner.close)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -16,6 +16,8 @@ from llmspell.memory.context import Context
 from llmspell.memory.knowledge import Instant, Unset
 from llmspell.memory.memory import MemoryHit, MemoryInput, Ranked
 from llmspell.memory.state import StateScope
+from llmspell.ops.queue_health import QueueHealth
+from llmspell.ops.worker import Handler, Tally
 from llmspell.providers.embedder import Embedder
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
 from llmspell.security.access_keys import IssuedKey, Principal
@@ -24,15 +26,20 @@ from llmspell.security.secrets import SecretRef
 from llmspell.settings import Secret, Settings
 from llmspell.spell import TransactionOutcome
 from llmspell.storage.contracts.access_keys import AccessKey, AccessKeyStatus
+from llmspell.storage.contracts.agent_state import VERIFY_MAX, AgentState, AgentStateSummary, StateCheck
 from llmspell.storage.contracts.api_keys import ApiKeyInfo, ApiKeyStats
+from llmspell.storage.contracts.artifacts import ArtifactRecord, ArtifactStats, ArtifactSummary, ArtifactType
 from llmspell.storage.contracts.audit import AuditEntry, AuditHead, AuditVerification, Decision, NewAuditEntry
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability, Characteristics
 from llmspell.storage.contracts.event_log import EventPartition, EventRecord, EventStats, Language, NewEvent
 from llmspell.storage.contracts.graph import Cardinality, Direction, Entity, Fact, GraphStats, Path, Reached
 from llmspell.storage.contracts.hook_history import HookExecution, HookStatistics, NewHookExecution, RetentionPolicy
+from llmspell.storage.contracts.jobs import MAX_ATTEMPTS, Job, JobState, QueueStats
 from llmspell.storage.contracts.memories import ListOrder, MemoryKind, MemoryRecord, MemoryVersion
 from llmspell.storage.contracts.pages import Page
+from llmspell.storage.contracts.procedures import LEARNED_FROM, Pattern, Prediction
+from llmspell.storage.contracts.sessions import SessionRecord, SessionStatus
 from llmspell.storage.contracts.tenants import IsolationLevel, QuotaLimits, TenantRecord, TenantStatus
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 from llmspell.storage.contracts.workflow_state import WorkflowState, WorkflowStatus, WorkflowSummary
@@ -48,6 +55,33 @@ def connect_blocking(
     clock: Clock | None = None,
 ) -> BlockingSpell:
     """Open a store: `with connect_blocking(url) as spell`, or `spell = connect_blocking(url)` and `spell.close()`."""
+
+class BlockingKV:
+    """A tenant's keys. Keys: 1 to 1,024 bytes of text. Values: up to 16 MiB of bytes."""
+    def get(self, key: str) -> bytes | None:
+        """Return the value, or None when the key is absent or expired."""
+    def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
+        """Store the value, replacing any; with `ttl_s` the key expires that many seconds from now."""
+    def delete(self, key: str) -> bool:
+        """Delete the key and say whether it was there (an expired key was not)."""
+    def exists(self, key: str) -> bool:
+        """Say whether `get` would return a value."""
+    def list_keys(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> list[str]:
+        """Return the keys that start with `prefix`, in byte order; with `limit`, at most so many beyond `after`."""
+    def get_batch(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Return the values of the keys that exist; at most 10,000 keys."""
+    def set_batch(self, items: Mapping[str, bytes], *, ttl_s: float | None = None) -> None:
+        """Store all items or none; at most 10,000."""
+    def delete_batch(self, keys: Sequence[str]) -> int:
+        """Delete the keys, all in one transaction, and return how many were there; at most 10,000."""
+    def clear(self) -> int:
+        """Delete every key of this tenant, and return how many readers would have seen."""
+    def delete_expired(self, *, limit: int = 1000) -> int:
+        """Delete at most `limit` keys whose time has passed, and return how many; call again while it returns `limit`."""
+    def backend_type(self) -> BackendType:
+        """Which backend this is (STO-10)."""
+    def characteristics(self) -> Characteristics:
+        """What this backend is good for (STO-11)."""
 
 class BlockingAudit:
     """A tenant's audit log."""
@@ -168,31 +202,6 @@ class BlockingAccessKeys:
         """Revoke at most `limit` keys that have expired, for the reason "expired", and return how many."""
     def prune(self, *, before: datetime | str, limit: int = 1000) -> int:
         """Delete at most `limit` keys that were revoked before an instant, and return how many."""
-
-class BlockingKV:
-    """A tenant's keys. Keys: 1 to 1,024 bytes of text. Values: up to 16 MiB of bytes."""
-    def get(self, key: str) -> bytes | None:
-        """Return the value, or None when the key is absent or expired."""
-    def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
-        """Store the value, replacing any; with `ttl_s` the key expires that many seconds from now."""
-    def delete(self, key: str) -> bool:
-        """Delete the key and say whether it was there (an expired key was not)."""
-    def exists(self, key: str) -> bool:
-        """Say whether `get` would return a value."""
-    def list_keys(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> list[str]:
-        """Return the keys that start with `prefix`, in byte order; with `limit`, at most so many beyond `after`."""
-    def get_batch(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """Return the values of the keys that exist; at most 10,000 keys."""
-    def set_batch(self, items: Mapping[str, bytes], *, ttl_s: float | None = None) -> None:
-        """Store all items or none; at most 10,000."""
-    def delete_batch(self, keys: Sequence[str]) -> int:
-        """Delete the keys, all in one transaction, and return how many were there; at most 10,000."""
-    def clear(self) -> int:
-        """Delete every key of this tenant, and return how many readers would have seen."""
-    def backend_type(self) -> BackendType:
-        """Which backend this is (STO-10)."""
-    def characteristics(self) -> Characteristics:
-        """What this backend is good for (STO-11)."""
 
 class BlockingScopedState:
     """A tenant's state (STA-01, STA-02). Values are JSON of at most 4 MiB; keys, with their scopes, of 1,024 bytes."""
@@ -325,6 +334,35 @@ class BlockingWorkflowStates:
         """Delete a workflow in whatever status it is, and say whether it was there."""
     def prune(self, *, before: datetime, limit: int = 1000) -> int:
         """Delete at most `limit` workflows that ended, the longest untouched first and all before an instant; return how many."""
+
+class BlockingJobs:
+    """A tenant's jobs: `tenant.jobs`, and `tx.jobs` inside a transaction, with the data that they are for."""
+    def enqueue(
+        self,
+        kind: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        run_at: datetime | str | None = None,
+        priority: int = 0,
+        max_attempts: int = MAX_ATTEMPTS,
+        dedupe_key: str | None = None,
+        id: UUID | str | None = None,
+    ) -> Job:
+        """Keep a job to be run by a worker that knows its kind; with `dedupe_key`, return the live one that has it already."""
+    def get(self, id: UUID | str) -> Job | None:
+        """Return a job, or None."""
+    def list(
+        self, *, state: JobState | None = None, kind: str | None = None, cursor: str | None = None, limit: int = 100
+    ) -> Page[Job]:
+        """Return a page of jobs, the latest first."""
+    def cancel(self, id: UUID | str) -> bool:
+        """Cancel a queued job, or ask a running one to stop; say whether there was either."""
+    def retry(self, id: UUID | str) -> Job:
+        """Put a dead or cancelled job back into the queue, with all its attempts before it."""
+    def counts(self) -> dict[str, int]:
+        """Count the jobs of each state."""
+    def prune(self, before: datetime | str, *, dead: bool = False, limit: int = 1000) -> int:
+        """Delete at most `limit` jobs that succeeded or were cancelled before an instant (or that died: `dead`)."""
 
 class BlockingVectorCollection:
     """A tenant's free vectors: `tenant.vectors`. Embeddings have shape (384 | 768 | 1536 | 3072,)."""
@@ -822,8 +860,33 @@ class BlockingTenantRegistry:
     ) -> TenantRecord:
         """Mark a tenant as deleted: every call is refused for good, and its id stays taken. Its data is not erased by that."""
 
+class BlockingJobAdmin:
+    """The queue of all tenants: `spell.admin.jobs`. `tenant` None stands for the store's own jobs."""
+    def stats(self) -> QueueStats:
+        """Count what waits, runs, is stuck and is dead, by kind."""
+    def health(self) -> QueueHealth:
+        """Judge the queue: ok, degraded, or red when jobs are stuck or not served, with the reasons."""
+    def list(
+        self,
+        tenant: str | None = None,
+        *,
+        state: JobState | None = None,
+        kind: str | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page[Job]:
+        """Return a page of a tenant's jobs, the latest first."""
+    def get(self, id: UUID | str, *, tenant: str | None = None) -> Job | None:
+        """Return a job, or None."""
+    def cancel(self, id: UUID | str, *, tenant: str | None = None) -> bool:
+        """Cancel a queued job, or ask a running one to stop; say whether there was either."""
+    def retry(self, id: UUID | str, *, tenant: str | None = None) -> Job:
+        """Put a dead or cancelled job back into the queue."""
+
 class BlockingAdmin:
     """The operator's side of a store: `spell.admin`."""
+
+    jobs: BlockingJobAdmin
     def run_migrations(self) -> MigrationStatus:
         """Apply pending migrations (STO-12)."""
     def migration_status(self) -> MigrationStatus:
@@ -843,11 +906,23 @@ class BlockingAdmin:
     def archive_event_partitions(self, before: datetime | date | str, *, dry_run: bool = False) -> list[str]:
         """Take the months that ended by `before` out of the log into an archive, one line for each (EVT-14, EVT-15)."""
 
+class BlockingWorker:
+    """Runs jobs until it is stopped, or until there are none."""
+    def stop(self) -> None:
+        """Begin nothing new and end: safe in a signal handler."""
+    def run(self, *, until_idle: bool = False, max_jobs: int | None = None) -> Tally:
+        """Work until `stop`, or until no job may run now (`until_idle`), or `max_jobs` have begun; return what was done."""
+
 class _Concerns:
     """What one tenant has, by concern: on its handle, inside of a transaction, and under an idempotency key."""
 
     kv: BlockingKV
     audit: BlockingAudit
+    state: BlockingScopedState
+    procedures: BlockingProcedures
+    agent_state: BlockingAgentStates
+    workflow_state: BlockingWorkflowStates
+    jobs: BlockingJobs
     vectors: BlockingVectorCollection
     graph: BlockingKnowledgeGraph
     event_log: BlockingEventLog
@@ -910,6 +985,16 @@ class BlockingSpell:
     admin: BlockingAdmin
     def tenant(self, id: str = DEFAULT_TENANT) -> BlockingTenant:
         """Return the handle of a tenant; without an id, of the tenant "default"."""
+    def worker(
+        self,
+        handlers: Mapping[str, Handler] | None = None,
+        *,
+        builtin: bool = True,
+        tenants: Sequence[str] | None = None,
+        name: str | None = None,
+        concurrency: int | None = None,
+    ) -> BlockingWorker:
+        """Return a worker: `await worker.run(until_idle=True)`, or `async with spell.worker(…)` to have one beside other work."""
     def close(self) -> None:
         """Finish pending work and release everything. Closing twice is allowed."""
     def __enter__(self) -> BlockingSpell: ...

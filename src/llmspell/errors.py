@@ -20,7 +20,10 @@
     │   ├── VersionConflict     `expected_version` is not the current version       LS-1302
     │   ├── FileExists          a file is there that would be replaced              LS-1303
     │   ├── IdempotencyConflict an idempotency key was used for something else      LS-1304
-    │   └── IllegalTransition   the record's status does not lead there             LS-1305
+    │   ├── IllegalTransition   the record's status does not lead there             LS-1305
+
+
+    │   └── LeaseLost           a job is no longer in this worker's hands           LS-1306
     ├── Unsupported             this backend does not do that                       LS-1400
     ├── OutcomeUnknown          the answer to a commit was lost                     LS-1500
     ├── TransactionError
@@ -47,10 +50,13 @@
     │   └── MigrationError
     │       ├── MigrationModified   an applied migration differs from its file      LS-3101
     │       └── MigrationFailed     a migration did not run                         LS-3102
-    └── ProviderError           an embedder or model endpoint                       LS-4000
-        ├── ProviderUnavailable     unreachable, overloaded, timed out              LS-4001
-        ├── ProviderRefused         credentials or request refused                  LS-4002
-        └── ProviderProtocol        it answered something malformed                 LS-4003
+    ├── ProviderError           an embedder or model endpoint                       LS-4000
+    │   ├── ProviderUnavailable     unreachable, overloaded, timed out              LS-4001
+    │   ├── ProviderRefused         credentials or request refused                  LS-4002
+    │   └── ProviderProtocol        it answered something malformed                 LS-4003
+    └── JobError                raised by the handler of a job, to say how it ends  LS-5000
+        ├── JobImpossible       no repetition can mend it: dead at once             LS-5001
+        └── JobStopped          it was asked to stop: back into the queue           LS-5002
 
 Rule 1: a message names what happened, with the value, and what to do (`hint`).
 Rule 2: nothing here knows a transport: HTTP statuses and exit codes are mapped by the server and the CLI.
@@ -243,6 +249,14 @@ class IllegalTransition(Conflict):
     code = "LS-1305"
     retryable = False
     default_hint = "Read its status, and choose a legal one."
+
+
+class LeaseLost(Conflict):
+    """The job is no longer in this worker's hands: its lease has passed to another, or it has ended. Nothing was noted."""
+
+    code = "LS-1306"
+    retryable = False
+    default_hint = "Stop working on it."
 
 
 class Unsupported(LlmspellError):
@@ -440,6 +454,24 @@ class ProviderProtocol(ProviderError):
     """The provider answered something malformed."""
 
     code = "LS-4003"
+
+
+class JobError(LlmspellError):
+    """A handler ends its job in a way of its own."""
+
+    code = "LS-5000"
+
+
+class JobImpossible(JobError):
+    """The job cannot be done, and no repetition would mend it."""
+
+    code = "LS-5001"
+
+
+class JobStopped(JobError):
+    """The handler was asked to stop and did; the job goes back into the queue, or is cancelled."""
+
+    code = "LS-5002"
 
 
 def catalogue(root: type[LlmspellError] = LlmspellError) -> Iterator[type[LlmspellError]]:

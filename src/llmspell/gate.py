@@ -24,11 +24,8 @@ READS = frozenset({
     "head", "verify",
     "find", "find_sealed", "list_sealed", "pepper",
     "mentioned", "entity_history", "rank", "question",
-    "mentioned", "entity_history", "read", "stream", "download", "verify",
-    "mentioned", "entity_history",
-    "frequency", "learned", "predict", "predict_next", "verify", "counts", "items", "get_many",
-    "mentioned", "entity_history", "tail", "statistics",
-    "rank", "question", "find",
+    "read", "stream", "download", "frequency", "learned", "predict", "predict_next", "counts", "items", "get_many",
+    "tail", "statistics",
 })  # fmt: skip
 """Storage methods that do not bring a tenant into being."""
 T = TypeVar("T")
@@ -89,12 +86,11 @@ class _Guarded:
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._storage, name)
         if inspect.isasyncgenfunction(method):
-            guarded_method: Callable[..., Any] = _streaming_through(self._enter, method, writes=name not in _READS)
+            guarded_method: Callable[..., Any] = _streaming_through(self._enter, method, writes=name not in READS)
         elif inspect.iscoroutinefunction(method):
-            guarded_method = _through(self._enter, method, writes=name not in _READS)
+            guarded_method = _through(self._enter, method, writes=name not in READS)
         else:
             return method
-        guarded_method = _through(self._enter, method, writes=name not in READS)
         setattr(self, name, guarded_method)  # the next look-up finds it without coming here
         return guarded_method
 

@@ -30,6 +30,7 @@ from llmspell._sections import (
     MASK,
     ContextSettings,
     EmbeddingSettings,
+    JobsSettings,
     MemorySettings,
     MonitoringSettings,
     MultiTenantSettings,
@@ -58,6 +59,7 @@ __all__ = [
     "find_setting", "Setting", "masked", "MASK", "colour_preference", "log_level",
     "StorageSettings", "PostgresSettings", "SqliteSettings", "TenancySettings", "EmbeddingSettings", "TextSettings",
     "ContextSettings", "TransactionSettings", "MonitoringSettings", "SecuritySettings", "provider_key",
+    "JobsSettings",
 ]  # fmt: skip
 
 PREFIX: Final = "LLMSPELL_"
@@ -180,6 +182,7 @@ class Settings(Section, frozen=True, kw_only=True):
     transaction: TransactionSettings = TransactionSettings()
     state: StateSettings = StateSettings()
     retention: RetentionSettings = RetentionSettings()
+    jobs: JobsSettings = JobsSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     memory: MemorySettings = MemorySettings()
     multi_tenant: MultiTenantSettings = MultiTenantSettings()

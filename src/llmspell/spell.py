@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import date, datetime
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from llmspell.admin import Admin, NewTenants, TenantRegistry
 from llmspell.clock import Clock, SystemClock
@@ -38,21 +38,25 @@ from llmspell.security.access_keys import HashedAccessKeys, Principal
 from llmspell.security.api_keys import SealedApiKeys
 from llmspell.security.bound import StoreSecrets
 from llmspell.settings import Secret, Settings, load_settings
+from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.audit import Audit
-from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.backend import Backend, OpenTransaction, Storages
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventLog
 from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.idempotency import require_idempotency_key
+from llmspell.storage.contracts.jobs import Jobs
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.pages import Cursors
-from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.contracts.workflow_state import WorkflowStates
 from llmspell.storage.open import open_backend
 from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
+
+if TYPE_CHECKING:
+    from llmspell.ops.worker import Handler, Worker
 
 HANDLES_MAX = 4_096
 """Handles of tenants that are kept, least recently used first out: each remembers that its tenant is active."""
@@ -192,6 +196,50 @@ class Spell:
         await self._embedding.aclose()
         await self._backend.close()
 
+    def worker(
+        self,
+        handlers: Mapping[str, Handler] | None = None,
+        *,
+        builtin: bool = True,
+        tenants: Sequence[str] | None = None,
+        name: str | None = None,
+        concurrency: int | None = None,
+    ) -> Worker:
+        """Return a worker: `await worker.run(until_idle=True)`, or `async with spell.worker(…)` to have one beside other work.
+
+        Args:
+            handlers: what runs jobs of your own kinds; `async def handler(context) -> dict | None`, which must bear being
+                repeated. One for a kind of llmspell's own replaces it.
+            builtin: also run llmspell's own jobs: embed, expire, promote.
+            tenants: serve these alone. Serving all of them needs the operator's role where the database isolates tenants.
+            name: as it is shown beside the jobs that it runs (default: host and process).
+            concurrency: jobs at once (default: the settings').
+
+        Raises:
+            InvalidInput: there is nothing to run.
+        """
+        from llmspell import chores
+        from llmspell.ops.worker import Worker, WorkerOptions
+
+        settings = self.settings.jobs
+        named = None if tenants is None else tuple(tenant_id(tenant) for tenant in tenants)
+        own = chores.handlers(self, self._backend, self._clock) if builtin else {}
+        return Worker(
+            self._backend.job_queue,
+            {**own, **(handlers or {})},
+            name=name,
+            clock=self._clock,
+            before_looking=chores.Timetable(self._backend, settings, self._clock, named) if builtin else None,
+            options=WorkerOptions(
+                concurrency=settings.concurrency if concurrency is None else concurrency,
+                lease_s=settings.lease_s,
+                poll_s=settings.poll_s,
+                time_limit_s=settings.time_limit_s,
+                grace_s=settings.grace_s,
+                tenants=named,
+            ),
+        )
+
     def _gate(self, tenant: TenantId) -> Gate:
         automatic = self.settings.tenancy.auto_create_tenants
         allowed = self._backend.auto_create_tenants if automatic is None else automatic
@@ -236,6 +284,7 @@ class Concerns:
     """What one tenant has, by concern: on its handle, inside of a transaction, and under an idempotency key."""
 
     kv: KV
+    jobs: Jobs
     sessions: Sessions
     artifacts: Artifacts
     audit: Audit
@@ -251,6 +300,7 @@ class Concerns:
 
     def _bind(self, storages: Storages, memory: Memory, state: ScopedState) -> None:
         self.kv = storages.kv
+        self.jobs = storages.jobs
         self.sessions = storages.sessions
         self.artifacts = storages.artifacts
         self.audit = storages.audit

@@ -15,6 +15,8 @@ TenantId = NewType("TenantId", str)
 DEFAULT_TENANT = TenantId("default")
 NO_TENANT = TenantId("")
 """Bound where the operator works on all tenants; no row has it, and nobody can name it."""
+STORE_TENANT = TenantId(" store")
+"""Owns the jobs of the store as a whole. It begins with a space, so nobody can name it as a tenant, or have it as one."""
 TENANT_MAX_BYTES = 128
 
 

@@ -29,14 +29,13 @@ from llmspell.security.keyring import new_master_key
 from llmspell.settings import SecuritySettings
 from llmspell.spell import Admin, Spell, Tenant, TenantRegistry
 from llmspell.storage.contracts import memories, vectors
+from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.event_log import EventLog
 from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.kv import KV
-from llmspell.storage.contracts.sessions import Sessions
-from llmspell.storage.contracts.agent_state import AgentStates
-from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.contracts.workflow_state import WorkflowStates
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -162,6 +162,7 @@ HOT = (
         "access_keys.expire",
         "idx_access_keys_expires access_keys_pkey",
         "idx_access_keys_expires sqlite_autoindex_access_keys_1",
+    ),
     hot("procedures.get", "unique_procedural_pattern", "sqlite_autoindex_procedural_patterns_2"),
     hot("procedures.frequency", "unique_procedural_pattern", "sqlite_autoindex_procedural_patterns_2"),
     hot("procedures.learned", "idx_procedural_patterns_lookup", "idx_procedural_patterns_lookup"),
@@ -310,6 +311,8 @@ HOT += (
         "artifacts.drop_unreferenced",
         "idx_artifact_content_orphaned artifact_content_pkey",
         "idx_artifact_content_orphaned idx_artifact_content_sizes",
+    ),
+)
 EVENTS = "event_log_pkey event_sequences_pkey", "sqlite_autoindex_event_log_1"
 HOOKS = "hook_history_pkey", "sqlite_autoindex_hook_history_1"
 HOT += (

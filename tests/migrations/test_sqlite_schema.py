@@ -150,9 +150,10 @@ def test_every_table_has_a_tenant_except_the_shared_ones(file: apsw.Connection) 
 
 
 def test_every_index_starts_with_the_tenant_except_in_the_shared_tables(file: apsw.Connection) -> None:
+    """A worker looks for the next job of all tenants at once; what it looks in is not unique."""
     query = """
         SELECT t.name FROM sqlite_schema AS t, pragma_index_list(t.name) AS i, pragma_index_info(i.name) AS c
-        WHERE t.type = 'table' AND c.seqno = 0 AND c.name <> 'tenant_id'
+        WHERE t.type = 'table' AND c.seqno = 0 AND c.name <> 'tenant_id' AND NOT (t.name = 'jobs' AND NOT i."unique")
     """
 
     assert {row[0] for row in file.execute(query)} <= SHARED

@@ -14,15 +14,15 @@ from llmspell import ManualClock, Settings, Spell, StateScope, Tenant, Transacti
 from llmspell.memory.context import Context, ContextItem
 from llmspell.memory.memory import MemoryHit, MemoryInput
 from llmspell.retrieval.explanation import Explanation
-from llmspell.storage.contracts.artifacts import ArtifactRecord, ArtifactStats, ArtifactSummary
 from llmspell.storage.contracts.agent_state import AgentState, AgentStateSummary
+from llmspell.storage.contracts.artifacts import ArtifactRecord, ArtifactStats, ArtifactSummary
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Cardinality, Entity, Fact, GraphStats, Path, Reached
 from llmspell.storage.contracts.memories import MemoryRecord, MemoryVersion
 from llmspell.storage.contracts.pages import Page
-from llmspell.storage.contracts.sessions import SessionRecord
 from llmspell.storage.contracts.procedures import Pattern, Prediction
+from llmspell.storage.contracts.sessions import SessionRecord
 from llmspell.storage.contracts.tenants import TenantRecord
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 from llmspell.storage.contracts.workflow_state import WorkflowState

@@ -10,20 +10,20 @@ from typing import assert_type
 from uuid import UUID
 
 import llmspell
-from llmspell import ManualClock, Settings
+from llmspell import ManualClock, Settings, StateScope
 from llmspell.blocking import BlockingSpell, BlockingTenant, BlockingTransaction
 from llmspell.memory.context import Context, ContextItem
 from llmspell.memory.memory import MemoryHit, MemoryInput
 from llmspell.retrieval.explanation import Explanation
-from llmspell.storage.contracts.artifacts import ArtifactRecord, ArtifactStats, ArtifactSummary
 from llmspell.storage.contracts.agent_state import AgentState, AgentStateSummary
+from llmspell.storage.contracts.artifacts import ArtifactRecord, ArtifactStats, ArtifactSummary
 from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.graph import Cardinality, Entity, Fact, GraphStats, Path, Reached
 from llmspell.storage.contracts.memories import MemoryRecord, MemoryVersion
 from llmspell.storage.contracts.pages import Page
-from llmspell.storage.contracts.sessions import SessionRecord
 from llmspell.storage.contracts.procedures import Pattern, Prediction
+from llmspell.storage.contracts.sessions import SessionRecord
 from llmspell.storage.contracts.tenants import TenantRecord
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 from llmspell.storage.contracts.workflow_state import WorkflowState

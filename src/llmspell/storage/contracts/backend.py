@@ -14,19 +14,20 @@ import msgspec
 
 from llmspell.errors import TransactionError
 from llmspell.storage.contracts.access_keys import AccessKeys
-from llmspell.storage.contracts.api_keys import ApiKeys
-from llmspell.storage.contracts.audit import Audit
-from llmspell.storage.contracts.artifacts import Artifacts
 from llmspell.storage.contracts.agent_state import AgentStates
+from llmspell.storage.contracts.api_keys import ApiKeys
+from llmspell.storage.contracts.artifacts import Artifacts
+from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventLog, EventPartition
 from llmspell.storage.contracts.graph import Graph
 from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.idempotency import Idempotency
+from llmspell.storage.contracts.jobs import JobQueue, Jobs
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.memories import Memories
-from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.contracts.procedures import Procedures
+from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.contracts.tenants import Tenants
 from llmspell.storage.contracts.vectors import Vectors
 from llmspell.storage.contracts.workflow_state import WorkflowStates
@@ -53,6 +54,7 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
     idempotency: Idempotency
     sessions: Sessions
     artifacts: Artifacts
+    jobs: Jobs
 
 
 class OpenTransaction(Storages, frozen=True, kw_only=True):
@@ -127,6 +129,14 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
 
 
+class Promotable(msgspec.Struct, frozen=True, kw_only=True):
+    """A space that has outgrown exact search."""
+
+    tenant: TenantId
+    space_id: str
+    dimension: int
+
+
 class Backend(Protocol):
     """One opened store."""
 
@@ -138,6 +148,11 @@ class Backend(Protocol):
     @property
     def tenants(self) -> Tenants:
         """The registry of tenants."""
+        ...
+
+    @property
+    def job_queue(self) -> JobQueue:
+        """The queue of all tenants' jobs, for workers and operators."""
         ...
 
     def storages(self, tenant: TenantId) -> Storages:
@@ -183,8 +198,8 @@ class Backend(Protocol):
         """Report connections."""
         ...
 
-    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int) -> int:
-        """Move a tenant's space into the approximate index, and return how many vectors moved.
+    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int, limit: int | None = None) -> int:
+        """Move a tenant's space into the approximate index, and return how many vectors moved (at most `limit`, if given).
 
         Raises:
             Unsupported: this backend searches every space exactly (`Capability.ANN_PROMOTION`).
@@ -215,6 +230,18 @@ class Backend(Protocol):
         Raises:
             Unsupported: as above.
             InvalidSetting: this store was opened without the operator's role.
+        """
+        ...
+
+    async def promotable(
+        self, *, threshold: int, after: tuple[TenantId, str] | None = None, limit: int = 1_000
+    ) -> list[Promotable]:
+        """Return spaces of all tenants with more than `threshold` vectors outside of the approximate index.
+
+        In the order of (tenant, space), beyond `after`. It is the operator's.
+
+        Raises:
+            Unsupported: this backend searches every space exactly.
         """
         ...
 

@@ -56,6 +56,10 @@ class KV(Protocol):
         """Delete every key of this tenant, and return how many readers would have seen."""
         ...
 
+    async def delete_expired(self, *, limit: int = 1_000) -> int:
+        """Delete at most `limit` keys whose time has passed, and return how many; call again while it returns `limit`."""
+        ...
+
     def backend_type(self) -> BackendType:
         """Which backend this is (STO-10)."""
         ...

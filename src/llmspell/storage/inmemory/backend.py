@@ -24,28 +24,30 @@ from llmspell.storage.contracts.backend import (
     MigrationStatus,
     OpenTransaction,
     PoolStatus,
+    Promotable,
     Storages,
     opened,
 )
 from llmspell.storage.contracts.capabilities import BackendType, Capability
-from llmspell.storage.contracts.pages import Cursors
-from llmspell.storage.inmemory.access_keys import InMemoryAccessKeys
-from llmspell.storage.inmemory.api_keys import InMemoryApiKeys
-from llmspell.storage.inmemory.audit import InMemoryAudit
-from llmspell.storage.inmemory.artifacts import InMemoryArtifacts
-from llmspell.storage.inmemory.agent_state import InMemoryAgentStates
 from llmspell.storage.contracts.event_log import EventPartition
 from llmspell.storage.contracts.event_log_checks import one_table
 from llmspell.storage.contracts.pages import Cursors
+from llmspell.storage.inmemory.access_keys import InMemoryAccessKeys
+from llmspell.storage.inmemory.agent_state import InMemoryAgentStates
+from llmspell.storage.inmemory.api_keys import InMemoryApiKeys
+from llmspell.storage.inmemory.artifacts import InMemoryArtifacts
+from llmspell.storage.inmemory.audit import InMemoryAudit
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.event_log import InMemoryEventLog
 from llmspell.storage.inmemory.graph import InMemoryGraph
 from llmspell.storage.inmemory.hook_history import InMemoryHookHistory
 from llmspell.storage.inmemory.idempotency import InMemoryIdempotency
+from llmspell.storage.inmemory.job_queue import InMemoryJobQueue
+from llmspell.storage.inmemory.jobs import InMemoryJobs
 from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
-from llmspell.storage.inmemory.sessions import InMemorySessions
 from llmspell.storage.inmemory.procedures import InMemoryProcedures
+from llmspell.storage.inmemory.sessions import InMemorySessions
 from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
 from llmspell.storage.inmemory.tenants import InMemoryTenants
 from llmspell.storage.inmemory.vectors import InMemoryVectors
@@ -72,12 +74,14 @@ class InMemoryBackend:
         self._closed = False
         self.tenants = InMemoryTenants(self._clock, self._ids, self.cursor_key)
         self.auto_create_tenants = True
+        self.job_queue = InMemoryJobQueue(self.tenants, self._clock, self._ids, self.cursor_key, self._require_open)
 
     def storages(self, tenant: TenantId) -> Storages:
         return self._bind(tenant, AutocommitUnit(partial(self._store, tenant_id(tenant))))
         return self._bind(tenant_id(tenant), AutocommitUnit(partial(self._store, tenant_id(tenant))))
         tenant = tenant_id(tenant)
         return self._bind(tenant, AutocommitUnit(partial(self._store, tenant)))
+        return self._bind(tenant_id(tenant), AutocommitUnit(partial(self._store, tenant_id(tenant))))
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
@@ -114,7 +118,7 @@ class InMemoryBackend:
         return Storages(
             kv=InMemoryKV(unit, self._clock),
             vectors=InMemoryVectors(unit, self._clock, self._ids),
-            memories=InMemoryMemories(unit, self._clock, self._analyser),
+            memories=InMemoryMemories(unit, self._clock, self._analyser, self._ids),
             graph=InMemoryGraph(unit, self._clock, self._ids),
             audit=InMemoryAudit(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
             api_keys=InMemoryApiKeys(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
@@ -129,6 +133,7 @@ class InMemoryBackend:
             idempotency=InMemoryIdempotency(unit, self._clock),
             sessions=InMemorySessions(unit, self._clock, self._ids, cursors),
             artifacts=InMemoryArtifacts(unit, self._clock, cursors),
+            jobs=InMemoryJobs(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
         )
 
     async def migration_status(self) -> MigrationStatus:
@@ -149,7 +154,7 @@ class InMemoryBackend:
         """There are no connections."""
         return PoolStatus(size=0, available=0, waiting=0)
 
-    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int) -> int:
+    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int, limit: int | None = None) -> int:
         raise Unsupported(
             "This backend searches every space exactly.",
             capability=Capability.ANN_PROMOTION.value,
@@ -164,6 +169,11 @@ class InMemoryBackend:
 
     async def archive_event_partitions(self, before: datetime, *, dry_run: bool = False) -> list[str]:
         raise one_table()
+
+    async def promotable(
+        self, *, threshold: int, after: tuple[TenantId, str] | None = None, limit: int = 1_000
+    ) -> list[Promotable]:
+        raise Unsupported("This backend searches every space exactly.", capability=Capability.ANN_PROMOTION.value)
 
     async def close(self) -> None:
         self._closed = True

@@ -92,6 +92,20 @@ class InMemoryKV:
         now = self._clock.now()
         return await self._unit.write(lambda state: _delete(state, [key for key, _ in state.kv.items()], now))
 
+    async def delete_expired(self, *, limit: int = 1_000) -> int:
+        require_limit(limit)
+        now = self._clock.now()
+
+        def work(state: State) -> int:
+            gone = [
+                (item.expires_at, key) for key, item in state.kv.items() if item.expires_at and not _live(item, now)
+            ]
+            for _, key in sorted(gone)[:limit]:
+                state.kv.remove(key)
+            return min(len(gone), limit)
+
+        return await self._unit.write(work)
+
     def backend_type(self) -> BackendType:
         return CHARACTERISTICS.backend
 

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from llmspell.clock import Clock, parse_instant
 from llmspell.codec import encode_json, require_limit
 from llmspell.errors import AlreadyExists, Conflict, NotFound, VersionConflict
-from llmspell.ids import parse_id
+from llmspell.ids import IdSource, parse_id
 from llmspell.storage.contracts import memories_checks as checks
 from llmspell.storage.contracts.filters import Node, parse
 from llmspell.storage.contracts.memories import (
@@ -41,6 +41,7 @@ from llmspell.storage.contracts.memories import (
     Scored,
 )
 from llmspell.storage.inmemory.filters import matches
+from llmspell.storage.inmemory.jobs import ensure_waiting
 from llmspell.storage.inmemory.store import State, Unit
 from llmspell.storage.inmemory.vectors import Embedding, embedding_of, similarity
 from llmspell.storage.text import bm25
@@ -77,10 +78,11 @@ class StoredMemory(msgspec.Struct, frozen=True, kw_only=True):
 class InMemoryMemories:
     """`Memories` over a dictionary."""
 
-    def __init__(self, unit: Unit, clock: Clock, analyser: Analyser) -> None:
+    def __init__(self, unit: Unit, clock: Clock, analyser: Analyser, ids: IdSource) -> None:
         self._unit = unit
         self._clock = clock
         self._analyser = analyser
+        self._ids = ids
 
     async def ensure_space(self, space: EmbeddingSpace) -> None:
         checks.require_space(space)
@@ -425,6 +427,7 @@ class InMemoryMemories:
             record = replace(record, embedding_state="ready")
         elif before is None or before.embeddings or _text(before.record) != _text(record):
             record = replace(record, embedding_state="pending")
+            ensure_waiting(state, self._ids.new(), now=self._clock.now())
         terms = self._analyser.counts(_text(record))
         state.memories.put(record.id, StoredMemory(record=record, terms=terms, embeddings=embeddings))
         return record

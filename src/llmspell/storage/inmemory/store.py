@@ -27,21 +27,20 @@ from llmspell.storage.contracts.backend import Savepoints
 from llmspell.tenant import NO_TENANT, TenantId
 
 if TYPE_CHECKING:
+    from llmspell.storage.contracts.artifacts import ArtifactRecord
     from llmspell.storage.contracts.audit import AuditEntry, AuditHead
     from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
     from llmspell.storage.contracts.hook_history_checks import Stored as StoredExecution
     from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
-    from llmspell.storage.inmemory.access_keys import StoredAccessKey
-    from llmspell.storage.inmemory.api_keys import StoredApiKey
     from llmspell.storage.contracts.procedures import Pattern
+    from llmspell.storage.contracts.sessions import SessionRecord
+    from llmspell.storage.inmemory.access_keys import StoredAccessKey
     from llmspell.storage.inmemory.agent_state import StoredAgentState
+    from llmspell.storage.inmemory.api_keys import StoredApiKey
+    from llmspell.storage.inmemory.artifacts import StoredContent
     from llmspell.storage.inmemory.event_log import StoredEvent
     from llmspell.storage.inmemory.idempotency import UsedKey
-    from llmspell.storage.contracts.artifacts import ArtifactRecord
-    from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
-    from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryVersion
-    from llmspell.storage.contracts.sessions import SessionRecord
-    from llmspell.storage.inmemory.artifacts import StoredContent
+    from llmspell.storage.inmemory.jobs import StoredJob
     from llmspell.storage.inmemory.kv import Item
     from llmspell.storage.inmemory.memories import StoredMemory
     from llmspell.storage.inmemory.vectors import StoredVector
@@ -141,6 +140,7 @@ class State:
     artifact_numbers: Table[UUID, int] = field(default_factory=Table)
     artifacts: Table[str, ArtifactRecord] = field(default_factory=Table)
     contents: Table[str, StoredContent] = field(default_factory=Table)
+    jobs: Table[UUID, StoredJob] = field(default_factory=Table)
     counters: Table[str, int] = field(default_factory=Table)
     moments: Table[str, datetime] = field(default_factory=Table)
     audit: Table[int, AuditEntry] = field(default_factory=Table)

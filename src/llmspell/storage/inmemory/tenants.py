@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -16,7 +17,7 @@ from llmspell.storage.contracts.tenants import SYSTEM, IsolationLevel, QuotaLimi
 from llmspell.storage.inmemory.audit import InMemoryAudit
 from llmspell.storage.inmemory.audit import record as record_audit
 from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, Transaction
-from llmspell.tenant import NO_TENANT, TenantId, tenant_id
+from llmspell.tenant import NO_TENANT, STORE_TENANT, TenantId, tenant_id
 
 
 class InMemoryTenants:
@@ -150,6 +151,29 @@ class InMemoryTenants:
             now = self._clock.now()
             new = checks.new_tenant(tenant, name=None, quotas=None, isolation_level="strict", actor=SYSTEM, now=now)
             return self._register(new)
+
+    def working(self, tenant: TenantId) -> TenantStore:
+        """Return a store whatever the tenant's status is, for the operator; that of the store's own jobs is made when missing.
+
+        Raises:
+            TenantUnknown: it is not registered.
+        """
+        with self._mutex:
+            if tenant == STORE_TENANT:
+                return self._stores.setdefault(tenant, TenantStore(tenant))
+            if tenant not in self._stores:
+                raise TenantUnknown(tenant=tenant)
+            return self._stores[tenant]
+
+    def all_with_stores(self) -> builtins.list[TenantId]:
+        """Return every tenant that has a store, in byte order."""
+        with self._mutex:
+            return sorted(self._stores)
+
+    def active(self) -> builtins.list[TenantId]:
+        """Return the active tenants, in byte order."""
+        with self._mutex:
+            return sorted(tenant for tenant, record in self._records.items() if record.status == "active")
 
     def _register(self, new: checks.Change) -> TenantStore:
         """Keep a new tenant, with its creation as the first entry of its audit log."""

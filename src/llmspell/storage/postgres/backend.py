@@ -25,6 +25,7 @@ from llmspell.storage.contracts.backend import (
     MigrationStatus,
     OpenTransaction,
     PoolStatus,
+    Promotable,
     Storages,
     opened,
 )
@@ -39,6 +40,7 @@ from llmspell.storage.postgres.statements import bind_texts, fixed
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
 from llmspell.storage.relational.cursor_key import CursorKey
+from llmspell.storage.relational.job_queue import RelationalJobQueue
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.tenants import RelationalTenants
 from llmspell.storage.text.analyser import Analyser
@@ -81,6 +83,8 @@ class PostgresBackend:
         self._runtime = runtime
         self._admin_url = admin_url
         self.tenants = RelationalTenants(self.unit, self.operator_unit, runtime)
+
+        self.job_queue = RelationalJobQueue(self.unit, self.operator_unit, runtime, has_operator=operator is not None)
 
     def unit(self, tenant: TenantId) -> DirectUnit:
         """Return the unit of work of a tenant."""
@@ -136,12 +140,12 @@ class PostgresBackend:
     def pool_status(self) -> PoolStatus:
         return self._database.pool.status()
 
-    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int) -> int:
+    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int, limit: int | None = None) -> int:
         from llmspell.storage.postgres.nearest import promote
 
         unit = self.unit(tenant)
         return await promote(
-            unit, self._runtime.catalog, space_id=space_id, dimension=dimension, clock=self._runtime.clock
+            unit, self._runtime.catalog, space_id=space_id, dimension=dimension, clock=self._runtime.clock, limit=limit
         )
 
     async def event_partitions(self) -> list[EventPartition]:
@@ -153,6 +157,14 @@ class PostgresBackend:
     async def archive_event_partitions(self, before: datetime, *, dry_run: bool = False) -> list[str]:
         operator = self.operator_unit(NO_TENANT)
         return await partitions.archive(operator, self._runtime.catalog, before=before, dry_run=dry_run)
+
+    async def promotable(
+        self, *, threshold: int, after: tuple[TenantId, str] | None = None, limit: int = 1_000
+    ) -> list[Promotable]:
+        from llmspell.storage.postgres.nearest import promotable
+
+        unit = self.operator_unit(NO_TENANT)
+        return await promotable(unit, self._runtime.catalog, threshold=threshold, after=after, limit=limit)
 
     async def close(self) -> None:
         self._database.pool.close()

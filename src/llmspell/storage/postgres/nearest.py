@@ -19,6 +19,7 @@ import msgspec
 
 from llmspell.codec import DIMENSIONS, require_limit
 from llmspell.errors import InvalidLimit, NotFound
+from llmspell.storage.contracts.backend import Promotable
 from llmspell.storage.contracts.memories import Scored
 from llmspell.storage.contracts.vectors import FREE_SPACE
 from llmspell.storage.relational import memories, vectors
@@ -47,6 +48,7 @@ PROMOTED_MAX = 10_000
 PROMOTE_BATCH = 500
 """Vectors per transaction of a promotion: at 18 ms each in the index, a batch holds its locks for some seconds."""
 PROMOTE_BATCHES_MAX = 1_000_000
+THRESHOLD_MAX = 100_000_000
 
 
 # What the row without an id says: nothing of the space is in the index (0), much is (1), or little is or
@@ -141,8 +143,10 @@ def _ranked(rows: list[Row]) -> list[Scored]:
     return [Scored(id, score) for id, score in sorted(rows, key=lambda row: (-row[1], row[0]))]
 
 
-async def promote(unit: Unit, catalog: Catalog, *, space_id: str, dimension: int, clock: Clock) -> int:
-    """Move the vectors of a space into the approximate index, in bounded batches, and return how many moved.
+async def promote(
+    unit: Unit, catalog: Catalog, *, space_id: str, dimension: int, clock: Clock, limit: int | None = None
+) -> int:
+    """Move the vectors of a space into the approximate index, in bounded batches, and return how many moved: at most `limit`.
 
     The space is marked first: until a vector has moved, the exact part of a search finds it, so nothing is ever missed.
 
@@ -163,10 +167,27 @@ async def promote(unit: Unit, catalog: Catalog, *, space_id: str, dimension: int
     )
     moved = 0
     for _ in range(PROMOTE_BATCHES_MAX):
+        batch = PROMOTE_BATCH if limit is None else min(PROMOTE_BATCH, limit - moved)
         count = await unit.execute(
-            catalog.nearest.of("promote", dimension), space_id=space_id, limit=require_limit(PROMOTE_BATCH)
+            catalog.nearest.of("promote", dimension), space_id=space_id, limit=require_limit(batch)
         )
         moved += count
-        if count < PROMOTE_BATCH:
+        if count < batch or moved == limit:
             break
     return moved
+
+
+async def promotable(
+    unit: Unit, catalog: Catalog, *, threshold: int, after: tuple[TenantId, str] | None, limit: int
+) -> list[Promotable]:
+    """Return spaces of all tenants, beyond `after`, with more than `threshold` vectors that are not in the approximate index."""
+    require_limit(threshold, field="threshold", maximum=THRESHOLD_MAX)
+    tenant, space_id = after or ("", "")
+    rows = await unit.rows(
+        catalog.nearest.promotable,
+        tenant=tenant,
+        space_id=space_id,
+        threshold=threshold,
+        limit=require_limit(limit),
+    )
+    return [Promotable(tenant=owner, space_id=space, dimension=dimension) for owner, space, dimension in rows]

@@ -523,7 +523,9 @@ CREATE TABLE llmspell.event_log_default (
 
 CREATE TABLE llmspell.event_sequences (
     tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
-    value bigint NOT NULL
+    value bigint NOT NULL,
+    first_at timestamp with time zone,
+    last_at timestamp with time zone
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE llmspell.hook_history (
@@ -556,6 +558,34 @@ CREATE TABLE llmspell.idempotency_keys (
     created_at timestamp with time zone NOT NULL,
     expires_at timestamp with time zone NOT NULL
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE llmspell.jobs (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    job_id uuid NOT NULL,
+    kind text COLLATE "C" NOT NULL,
+    payload jsonb NOT NULL DEFAULT '{}'::jsonb,
+    state text COLLATE "C" NOT NULL DEFAULT 'queued'::text,
+    ready boolean NOT NULL DEFAULT false,
+    priority integer NOT NULL DEFAULT 0,
+    dedupe_key text COLLATE "C",
+    attempt integer NOT NULL DEFAULT 0,
+    max_attempts integer NOT NULL DEFAULT 5,
+    run_at timestamp with time zone NOT NULL,
+    token bigint NOT NULL DEFAULT 0,
+    lease_id uuid,
+    leased_until timestamp with time zone,
+    worker text,
+    cancel_requested boolean NOT NULL DEFAULT false,
+    done bigint,
+    total bigint,
+    message text,
+    error_class text,
+    error text,
+    result jsonb,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone
+) WITH (fillfactor=85, autovacuum_vacuum_scale_factor=0.02) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE llmspell.kv_store (
     kv_id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -866,6 +896,8 @@ ALTER TABLE llmspell.event_log_default ADD CONSTRAINT timestamp_in_calendar CHEC
 ALTER TABLE llmspell.event_sequences ADD CONSTRAINT event_sequences_pkey PRIMARY KEY (tenant_id);
 ALTER TABLE llmspell.event_sequences ADD CONSTRAINT event_sequences_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.event_sequences ADD CONSTRAINT event_sequences_value_check CHECK ((value >= 0));
+ALTER TABLE llmspell.event_sequences ADD CONSTRAINT first_at_in_calendar CHECK (((first_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (first_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.event_sequences ADD CONSTRAINT last_at_in_calendar CHECK (((last_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (last_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.hook_history ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.hook_history ADD CONSTRAINT hook_history_context_size_check CHECK ((context_size >= 0));
 ALTER TABLE llmspell.hook_history ADD CONSTRAINT hook_history_duration_ms_check CHECK ((duration_ms >= 0));
@@ -877,6 +909,23 @@ ALTER TABLE llmspell.idempotency_keys ADD CONSTRAINT expires_at_in_calendar CHEC
 ALTER TABLE llmspell.idempotency_keys ADD CONSTRAINT idempotency_keys_fingerprint_check CHECK ((octet_length(fingerprint) = 32));
 ALTER TABLE llmspell.idempotency_keys ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (tenant_id, idempotency_key);
 ALTER TABLE llmspell.idempotency_keys ADD CONSTRAINT idempotency_keys_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT finished_at_in_calendar CHECK (((finished_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (finished_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT job_ends_when_it_is_finished CHECK (((finished_at IS NOT NULL) = (state <> ALL (ARRAY['queued'::text, 'running'::text]))));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT job_is_leased_while_it_runs CHECK ((((state = 'running'::text) = (lease_id IS NOT NULL)) AND ((lease_id IS NULL) = (leased_until IS NULL))));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT job_is_ready_in_the_queue CHECK (((NOT ready) OR (state = 'queued'::text)));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT job_keys_fit_their_index CHECK (((kind <> ''::text) AND (octet_length(kind) <= 128) AND (octet_length(dedupe_key) <= 512)));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT jobs_attempt_check CHECK ((attempt >= 0));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT jobs_done_check CHECK ((done >= 0));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT jobs_max_attempts_check CHECK ((max_attempts > 0));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT jobs_pkey PRIMARY KEY (tenant_id, job_id);
+ALTER TABLE llmspell.jobs ADD CONSTRAINT jobs_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT jobs_token_check CHECK ((token >= 0));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT jobs_total_check CHECK ((total >= 0));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT leased_until_in_calendar CHECK (((leased_until >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (leased_until < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT run_at_in_calendar CHECK (((run_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (run_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.jobs ADD CONSTRAINT valid_job_state CHECK ((state = ANY (ARRAY['queued'::text, 'running'::text, 'succeeded'::text, 'dead'::text, 'cancelled'::text])));
 ALTER TABLE llmspell.kv_store ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.kv_store ADD CONSTRAINT expires_at_in_calendar CHECK (((expires_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (expires_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.kv_store ADD CONSTRAINT kv_store_pkey PRIMARY KEY (tenant_id, key);
@@ -988,16 +1037,19 @@ ALTER TABLE llmspell.workflow_states ADD CONSTRAINT valid_workflow_status CHECK 
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_current_step_check CHECK ((current_step >= 0));
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_pkey PRIMARY KEY (tenant_id, workflow_id);
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_version_check CHECK ((version > 0));
 CREATE INDEX idx_access_keys_created ON llmspell.access_keys USING btree (tenant_id, created_at DESC, key_id DESC);
 CREATE INDEX idx_access_keys_expires ON llmspell.access_keys USING btree (tenant_id, expires_at) WHERE ((revoked_at IS NULL) AND (expires_at IS NOT NULL));
 CREATE INDEX idx_access_keys_revoked ON llmspell.access_keys USING btree (tenant_id, revoked_at) WHERE (revoked_at IS NOT NULL);
-CREATE INDEX idx_agent_states_type ON llmspell.agent_states USING btree (tenant_id, agent_type);
+CREATE INDEX idx_agent_states_created ON llmspell.agent_states USING btree (tenant_id, created_at, state_id);
+CREATE INDEX idx_agent_states_type ON llmspell.agent_states USING btree (tenant_id, agent_type, created_at, state_id);
 CREATE UNIQUE INDEX idx_api_keys_active ON llmspell.api_keys USING btree (tenant_id, service) WHERE is_active;
 CREATE INDEX idx_api_keys_expires ON llmspell.api_keys USING btree (tenant_id, expires_at) WHERE (expires_at IS NOT NULL);
 CREATE INDEX idx_api_keys_service ON llmspell.api_keys USING btree (tenant_id, service, created_at DESC);
 CREATE INDEX idx_artifact_content_orphaned ON llmspell.artifact_content USING btree (tenant_id, content_hash) WHERE (reference_count = 0);
 CREATE INDEX idx_artifacts_content ON llmspell.artifacts USING btree (tenant_id, content_hash);
-CREATE INDEX idx_artifacts_covering ON llmspell.artifacts USING btree (tenant_id, artifact_type, created_at) INCLUDE (name, size_bytes);
+CREATE INDEX idx_artifacts_covering ON llmspell.artifacts USING btree (tenant_id, artifact_type, created_at DESC, artifact_id DESC) INCLUDE (name, size_bytes, session_id);
+CREATE INDEX idx_artifacts_created ON llmspell.artifacts USING btree (tenant_id, created_at DESC, artifact_id DESC);
 CREATE INDEX idx_audit_log_at ON llmspell.audit_log USING btree (tenant_id, at, sequence);
 CREATE INDEX idx_audit_log_decision ON llmspell.audit_log USING btree (tenant_id, decision, at, sequence);
 CREATE INDEX idx_audit_log_operation ON llmspell.audit_log USING btree (tenant_id, operation, at, sequence);
@@ -1006,6 +1058,7 @@ CREATE INDEX idx_entities_folded ON llmspell.entities USING btree (tenant_id, na
 CREATE INDEX idx_entities_name ON llmspell.entities USING btree (tenant_id, name, transaction_time_end);
 CREATE INDEX idx_entities_type ON llmspell.entities USING btree (tenant_id, entity_type, transaction_time_end);
 CREATE INDEX idx_event_log_correlation ON ONLY llmspell.event_log USING btree (tenant_id, correlation_id, "timestamp" DESC);
+CREATE INDEX idx_event_log_id ON ONLY llmspell.event_log USING btree (tenant_id, event_id);
 CREATE INDEX idx_event_log_sequence ON ONLY llmspell.event_log USING btree (tenant_id, sequence);
 CREATE INDEX idx_event_log_type ON ONLY llmspell.event_log USING btree (tenant_id, event_type, "timestamp" DESC);
 CREATE INDEX idx_hook_history_correlation ON llmspell.hook_history USING btree (tenant_id, correlation_id, "timestamp" DESC);
@@ -1014,6 +1067,13 @@ CREATE INDEX idx_hook_history_retention ON llmspell.hook_history USING btree (te
 CREATE INDEX idx_hook_history_time ON llmspell.hook_history USING btree (tenant_id, "timestamp" DESC);
 CREATE INDEX idx_hook_history_type ON llmspell.hook_history USING btree (tenant_id, hook_type, "timestamp" DESC);
 CREATE INDEX idx_idempotency_keys_expires ON llmspell.idempotency_keys USING btree (tenant_id, expires_at, idempotency_key);
+CREATE INDEX idx_jobs_created ON llmspell.jobs USING btree (tenant_id, created_at, job_id);
+CREATE INDEX idx_jobs_dead ON llmspell.jobs USING btree (kind, tenant_id) WHERE (state = 'dead'::text);
+CREATE INDEX idx_jobs_finished ON llmspell.jobs USING btree (tenant_id, finished_at, job_id) WHERE (finished_at IS NOT NULL);
+CREATE INDEX idx_jobs_running ON llmspell.jobs USING btree (leased_until, tenant_id, job_id) WHERE (state = 'running'::text);
+CREATE INDEX idx_jobs_scheduled ON llmspell.jobs USING btree (run_at, tenant_id, job_id) WHERE ((state = 'queued'::text) AND (NOT ready));
+CREATE INDEX idx_jobs_state ON llmspell.jobs USING btree (tenant_id, state, created_at, job_id);
+CREATE INDEX idx_jobs_waiting ON llmspell.jobs USING btree (kind, ready, tenant_id, priority DESC, run_at, job_id) WHERE (state = 'queued'::text);
 CREATE INDEX idx_kv_store_expires ON llmspell.kv_store USING btree (tenant_id, expires_at) WHERE (expires_at IS NOT NULL);
 CREATE INDEX idx_memories_accessed ON llmspell.memories USING btree (tenant_id, last_accessed_at);
 CREATE INDEX idx_memories_created ON llmspell.memories USING btree (tenant_id, created_at, memory_id);
@@ -1055,6 +1115,7 @@ CREATE INDEX idx_vector_768_scope ON llmspell.vector_embeddings_768 USING btree 
 CREATE INDEX idx_workflow_states_created ON llmspell.workflow_states USING btree (tenant_id, created_at, workflow_id);
 CREATE INDEX idx_workflow_states_status ON llmspell.workflow_states USING btree (tenant_id, status, last_updated);
 CREATE INDEX idx_workflow_states_status_created ON llmspell.workflow_states USING btree (tenant_id, status, created_at, workflow_id);
+CREATE UNIQUE INDEX unique_live_job ON llmspell.jobs USING btree (tenant_id, kind, dedupe_key) WHERE ((dedupe_key IS NOT NULL) AND (state = ANY (ARRAY['queued'::text, 'running'::text])));
 CREATE TRIGGER agent_states_data_version BEFORE UPDATE OF state_data ON llmspell.agent_states FOR EACH ROW WHEN ((new.state_data IS DISTINCT FROM old.state_data)) EXECUTE FUNCTION llmspell.bump_agent_data_version();
 CREATE TRIGGER artifacts_count_moves AFTER UPDATE OF tenant_id, content_hash, session_id ON llmspell.artifacts FOR EACH ROW WHEN (((((new.tenant_id)::text IS DISTINCT FROM (old.tenant_id)::text) OR ((new.content_hash)::text IS DISTINCT FROM (old.content_hash)::text)) OR (new.session_id IS DISTINCT FROM old.session_id))) EXECUTE FUNCTION llmspell.count_artifacts();
 CREATE TRIGGER artifacts_count_rows AFTER INSERT OR DELETE ON llmspell.artifacts FOR EACH ROW EXECUTE FUNCTION llmspell.count_artifacts();
@@ -1134,6 +1195,11 @@ CREATE POLICY tenant_isolation_delete ON llmspell.idempotency_keys FOR DELETE US
 CREATE POLICY tenant_isolation_insert ON llmspell.idempotency_keys FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_select ON llmspell.idempotency_keys FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_update ON llmspell.idempotency_keys FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY operator_access ON llmspell.jobs FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.jobs FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.jobs FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.jobs FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.jobs FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY operator_access ON llmspell.kv_store FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
 CREATE POLICY tenant_isolation_delete ON llmspell.kv_store FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_insert ON llmspell.kv_store FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
@@ -1266,6 +1332,8 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.hook_history TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.hook_history TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.idempotency_keys TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.idempotency_keys TO llmspell_operator;
+GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.jobs TO llmspell_app;
+GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.jobs TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.kv_store TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.kv_store TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.memories TO llmspell_app;

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from llmspell.storage.contracts.backend import Storages
 from llmspell.storage.relational.access_keys import RelationalAccessKeys
-from llmspell.storage.relational.api_keys import RelationalApiKeys
-from llmspell.storage.relational.audit import RelationalAudit
-from llmspell.storage.relational.artifacts import RelationalArtifacts
 from llmspell.storage.relational.agent_state import RelationalAgentStates
+from llmspell.storage.relational.api_keys import RelationalApiKeys
+from llmspell.storage.relational.artifacts import RelationalArtifacts
+from llmspell.storage.relational.audit import RelationalAudit
 from llmspell.storage.relational.database import Unit
 from llmspell.storage.relational.event_log import RelationalEventLog
 from llmspell.storage.relational.graph import RelationalGraph
 from llmspell.storage.relational.hook_history import RelationalHookHistory
 from llmspell.storage.relational.idempotency import RelationalIdempotency
+from llmspell.storage.relational.jobs import RelationalJobs
 from llmspell.storage.relational.kv import RelationalKV
 from llmspell.storage.relational.memories import RelationalMemories
 from llmspell.storage.relational.procedures import RelationalProcedures
@@ -40,4 +41,5 @@ def storages(unit: Unit, runtime: Runtime) -> Storages:
         idempotency=RelationalIdempotency(unit, runtime),
         sessions=RelationalSessions(unit, runtime),
         artifacts=RelationalArtifacts(unit, runtime),
+        jobs=RelationalJobs(unit, runtime),
     )

@@ -95,6 +95,9 @@ class RelationalKV:
 
         return await self._unit.write(work)
 
+    async def delete_expired(self, *, limit: int = 1_000) -> int:
+        return await self._unit.execute(self._queries.delete_expired, now=self._now(), limit=require_limit(limit))
+
     def backend_type(self) -> BackendType:
         return self._runtime.characteristics.backend
 

@@ -19,6 +19,7 @@ from llmspell.errors import AlreadyExists, Conflict, NotFound, VersionConflict
 from llmspell.ids import parse_id
 from llmspell.storage.contracts import memories_checks as checks
 from llmspell.storage.contracts.filters import parse
+from llmspell.storage.contracts.jobs import EMBED_KIND
 from llmspell.storage.contracts.memories import (
     ADD_MAX,
     EXPIRED,
@@ -37,6 +38,7 @@ from llmspell.storage.contracts.memories import (
 from llmspell.storage.relational.catalog import NO_FILTER, Query
 from llmspell.storage.relational.database import Executor, Row, Statement, T, Unit
 from llmspell.storage.relational.filters import Columns, Compiled, compile_filter
+from llmspell.storage.relational.jobs import WaitingJobs
 from llmspell.storage.relational.memory_rows import MemoryRows, Stored
 from llmspell.storage.relational.postings import Postings
 from llmspell.storage.relational.runtime import Runtime
@@ -72,6 +74,7 @@ class RelationalMemories:
         self._vectors = runtime.catalog.vectors
         self._rows = MemoryRows(runtime)
         self._postings = Postings(runtime)
+        self._embedding_job = WaitingJobs(unit, runtime, EMBED_KIND)
         self._dimensions: dict[str, int] = {}  # of registered spaces, which never change
 
     async def ensure_space(self, space: EmbeddingSpace) -> None:
@@ -122,6 +125,7 @@ class RelationalMemories:
                 (self._queries.insert_version, [self._rows.version(stored, "add", actor, None) for stored in records]),
                 *self._postings.added(texts),
                 *self._embedding_statements(vectors, space_id, dimension),
+                *self._job_for(records),
             ]
         )
         await self._postings.fold_sometimes(self._unit)
@@ -185,6 +189,8 @@ class RelationalMemories:
                 statements += self._unembedding_statements([old.record.id])
                 vectors = [(old.record.id, windows)] if windows else []
                 statements += self._embedding_statements(vectors, space_id, dimension)
+            if reworded:
+                statements += self._job_for([new])
             await executor.batch(statements)
             return new.record
 
@@ -243,6 +249,7 @@ class RelationalMemories:
                     (self._queries.insert, self._rows.parameters(stored)),
                     (self._queries.insert_version, self._rows.version(stored, "restore", actor, reason)),
                     *self._postings.added({stored.record.id: counts}),
+                    *self._job_for([stored]),
                 ]
             )
             return stored.record
@@ -528,6 +535,11 @@ class RelationalMemories:
         ]
         before = self._runtime.nearest.inserted(space_id=space_id, dimension=dimension)
         return [*before, (self._vectors.of("insert", dimension), rows)]
+
+    def _job_for(self, written: Iterable[Stored]) -> builtins.list[Statement]:
+        """Keep the job that embeds, in the unit of work that leaves a memory pending: it cannot be forgotten."""
+        pending = any(stored.record.embedding_state == "pending" for stored in written)
+        return [self._embedding_job.ensure()] if pending else []
 
     def _unembedding_statements(self, ids: Sequence[UUID]) -> builtins.list[Statement]:
         """Drop the embeddings of memories in every space: an old generation must not outlive the text it was made from."""

@@ -23,6 +23,7 @@ from llmspell.storage.contracts.backend import (
     MigrationStatus,
     OpenTransaction,
     PoolStatus,
+    Promotable,
     Storages,
     opened,
 )
@@ -32,6 +33,7 @@ from llmspell.storage.contracts.event_log_checks import one_table
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
 from llmspell.storage.relational.cursor_key import CursorKey
+from llmspell.storage.relational.job_queue import RelationalJobQueue
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.tenants import RelationalTenants
 from llmspell.storage.sqlite import migrator, pragmas
@@ -64,6 +66,7 @@ class SqliteBackend:
         self._runtime = runtime
         self._busy_timeout_s = busy_timeout_s
         self.tenants = RelationalTenants(self.unit, self.operator_unit, runtime)
+        self.job_queue = RelationalJobQueue(self.unit, self.operator_unit, runtime)
 
     def unit(self, tenant: TenantId) -> FileUnit:
         """Return the unit of work of a tenant."""
@@ -105,7 +108,15 @@ class SqliteBackend:
     def pool_status(self) -> PoolStatus:
         return self._database.pool_status()
 
-    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int) -> int:
+    async def promote(self, tenant: TenantId, space_id: str, *, dimension: int, limit: int | None = None) -> int:
+        raise Unsupported(
+            "This backend searches every space exactly; there is no index to move vectors into.",
+            capability=Capability.ANN_PROMOTION.value,
+        )
+
+    async def promotable(
+        self, *, threshold: int, after: tuple[TenantId, str] | None = None, limit: int = 1_000
+    ) -> list[Promotable]:
         raise Unsupported(
             "This backend searches every space exactly; there is no index to move vectors into.",
             capability=Capability.ANN_PROMOTION.value,

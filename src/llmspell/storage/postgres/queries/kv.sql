@@ -52,3 +52,10 @@ WHERE tenant_id = :tenant_id AND (expires_at IS NULL OR expires_at > :now);
 -- name: clear -> count
 -- Delete every key of the tenant.
 DELETE FROM llmspell.kv_store WHERE tenant_id = :tenant_id;
+
+-- name: delete_expired -> count
+-- Delete keys whose time has passed, those first that passed first.
+DELETE FROM llmspell.kv_store WHERE tenant_id = :tenant_id AND key = ANY(ARRAY(
+  SELECT k.key FROM llmspell.kv_store k
+  WHERE k.tenant_id = :tenant_id AND k.expires_at IS NOT NULL AND k.expires_at <= :now
+  ORDER BY k.expires_at, k.key LIMIT :limit FOR UPDATE SKIP LOCKED));

@@ -255,3 +255,25 @@ WHERE tenant_id = :tenant_id AND id = ANY(ARRAY(
 INSERT INTO llmspell.embedding_spaces (tenant_id, space_id, model, dimension, ann_promoted, created_at, updated_at)
 VALUES (:tenant_id, :space_id, :model, :dimension, TRUE, :now, :now)
 ON CONFLICT (tenant_id, space_id) DO UPDATE SET ann_promoted = TRUE, updated_at = excluded.updated_at;
+
+-- name: promotable -> rows
+-- Spaces beyond one that have more than :threshold vectors outside of the approximate index; no more of them are counted.
+-- Free vectors have a space without a row until they are promoted, so those spaces are named.
+-- cross-tenant: the operator looks for what has outgrown exact search
+-- only: this database searches by itself
+SELECT s.tenant_id, s.space_id, s.dimension FROM (
+  SELECT e.tenant_id, e.space_id, e.dimension FROM llmspell.embedding_spaces e
+  UNION
+  SELECT t.tenant_id, 'free-' || d.dimension, d.dimension
+  FROM llmspell.tenants t CROSS JOIN (VALUES (384), (768), (1536), (3072)) AS d (dimension)
+) AS s
+WHERE (s.tenant_id, s.space_id) > (:tenant, :space_id) AND :threshold::bigint < CASE s.dimension
+  WHEN 384 THEN (SELECT count(*) FROM (SELECT FROM llmspell.vector_embeddings_384 v
+    WHERE v.tenant_id = s.tenant_id AND v.space_id = s.space_id AND NOT v.ann ORDER BY v.space_id LIMIT :threshold + 1) AS few)
+  WHEN 768 THEN (SELECT count(*) FROM (SELECT FROM llmspell.vector_embeddings_768 v
+    WHERE v.tenant_id = s.tenant_id AND v.space_id = s.space_id AND NOT v.ann ORDER BY v.space_id LIMIT :threshold + 1) AS few)
+  WHEN 1536 THEN (SELECT count(*) FROM (SELECT FROM llmspell.vector_embeddings_1536 v
+    WHERE v.tenant_id = s.tenant_id AND v.space_id = s.space_id AND NOT v.ann ORDER BY v.space_id LIMIT :threshold + 1) AS few)
+  ELSE (SELECT count(*) FROM (SELECT FROM llmspell.vector_embeddings_3072 v
+    WHERE v.tenant_id = s.tenant_id AND v.space_id = s.space_id AND NOT v.ann ORDER BY v.space_id LIMIT :threshold + 1) AS few) END
+ORDER BY s.tenant_id, s.space_id LIMIT :limit;

@@ -1,4 +1,4 @@
--- V031: what was seen once or twice, long ago, is found and forgotten without reading what was learned.
+-- V030: what was seen once or twice, long ago, is found and forgotten without reading what was learned.
 --
 -- The counterpart of idx_procedural_patterns_lookup: a pattern leaves this index with its third occurrence.
 

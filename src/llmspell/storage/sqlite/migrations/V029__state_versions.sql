@@ -1,4 +1,4 @@
--- V030: workflows have a version, and states are listed in the order in which they came to be.
+-- V029: workflows have a version, and states are listed in the order in which they came to be.
 --
 -- Pages are keyset pages over (created_at, id), which no later write moves. The index by last_updated stays: it finds
 -- what ended long ago. That of agents by type alone is a prefix of the new one.

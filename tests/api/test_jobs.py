@@ -1,0 +1,263 @@
+"""Jobs through the handles, on every backend: what is enqueued with the data runs, and what recurs is enqueued once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, NoReturn
+from uuid import uuid4
+
+import msgspec
+import pytest
+from tests.fixtures.stores import STORES, fresh_tenant, fresh_tenants, opened
+
+import llmspell
+from llmspell import chores
+from llmspell.chores import EMBED_SWEEP_KIND, EXPIRE_KIND, PROMOTE_KIND, PROMOTE_SWEEP_KIND
+from llmspell.clock import ManualClock
+from llmspell.errors import InvalidSetting, ProviderUnavailable
+from llmspell.ops.worker import JobContext, Worker, WorkerOptions
+from llmspell.providers.hashing import HashingEmbedder
+from llmspell.settings import JobsSettings, PostgresSettings, Settings, StorageSettings
+from llmspell.storage.contracts.capabilities import Capability
+from llmspell.storage.contracts.jobs import EMBED_KIND
+from llmspell.tenant import STORE_TENANT
+
+LIMIT_S = 60
+DAY_S = 86_400
+
+
+@pytest.fixture(params=STORES)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The provider is down until `undo()`."""
+
+    async def fail(*arguments: object) -> NoReturn:
+        raise ProviderUnavailable("The endpoint is down.")
+
+    monkeypatch.setattr(HashingEmbedder, "embed", fail)
+    return monkeypatch
+
+
+async def test_a_job_enqueued_with_its_data_runs_after_both_are_committed(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+    async with opened(backend, request, tmp_path) as spell:
+        acme = await fresh_tenant(spell)
+
+        async def send(context: JobContext) -> dict[str, Any]:
+            seen.append(await spell.tenant(context.tenant).kv.get("mail"))
+            return {"sent": True}
+
+        worker = spell.worker({"mail.send": send}, builtin=False, tenants=[acme.id])
+        async with acme.transaction() as tx:
+            await tx.kv.set("mail", b"Dear Ada")
+            job = await tx.jobs.enqueue("mail.send")
+        await worker.run(until_idle=True)
+
+        done = await acme.jobs.get(job.id)
+        assert done is not None
+        assert (done.state, done.result, seen) == ("succeeded", {"sent": True}, [b"Dear Ada"])
+
+
+async def test_memories_kept_while_the_provider_was_down_are_embedded_by_their_job(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path, failing: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    async with opened(backend, request, tmp_path, clock=clock) as spell:
+        acme = await fresh_tenant(spell)
+        for number in range(3):
+            await acme.memory.add(f"Tea number {number}.")
+        worker = spell.worker(tenants=[acme.id])
+        await worker.run(until_idle=True)
+        (job,) = (await acme.jobs.list(kind=EMBED_KIND)).items
+        assert (job.state, job.attempt, job.error_class) == ("queued", 1, "ProviderUnavailable")
+
+        failing.undo()
+        clock.set(job.run_at)
+        await worker.run(until_idle=True)
+
+        done = await acme.jobs.get(job.id)
+        assert done is not None
+        assert (done.state, done.result, done.done) == ("succeeded", {"embedded": 3}, 3)
+        assert {one.embedding_state for one in (await acme.memory.list()).items} == {"ready"}
+
+
+async def test_memories_whose_job_is_dead_are_found_by_the_sweep(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path, failing: pytest.MonkeyPatch
+) -> None:
+    async with opened(backend, request, tmp_path, clock=ManualClock()) as spell:
+        acme = await fresh_tenant(spell)
+        await acme.memory.add("Tea.")
+        for job in (await acme.jobs.list()).items:
+            await acme.jobs.cancel(job.id)
+        failing.undo()
+
+        await run_store_job(spell, EMBED_SWEEP_KIND)
+        await spell.worker(tenants=[acme.id]).run(until_idle=True)
+
+        assert [one.embedding_state for one in (await acme.memory.list()).items] == ["ready"]
+
+
+async def run_store_job(spell: llmspell.Spell, kind: str) -> dict[str, Any]:
+    """Enqueue one of the store's own jobs and run it, leaving all others alone: a server's database is shared by tests."""
+    queue = spell._backend.job_queue
+    for old in (await queue.store.list(state="queued", kind=kind)).items:
+        await queue.store.cancel(old.id)
+    job = await queue.store.enqueue(kind)
+    leases = await queue.lease(worker="test", kinds=[kind], tenants=[STORE_TENANT])
+    assert [lease.job.id for lease in leases] == [job.id]
+    await queue.release(leases[0])
+    handlers = {kind: chores.handlers(spell, spell._backend, spell._clock)[kind]}
+    worker = Worker(queue, handlers, clock=spell._clock, options=WorkerOptions(tenants=(STORE_TENANT,)))
+    async with asyncio.timeout(LIMIT_S):
+        await worker.run(until_idle=True)
+    done = await queue.store.get(job.id)
+    assert done is not None
+    assert done.state == "succeeded", done.error
+    return done.result or {}
+
+
+async def test_what_has_expired_is_deleted_in_every_active_tenant(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    clock = ManualClock()
+    async with opened(backend, request, tmp_path, clock=clock) as spell:
+        acme, globex = await fresh_tenants(spell, 2)
+        for tenant in (acme, globex):
+            await tenant.kv.set("gone", b"v", ttl_s=10)
+            await tenant.kv.set("kept", b"v")
+            await tenant.memory.add("gone", ttl_s=10)
+        finished = await acme.jobs.enqueue("send")
+        await acme.jobs.cancel(finished.id)
+        clock.advance(seconds=8 * DAY_S)
+
+        result = await run_store_job(spell, EXPIRE_KIND)
+
+        assert result["tenants"] >= 2
+        assert result["deleted"]["kv"] >= 2
+        assert result["deleted"]["memories"] >= 2
+        assert await acme.jobs.get(finished.id) is None
+        for tenant in (acme, globex):
+            assert await tenant.kv.list_keys() == ["kept"]
+            assert await tenant.kv.delete_expired() == await tenant.memory.delete_expired() == 0
+
+
+async def test_what_recurs_is_enqueued_once_in_each_period_by_all_workers_together(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    clock = ManualClock()
+    async with opened(backend, request, tmp_path, clock=clock) as spell:
+        acme = await fresh_tenant(spell)
+        workers = [spell.worker(tenants=[acme.id]) for _ in range(3)]
+
+        for period in (1, 2):
+            for _ in range(2):
+                await asyncio.gather(*(worker.run(until_idle=True) for worker in workers))
+            assert len((await acme.jobs.list(kind=EXPIRE_KIND)).items) == period
+            clock.advance(seconds=JobsSettings().expire_interval_s)
+
+
+async def test_a_worker_makes_no_tenant_of_a_name_that_it_was_told_to_serve(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    async with opened(backend, request, tmp_path, clock=ManualClock()) as spell:
+        name = f"nobody-{uuid4()}"
+
+        tally = await spell.worker(tenants=[name]).run(until_idle=True)
+
+        assert tally.total == 0
+        assert await spell.tenants.get(name) is None
+
+
+async def test_spaces_that_have_outgrown_exact_search_are_promoted_by_jobs(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    async with opened(backend, request, tmp_path, clock=ManualClock()) as spell:
+        if Capability.ANN_PROMOTION not in spell.capabilities:
+            with pytest.raises(llmspell.LlmspellError):
+                await spell._backend.promotable(threshold=5)
+            return
+        small, large = await fresh_tenants(spell, 2)
+        spell.settings = msgspec.structs.replace(spell.settings, jobs=JobsSettings(promote_threshold=5))
+        for tenant, count in ((small, 5), (large, 6)):
+            for number in range(count):
+                await tenant.vectors.insert({"embedding": [number + 1.0] * 383 + [1.0], "scope": "s"})
+        await large.memory.add_many([{"text": f"note {number}"} for number in range(7)])
+
+        result = await run_store_job(spell, PROMOTE_SWEEP_KIND)
+
+        assert result["spaces"] >= 2
+        jobs = (await large.jobs.list(kind=PROMOTE_KIND)).items
+        assert sorted(job.payload["space_id"] == "free-384" for job in jobs) == [False, True]
+        assert (await small.jobs.list(kind=PROMOTE_KIND)).items == []
+        await spell.worker(tenants=[large.id]).run(until_idle=True)
+        done = (await large.jobs.list(kind=PROMOTE_KIND)).items
+        assert sorted(job.result["moved"] for job in done if job.result) == [6, 7]
+        assert len(await large.memory.search("note", limit=7)) == 7
+
+
+async def test_the_admin_sees_the_queue_and_its_health(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    clock = ManualClock()
+    async with opened(backend, request, tmp_path, clock=clock) as spell:
+        acme = await fresh_tenant(spell)
+        kind = f"send-{acme.id}"
+        job = await acme.jobs.enqueue(kind)
+        assert (await spell.admin.jobs.list(acme.id)).items == [job]
+
+        await spell._backend.job_queue.lease(worker="w", kinds=[kind], lease_s=10)
+        clock.advance(seconds=11)
+
+        health = await spell.admin.jobs.health()
+        assert health.status == "red"
+        assert any(reason.startswith(f"{kind}: 1 stuck") for reason in health.reasons)
+        assert await spell.admin.jobs.cancel(job.id, tenant=acme.id)
+
+
+async def test_a_worker_without_the_operators_role_says_so_and_can_serve_named_tenants(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue("postgres_shared_database").app_url
+    settings = Settings(storage=StorageSettings(postgres=PostgresSettings(operator_url=None)))
+    async with llmspell.connect(url, settings=settings, embedder="hashing") as spell:
+        acme = await fresh_tenant(spell)
+
+        async def send(context: JobContext) -> None:
+            await spell.tenant(context.tenant).kv.set("sent", b"yes")
+
+        job = await acme.jobs.enqueue("send")
+        with pytest.raises(InvalidSetting, match="DATABASE_OPERATOR_URL"):
+            await spell.worker({"send": send}).run(until_idle=True)
+        with pytest.raises(InvalidSetting, match="DATABASE_OPERATOR_URL"):
+            await spell.admin.jobs.health()
+
+        await spell.worker({"send": send}, tenants=[acme.id]).run(until_idle=True)
+
+        done = await acme.jobs.get(job.id)
+        assert done is not None
+        assert done.state == "succeeded"
+        assert await acme.kv.get("sent") == b"yes"
+
+
+def test_the_blocking_twin_enqueues_and_works(tmp_path: Path) -> None:
+    async def send(context: JobContext) -> dict[str, Any]:
+        return {"to": context.payload["to"]}
+
+    with llmspell.connect_blocking(f"sqlite:///{tmp_path / 's.db'}", settings=Settings(), embedder="hashing") as spell:
+        acme = spell.tenant("acme")
+        with acme.transaction() as tx:
+            job = tx.jobs.enqueue("send", {"to": "ada"})
+        tally = spell.worker({"send": send}).run(until_idle=True)
+
+        assert tally.failed == 0
+        done = acme.jobs.get(job.id)
+        assert done is not None
+        assert done.result == {"to": "ada"}
+        assert spell.admin.jobs.health().status == "ok"
