@@ -24,6 +24,7 @@ from llmspell.errors import (
 from llmspell.gate import READS
 from llmspell.providers.hashing import HashingEmbedder
 from llmspell.spell import Concerns, Spell, Tenant, Transaction
+from llmspell.storage.contracts.audit import NewAuditEntry
 
 CALLERS = 8
 VECTOR = [1.0] + [0.0] * 383
@@ -121,6 +122,8 @@ CASES: dict[str, Prepare] = {
     "kv.set_batch": given({"a": b"1", "b": b"2"}),
     "kv.delete_batch": after(key, ["k", "absent"]),
     "kv.clear": after(key),
+    "audit.record": given("export", principal="ada", resource="memories", details={"n": 1}),
+    "audit.record_many": given([NewAuditEntry(operation="export", principal="ada", resource="memories")] * 2),
     "vectors.insert": given([{"embedding": VECTOR, "metadata": {"n": 1}}]),
     "vectors.update_metadata": after(vector, first_of, {"n": 2}),
     "vectors.delete": after(vector, first_of),
@@ -162,6 +165,7 @@ async def everything(tenant: Tenant) -> Any:
     return (
         {one: await tenant.kv.get(one) for one in await tenant.kv.list_keys()},
         await tenant.vectors.stats(),
+        await tenant.audit.head(),
         await tenant.graph.stats(),
         await tenant.graph.facts(subject="Ada"),
         [await tenant.memory.history(one.id) for one in (await tenant.memory.list()).items],
