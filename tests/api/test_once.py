@@ -26,6 +26,7 @@ from llmspell.providers.hashing import HashingEmbedder
 from llmspell.spell import Concerns, Spell, Tenant, Transaction
 from llmspell.storage.contracts.event_log import NewEvent
 from llmspell.storage.contracts.hook_history import NewHookExecution, RetentionPolicy
+from llmspell.storage.contracts.audit import NewAuditEntry
 
 CALLERS = 8
 VECTOR = [1.0] + [0.0] * 383
@@ -124,6 +125,8 @@ CASES: dict[str, Prepare] = {
     "kv.set_batch": given({"a": b"1", "b": b"2"}),
     "kv.delete_batch": after(key, ["k", "absent"]),
     "kv.clear": after(key),
+    "audit.record": given("export", principal="ada", resource="memories", details={"n": 1}),
+    "audit.record_many": given([NewAuditEntry(operation="export", principal="ada", resource="memories")] * 2),
     "vectors.insert": given([{"embedding": VECTOR, "metadata": {"n": 1}}]),
     "vectors.update_metadata": after(vector, first_of, {"n": 2}),
     "vectors.delete": after(vector, first_of),
@@ -173,6 +176,7 @@ async def everything(tenant: Tenant) -> Any:
     return (
         {one: await tenant.kv.get(one) for one in await tenant.kv.list_keys()},
         await tenant.vectors.stats(),
+        await tenant.audit.head(),
         await tenant.graph.stats(),
         await tenant.graph.facts(subject="Ada"),
         await tenant.event_log.tail(),

@@ -345,3 +345,35 @@ async def test_an_entry_that_was_rewritten_with_a_hash_that_fits_it_is_found(cas
     found = await case.after(rewrite)
 
     assert (found.problem, found.broken_at) == ("edited", position)
+
+
+UNREADABLE = {
+    "an instant beyond the calendar": ("at", 2**63 - 1),
+    "no JSON": ("details", "{"),
+    "JSON nested without end": ("details", "[" * 200_000 + "]" * 200_000),
+    "a number that JSON has not": ("details", '{"n": 1e999}'),
+    "half a character": ("details", r'{"n": "\ud800"}'),
+    "no object": ("details", "[]"),
+    "an id of another length": ("entry_id", b"\0"),
+    "a hash of another length": ("entry_hash", b""),
+}
+
+
+@pytest.mark.parametrize("content", UNREADABLE)
+async def test_an_entry_that_cannot_be_read_any_more_is_found(
+    request: pytest.FixtureRequest, tmp_path: Path, content: str
+) -> None:
+    backend = await open_for_test("sqlite", request, clock=ManualClock(), folder=tmp_path)
+    audit = backend.storages(await new_tenant(backend)).audit
+    for _ in range(3):
+        await audit.record("export", principal="ada", resource="memories")
+    column, value = UNREADABLE[content]
+    connection = apsw.Connection(str(tmp_path / "store.db"))
+    connection.execute("PRAGMA ignore_check_constraints = ON")
+    connection.execute(f"UPDATE audit_log SET {column} = ? WHERE sequence = 3", (value,))
+    connection.close()
+
+    found = await audit.verify()
+    await backend.close()
+
+    assert (found.problem, found.broken_at, found.checked) == ("edited", 3, 2)

@@ -129,6 +129,8 @@ async def vectors_and_keys(acme: Tenant) -> None:
     assert_type(await acme.vectors.stats(), VectorStats)
     await acme.kv.set("k", b"v", ttl_s=1.5)
     assert_type(await acme.kv.get("k"), bytes | None)
+    assert_type((await acme.audit.record("export", principal="ada", resource="memories")).sequence, int)
+    assert_type((await acme.audit.verify(anchor=await acme.audit.head())).broken_at, int | None)
     assert_type(await acme.kv.get_batch(["k"]), dict[str, bytes])
     assert_type(await acme.kv.list_keys("k", limit=3), list[str])
     assert_type(await acme.procedures.record("s", "k", "v"), Pattern)

@@ -130,6 +130,8 @@ def vectors_and_keys(acme: BlockingTenant) -> None:
     assert_type(acme.vectors.stats(), VectorStats)
     acme.kv.set("k", b"v", ttl_s=1.5)
     assert_type(acme.kv.get("k"), bytes | None)
+    assert_type(acme.audit.record("export", principal="ada", resource="memories").sequence, int)
+    assert_type(acme.audit.verify(anchor=acme.audit.head()).broken_at, int | None)
     assert_type(acme.kv.get_batch(["k"]), dict[str, bytes])
     assert_type(acme.kv.list_keys("k", limit=3), list[str])
     assert_type(acme.procedures.record("s", "k", "v"), Pattern)

@@ -48,7 +48,7 @@ def by_the_operator(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @group()
 def audit() -> None:
-    """Read a tenant's audit log, and check that nobody tampered with it.
+    """Read the audit log, and check that nobody tampered with it.
 
     The tenant is that of --tenant, or of the settings.
     """

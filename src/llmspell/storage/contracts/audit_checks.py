@@ -304,7 +304,7 @@ class ChainCheck:
     def _fits(self, entry: AuditEntry, prev_hash: str) -> bool:
         try:
             return entry_hash(self._tenant, entry, prev_hash) == entry.entry_hash
-        except (ValueError, TypeError, OverflowError):  # JSON or instants that nobody can have recorded
+        except (ValueError, TypeError, OverflowError, RecursionError):  # JSON or instants that nobody can have recorded
             return False
 
     def _broken(self, sequence: int, problem: Problem, explanation: str) -> None:

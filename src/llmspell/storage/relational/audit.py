@@ -107,7 +107,7 @@ class AuditRows:
         """Return the entry of a row that somebody may have tampered with, or None when it is none any more."""
         try:
             return self.entry(row)
-        except (ValueError, TypeError, OverflowError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             return None
 
 

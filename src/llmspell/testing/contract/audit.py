@@ -13,6 +13,7 @@ import pytest
 
 from llmspell.clock import ManualClock
 from llmspell.errors import (
+    Conflict,
     InvalidCursor,
     InvalidInput,
     InvalidKey,
@@ -27,6 +28,7 @@ from llmspell.testing.contract import new_tenant, open_tenant, refused
 
 CALLERS = 8
 EACH = 50
+ATTEMPTS_MAX = 100
 HOSTILE = {
     "zero": 0.0,
     "large": 1e22,
@@ -156,6 +158,29 @@ class AuditContract:
         found = await backend.storages(tenant).audit.verify()
         assert found.intact, found
         assert found.checked == before.sequence + CALLERS * EACH
+
+    async def test_transactions_that_record_at_once_make_one_unbroken_chain(self, backend: Backend) -> None:
+        tenant = await new_tenant(backend)
+        before = await backend.storages(tenant).audit.head()
+
+        async def caller(name: int) -> None:
+            for _ in range(ATTEMPTS_MAX):
+                try:
+                    async with backend.transaction(tenant) as storages:
+                        await storages.kv.set(f"caller-{name}", b"")
+                        await record(storages.audit, f"caller-{name}")
+                        await record(storages.audit, f"caller-{name}")
+                    return
+                except Conflict:
+                    continue
+            raise AssertionError("the transaction never got through")
+
+        await asyncio.gather(*(caller(name) for name in range(CALLERS)))
+
+        audit = backend.storages(tenant).audit
+        assert (await audit.verify()).checked == before.sequence + 2 * CALLERS
+        operations = [entry.operation for entry in (await audit.list(limit=2 * CALLERS)).items]
+        assert operations[::2] == operations[1::2], "the entries of one transaction follow each other"
 
     async def test_entries_are_listed_latest_first_in_pages(self, backend: Backend, clock: ManualClock) -> None:
         audit = (await open_tenant(backend)).audit
