@@ -8,7 +8,7 @@ from typing import assert_type
 from uuid import UUID
 
 import llmspell
-from llmspell import ManualClock, Settings
+from llmspell import ManualClock, Settings, StateScope
 from llmspell.blocking import BlockingSpell, BlockingTenant, BlockingTransaction
 from llmspell.memory.context import Context, ContextItem
 from llmspell.memory.memory import MemoryHit, MemoryInput
