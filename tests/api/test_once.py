@@ -22,6 +22,7 @@ from llmspell.errors import (
     VersionConflict,
 )
 from llmspell.gate import READS
+from llmspell.memory.state import StateScope
 from llmspell.providers.hashing import HashingEmbedder
 from llmspell.spell import Concerns, Spell, Tenant, Transaction
 from llmspell.storage.contracts.event_log import NewEvent
@@ -118,6 +119,35 @@ async def deleted(t: Tenant) -> Any:
 
 
 EXECUTION = NewHookExecution(hook_id="h", hook_type="AgentError", triggering_component="c", context=b"\0\xff")
+ADA = StateScope.User("ada")
+
+
+def stated(t: Tenant) -> Awaitable[Any]:
+    return t.state.set(ADA, "k", 1)
+
+
+def seen(t: Tenant) -> Awaitable[Any]:
+    return t.procedures.record("s", "k", "v")
+
+
+def saved(t: Tenant) -> Awaitable[Any]:
+    return t.agent_state.save("a", {"n": 1})
+
+
+def begun(t: Tenant) -> Awaitable[Any]:
+    return t.workflow_state.create("w", {"n": 1})
+
+
+async def running(t: Tenant) -> Any:
+    await begun(t)
+    return await t.workflow_state.transition("w", "running")
+
+
+async def ended(t: Tenant) -> Any:
+    await begun(t)
+    return await t.workflow_state.transition("w", "cancelled")
+
+
 # Every verb that changes something, with arguments under which doing it twice would show.
 CASES: dict[str, Prepare] = {
     "kv.set": given("k", b"v"),
@@ -127,6 +157,25 @@ CASES: dict[str, Prepare] = {
     "kv.clear": after(key),
     "audit.record": given("export", principal="ada", resource="memories", details={"n": 1}),
     "audit.record_many": given([NewAuditEntry(operation="export", principal="ada", resource="memories")] * 2),
+    "state.set": given(ADA, "k", {"n": [1, 2.0, None]}),
+    "state.set_many": given(ADA, {"a": 1, "b": 2}),
+    "state.update": given(ADA, "n", lambda n: n + 1, default=0),
+    "state.initialize_scope": given(ADA, {"a": 1, "b": 2}),
+    "state.delete": after(stated, ADA, "k"),
+    "state.clear": after(stated, ADA),
+    "procedures.record": given("s", "k", "v", count=2),
+    "procedures.record_transition": given("s", "k", None, "v"),
+    "procedures.delete": after(seen, "s", "k", "v"),
+    "procedures.forget": after(seen, "s"),
+    "procedures.prune": after(seen, before="2030-01-01"),
+    "agent_state.save": after(saved, "a", {"n": 2}, expected_version=1),
+    "agent_state.delete": after(saved, "a"),
+    "workflow_state.create": given("w", {"n": 1}, name="Report"),
+    "workflow_state.save": after(begun, "w", {"n": 2}),
+    "workflow_state.transition": after(begun, "w", "running", data={"n": 1.0}),
+    "workflow_state.advance": after(running, "w", 1),
+    "workflow_state.delete": after(begun, "w"),
+    "workflow_state.prune": after(ended, before="2030-01-01"),
     "vectors.insert": given([{"embedding": VECTOR, "metadata": {"n": 1}}]),
     "vectors.update_metadata": after(vector, first_of, {"n": 2}),
     "vectors.delete": after(vector, first_of),
@@ -175,6 +224,9 @@ async def everything(tenant: Tenant) -> Any:
     """What the tenant has, as far as doing something twice could change it."""
     return (
         {one: await tenant.kv.get(one) for one in await tenant.kv.list_keys()},
+        (await tenant.procedures.learned(min_frequency=1)).items,
+        (await tenant.agent_state.list()).items,
+        (await tenant.workflow_state.list()).items,
         await tenant.vectors.stats(),
         await tenant.audit.head(),
         await tenant.graph.stats(),
