@@ -10,7 +10,7 @@ from uuid import UUID
 from msgspec import UNSET, Struct, UnsetType
 
 from llmspell.codec import require_key, require_limit, require_metadata, require_text
-from llmspell.errors import InvalidInput, InvalidKey
+from llmspell.errors import InvalidInput, InvalidKey, InvalidMetadata
 from llmspell.ids import parse_id
 from llmspell.storage.contracts.artifacts import (
     ARTIFACT_TYPES,
@@ -145,6 +145,8 @@ def require_change(*, name: object, tags: object, metadata: object) -> Change:
     Raises:
         InvalidInput: names the argument.
     """
+    if metadata is None:  # of a new artifact it means nothing; here it would erase
+        raise InvalidMetadata("metadata", "must be an object", given=metadata)
     return Change(
         name=UNSET if name is UNSET else require_name(name),
         tags=UNSET if tags is UNSET else require_tags(tags),

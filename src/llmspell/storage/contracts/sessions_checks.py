@@ -88,4 +88,6 @@ def require_change(*, data: object, status: object, ttl_s: object, now: datetime
         if ttl_s is not UNSET:
             raise InvalidInput("ttl_s", 'must not be given with the status "expired", which ends the session now')
         ends = now
+    if data is None:  # of a new session it means nothing; here it would erase
+        raise InvalidMetadata("data", "must be an object", given=data)
     return Change(data=UNSET if data is UNSET else require_data(data), status=checked, expires_at=ends)

@@ -5,6 +5,7 @@ Rule: a record never carries its number of artifacts; they are counted when some
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from datetime import datetime, timedelta
@@ -138,7 +139,8 @@ class InMemorySessions:
             if position is not None:
                 edge = (from_microseconds(position["at"]), UUID(position["id"]))
                 records = [record for record in records if _place(record) < edge]
-            return [_shown(state, record, now) for record in records[: limit + 1]]
+            counts = Counter(artifact.session for artifact in state.artifacts.rows())
+            return [_shown_with(record, counts[record.id], now) for record in records[: limit + 1]]
 
         records = await self._unit.read(work)
         return await self._cursors.page(records, limit=limit, query=query, position=_position)
@@ -221,7 +223,10 @@ def drop_unreferenced(state: State) -> None:
 
 def _shown(state: State, record: SessionRecord, now: datetime) -> SessionRecord:
     """Return a copy that the caller may keep, with the artifacts counted and the status that it has by now."""
-    count = sum(artifact.session == record.id for artifact in state.artifacts.rows())
+    return _shown_with(record, sum(artifact.session == record.id for artifact in state.artifacts.rows()), now)
+
+
+def _shown_with(record: SessionRecord, count: int, now: datetime) -> SessionRecord:
     ended = record.expires_at is not None and record.expires_at <= now
     status: SessionStatus = "expired" if ended else record.status
     return replace(record, data=deepcopy(record.data), artifact_count=count, status=status)

@@ -373,6 +373,8 @@ class ArtifactsContract:
             await storages.artifacts.update(put.id, name="")
         async with refused(InvalidKey, "tags[0]"):
             await storages.artifacts.update(put.id, tags=["t" * 65])
+        async with refused(InvalidMetadata, "metadata"):
+            await storages.artifacts.update(put.id, metadata=None)  # type: ignore[arg-type]
         async with refused(InvalidMetadata, "metadata.a"):
             await storages.artifacts.update(put.id, metadata={"a": float("nan")})
         async with refused(InvalidLimit, "expected_revision"):

@@ -18,6 +18,8 @@ from llmspell.testing.contract.artifacts import MEBIBYTE, NOTHING, noise, open_s
 
 WRITERS = 8
 ROUNDS = 25
+SHARED = 60
+"""Enough that deletions which begin together overlap."""
 RETRIES_MAX = 20
 
 
@@ -331,19 +333,47 @@ class ArtifactReferencesContract:
         sessions = [(await storages.sessions.create()).id for _ in range(WRITERS)]
         kept = (await storages.sessions.create()).id
         for number, session in enumerate(sessions):
-            for content in random.Random(number).sample(range(12), 12):  # noqa: S311 - test data
+            for content in random.Random(number).sample(range(SHARED), SHARED):  # noqa: S311 - test data
                 await storages.artifacts.put(session, "n", bytes([content]))
 
         async def put() -> None:
-            for content in range(12):
+            for content in range(SHARED):
                 await storages.artifacts.put(kept, "n", bytes([content]))
 
         deleted = await asyncio.gather(put(), *map(storages.sessions.delete, sessions))
 
         assert deleted[1:] == [True] * WRITERS
-        assert (await storages.artifacts.stats()).contents == await count_of(storages, kept) == 12
+        assert (await storages.artifacts.stats()).contents == await count_of(storages, kept) == SHARED
         assert await storages.sessions.delete(kept)
         assert await storages.artifacts.stats() == NOTHING
+
+    async def test_puts_into_a_session_that_is_deleted_meanwhile_are_kept_nowhere(self, backend: Backend) -> None:
+        storages = await open_tenant(backend)
+        for number in range(6):
+            session = (await storages.sessions.create()).id
+            for content in range(SHARED // 2):
+                await storages.artifacts.put(session, "n", bytes([content]))
+
+            async def put(first: int, session: UUID = session) -> int:
+                done = 0
+                for content in range(SHARED):
+                    try:
+                        await storages.artifacts.put(session, "n", bytes([(first + content) % SHARED]))
+                    except NotFound:
+                        return done
+                    done += 1
+                return done
+
+            async def delete(after: int = number, session: UUID = session) -> bool:
+                for _ in range(after * 3):
+                    await storages.sessions.get(session)
+                return await storages.sessions.delete(session)
+
+            *_, deleted = await asyncio.gather(*(put(7 * writer) for writer in range(WRITERS)), delete())
+
+            assert deleted
+            assert await storages.artifacts.stats() == NOTHING
+            assert await storages.artifacts.collect_garbage() == 0
 
     async def test_transactions_that_race_for_a_content_end_exact(self, backend: Backend) -> None:
         tenant = await new_tenant(backend)

@@ -288,6 +288,8 @@ class SessionsContract:
 
         async with refused(InvalidInput, "ttl_s"):
             await sessions.update(created.id, status="expired", ttl_s=10)
+        async with refused(InvalidMetadata, "data"):
+            await sessions.update(created.id, data=None)  # type: ignore[arg-type]
         async with refused(InvalidInput, "status"):
             await sessions.update(created.id, status="suspended")  # type: ignore[arg-type]
         async with refused(InvalidLimit, "expected_version"):
