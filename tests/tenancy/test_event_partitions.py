@@ -205,6 +205,23 @@ async def test_an_archived_month_can_be_brought_back(postgres_database: Postgres
         assert await log.tail() == [event]
 
 
+async def test_no_event_is_hidden_when_its_bounds_are_not_known(postgres_database: PostgresDatabase) -> None:
+    async with opened(postgres_database) as spell:
+        log = await fresh_log(spell)
+        event = await log.append("test.event", at="2019-03-15")
+        for forget in (
+            "UPDATE llmspell.event_sequences SET first_at = NULL, last_at = NULL",
+            "DELETE FROM llmspell.event_sequences",
+        ):
+            with psycopg.connect(postgres_database.operator_url) as operator:
+                operator.execute(forget.format("event_sequences").encode())
+
+            assert (await log.list()).items == [event]
+            assert await log.tail() == [event]
+            assert await log.count() == 1
+        assert await log.prune("2020-01-01") == 1
+
+
 async def test_archiving_is_the_operators(postgres_database: PostgresDatabase) -> None:
     async with opened(postgres_database, operator=False) as spell:
         for dry_run in (True, False):

@@ -1,15 +1,16 @@
 -- Every query that walks events names a time range, so that months outside of it are not opened; without one given it is
--- that of the tenant's own events, which event_sequences knows. Two plain comparisons, because only those prune partitions:
--- a comparison of rows does not. CASE, because COALESCE is not taken for leakproof, and would keep them out of the index.
+-- that of the tenant's own events, which event_sequences knows; bounds that it does not know are open ones. Two plain
+-- comparisons, because only those prune partitions: a comparison of rows does not. CASE, because COALESCE beside a column is
+-- not taken for leakproof, and would keep the range out of the index.
 
 -- fragment: event
 l.event_id, l.event_type, l.correlation_id, l.timestamp, l.sequence, l.language, l.payload;
 
 -- fragment: range
 l.timestamp >= CASE WHEN :since::timestamptz IS NOT NULL THEN :since
-    ELSE (SELECT s.first_at FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id) END
+    ELSE (SELECT coalesce(min(s.first_at), '-infinity') FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id) END
   AND l.timestamp < CASE WHEN :until::timestamptz IS NOT NULL THEN :until
-    ELSE (SELECT s.last_at + interval '1 microsecond' FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id) END;
+    ELSE (SELECT coalesce(max(s.last_at) + interval '1 microsecond', 'infinity') FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id) END;
 
 -- fragment: appended
 WITH given AS (
@@ -89,12 +90,12 @@ SELECT value FROM llmspell.event_sequences WHERE tenant_id = :tenant_id;
 WITH old AS MATERIALIZED (
   SELECT l.timestamp, l.event_id FROM llmspell.event_log AS l
   WHERE l.tenant_id = :tenant_id AND l.timestamp < :before
-    AND l.timestamp >= (SELECT s.first_at FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id)
+    AND l.timestamp >= (SELECT coalesce(min(s.first_at), '-infinity') FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id)
   ORDER BY l.timestamp, l.event_id LIMIT :limit FOR UPDATE OF l
 )
 DELETE FROM llmspell.event_log AS d USING old
 WHERE d.tenant_id = :tenant_id AND d.timestamp = old.timestamp AND d.event_id = old.event_id AND d.timestamp < :before
-  AND d.timestamp >= (SELECT s.first_at FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id);
+  AND d.timestamp >= (SELECT coalesce(min(s.first_at), '-infinity') FROM llmspell.event_sequences AS s WHERE s.tenant_id = :tenant_id);
 
 -- name: partitions -> rows
 -- The months, the earliest first, and the partition of all others: its bounds are NULL.
