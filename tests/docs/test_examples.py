@@ -15,6 +15,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import msgspec
 import pytest
 from tests.fixtures.backends import with_operator
 from tests.fixtures.postgres import PostgresDatabase
@@ -71,7 +72,8 @@ async def spell(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Pa
     settings = Settings(security=SecuritySettings(master_keys=new_master_key()))
     if request.param == "server":
         database: PostgresDatabase = request.getfixturevalue("postgres_database")
-        url, settings = database.app_url, with_operator(database.operator_url)
+        url = database.app_url
+        settings = msgspec.structs.replace(settings, storage=with_operator(database.operator_url).storage)
     else:
         url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'docs.db'}"
     async with llmspell.connect(url, settings=settings, embedder="hashing", clock=clock) as opened:
