@@ -14,18 +14,34 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmspell.admin import Admin, TenantRegistry
+from llmspell.admin import Admin, JobAdmin, TenantRegistry
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.vectors import VectorCollection
+from llmspell.ops.worker import JobContext, Worker
 from llmspell.spell import Spell, Tenant, Transaction
+from llmspell.storage.contracts.jobs import Jobs
 from llmspell.storage.contracts.kv import KV
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
-PAGES = ("kv.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md")
+PAGES = ("kv.md", "jobs.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md")
 CLASSES = {
     kind.__name__: kind
-    for kind in (KV, VectorCollection, KnowledgeGraph, Memory, TenantRegistry, Admin, Spell, Tenant, Transaction)
+    for kind in (
+        KV,
+        Jobs,
+        JobAdmin,
+        JobContext,
+        Worker,
+        VectorCollection,
+        KnowledgeGraph,
+        Memory,
+        TenantRegistry,
+        Admin,
+        Spell,
+        Tenant,
+        Transaction,
+    )
 }
 TABLE = re.compile(r"<!-- methods of (\w+) -->\n.*?<!-- end of methods -->", re.DOTALL)
 

@@ -7,7 +7,7 @@ from tests.meta.source import PACKAGE, ROOT, complaint
 
 from llmspell.storage.relational import catalog
 
-CONCERNS = ("kv", "vectors", "memories", "graph", "tenants")
+CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "jobs")
 PLACES = {
     "src/llmspell/storage/contracts/{stem}.py": "what it promises: a Protocol and its records",
     "src/llmspell/storage/inmemory/{stem}.py": "the plain model of the contract",
