@@ -28,6 +28,8 @@ from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.event_log import EventLog
 from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.idempotency import Idempotency
+from llmspell.ops.worker import JobContext, Worker
+from llmspell.spell import Spell, Tenant, Transaction
 from llmspell.storage.contracts.jobs import Jobs
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.procedures import Procedures
@@ -53,6 +55,23 @@ CLASSES = {
             Audit,
         ),
         *(SealedApiKeys, HashedAccessKeys, VectorCollection, KnowledgeGraph, Memory, Idempotency),
+PAGES = ("kv.md", "jobs.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md")
+CLASSES = {
+    kind.__name__: kind
+    for kind in (
+        KV,
+        Jobs,
+        JobAdmin,
+        JobContext,
+        Worker,
+        VectorCollection,
+        KnowledgeGraph,
+        Memory,
+        TenantRegistry,
+        Admin,
+        Spell,
+        Tenant,
+        Transaction,
     )
 }
 TABLE = re.compile(r"<!-- methods of (\w+) -->\n.*?<!-- end of methods -->", re.DOTALL)

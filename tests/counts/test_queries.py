@@ -10,11 +10,12 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from tests.fixtures.stores import DATABASES, fresh_tenant, opened
 
-from llmspell.clock import ManualClock
+from llmspell.clock import EPOCH, ManualClock
 from llmspell.ids import IdSource
 from llmspell.memory.state import StateScope
 from llmspell.observe import QueryCounts, counting_queries
@@ -23,6 +24,7 @@ from llmspell.settings import SecuritySettings
 from llmspell.spell import Tenant
 from llmspell.storage.contracts.event_log import NewEvent
 from llmspell.storage.contracts.hook_history import NewHookExecution
+from llmspell.storage.contracts.memories import NewMemory
 from llmspell.storage.relational import postings
 
 MANY = 40
@@ -183,6 +185,27 @@ async def test_a_hook_execution_is_recorded_and_read_by_one_query_in_one_round_t
     ):
         assert totals(await counted(call)) == (1, 1)
     assert totals(await counted(tenant.hook_history.record_many([new] * MANY)))[1] == 1
+
+
+async def test_a_job_is_enqueued_by_one_query_in_one_round_trip(tenant: Tenant) -> None:
+    assert totals(await counted(tenant.jobs.enqueue("send", {"n": 1}))) == (1, 1)
+
+
+async def test_a_pending_memory_and_its_job_are_kept_in_one_round_trip(tenant: Tenant) -> None:
+    async def keep() -> None:
+        await tenant._backend.storages(tenant.id).memories.add([NewMemory(id=uuid4(), content="x", at=EPOCH)])
+
+    queries, round_trips = totals(await counted(keep()))
+
+    assert (queries, round_trips) == (5, 1)
+
+
+async def test_looking_for_work_in_vain_takes_one_round_trip_and_finding_some_two(tenant: Tenant) -> None:
+    queue = tenant._backend.job_queue
+    assert totals(await counted(queue.lease(worker="w", kinds=["none"], tenants=[tenant.id]))) == (3, 1)
+    await tenant.jobs.enqueue("send")
+
+    assert totals(await counted(queue.lease(worker="w", kinds=["send"], tenants=[tenant.id]))) == (4, 2)
 
 
 # (queries, round trips) at most. A file answers a whole snapshot in one hand-over to its thread; a server one by one.

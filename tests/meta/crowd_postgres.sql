@@ -14,6 +14,10 @@ SELECT tenant, id, 1, 'add', 'text', 'conversation', at, at FROM crowd;
 INSERT INTO llmspell.text_postings (tenant_id, collection, term, owner_id, tf, length)
 SELECT tenant, 'memories', 'term-' || (n * 7 + k * 131) % 2000, id, 1, 10 FROM crowd, generate_series(1, 5) AS k;
 INSERT INTO llmspell.text_stats (tenant_id, collection, delta_id, documents, terms) SELECT tenant, 'memories', id, 1, 5 FROM crowd;
+INSERT INTO llmspell.jobs (tenant_id, job_id, kind, state, ready, dedupe_key, run_at, created_at, updated_at, finished_at, lease_id, leased_until)
+SELECT tenant, id, 'kind-' || n % 5, s, s = 'queued', 'key-' || n, at, at, at, CASE WHEN s IN ('succeeded', 'dead') THEN at END,
+    CASE WHEN s = 'running' THEN id END, CASE WHEN s = 'running' THEN at END
+FROM crowd CROSS JOIN LATERAL (SELECT CASE WHEN n % 10 = 0 THEN 'queued' WHEN n % 100 = 1 THEN 'running' WHEN n % 100 = 2 THEN 'dead' ELSE 'succeeded' END) AS c (s);
 INSERT INTO llmspell.entities (tenant_id, entity_id, entity_type, name, name_folded, valid_time_start, transaction_time_start)
 SELECT tenant, id, 'type-' || n % 20, 'Name-' || n, 'name-' || n, at, at FROM crowd;
 INSERT INTO llmspell.relationships

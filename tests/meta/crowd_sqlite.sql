@@ -9,6 +9,8 @@ INSERT INTO tenants (tenant_id, name, created_at, updated_at) SELECT DISTINCT te
 INSERT INTO kv_store (tenant_id, key, value, created_at, updated_at) SELECT tenant, 'key-' || n, x'00', at, at FROM crowd;
 INSERT INTO memories (tenant_id, memory_id, session, role, content, event_at, created_at, updated_at, embedding_state)
 SELECT tenant, id, 'session-' || n % 40, 'user', 'text ' || n, at, at, at, CASE WHEN n % 50 = 0 THEN 'pending' ELSE 'ready' END FROM crowd;
+INSERT INTO jobs (tenant_id, job_id, kind, state, ready, dedupe_key, run_at, created_at, updated_at, finished_at)
+SELECT tenant, id, 'kind-' || n % 5, iif(n % 10 = 0, 'queued', 'succeeded'), n % 10 = 0, 'key-' || n, at, at, at, iif(n % 10 = 0, NULL, at) FROM crowd;
 INSERT INTO entities
     (tenant_id, entity_id, entity_type, name, name_folded, valid_time_start, valid_time_end, transaction_time_start, transaction_time_end, created_at)
 SELECT tenant, id, 'type-' || n % 20, 'Name-' || n, 'name-' || n, at, 9223372036854775807, at, 9223372036854775807, at FROM crowd;

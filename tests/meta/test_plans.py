@@ -39,6 +39,16 @@ BIG = frozenset(
         *("api_keys", "access_keys"),
         *("procedural_patterns", "agent_states", "workflow_states"),
         *("event_log", "event_log_2026_01", "event_log_2026_02", "hook_history"),
+        *(
+            "jobs",
+            "kv_store",
+            "memories",
+            "memory_versions",
+            "text_postings",
+            "text_stats",
+            "entities",
+            "relationships",
+        ),
         *("vector_embeddings_384", "vector_embeddings_768", "vector_embeddings_1536", "vector_embeddings_3072"),
         *("sessions", "artifacts", "artifact_content", "artifact_chunks"),
     }
@@ -61,6 +71,25 @@ VALUES: dict[str, Any] = {
     "collection": "memories",
     "ef_search": "100",
     "f0": "user",
+    "kind": "kind-3",
+    "dedupe_key": "key-10",
+    "state": "queued",
+    "alone": "f",
+    "lease_id": ID,
+    "until": AT,
+    "low": "",
+    "high": "z",
+    "done": "1",
+    "total": "2",
+    "message": "m",
+    "result": "{}",
+    "kinds": "{kind-0,kind-3}",
+    "wanted": "4",
+    "reach": "68",
+    "worker": "w",
+    "most": "1000",
+    "error": "e",
+    "error_class": "E",
     "forever": "infinity",
     "hash": "7".zfill(64),
     "key": "key-7",
@@ -213,6 +242,13 @@ HOT = (
     ),
     hot("postings.remove", "idx_text_postings_owner", "idx_text_postings_owner"),
     hot("memories.current", "memories_pkey", "sqlite_autoindex_memories_1"),
+    hot("jobs.get", "jobs_pkey", "sqlite_autoindex_jobs_1"),
+    hot("jobs.live", "unique_live_job", "unique_live_job"),
+    hot("jobs.ensure", "idx_jobs_waiting", ""),
+    hot("jobs.page", "idx_jobs_created", "idx_jobs_created"),
+    hot("jobs.page_of_state", "idx_jobs_state", "idx_jobs_state"),
+    hot("jobs.heartbeat", "jobs_pkey", "sqlite_autoindex_jobs_1"),
+    hot("jobs.complete", "jobs_pkey", "sqlite_autoindex_jobs_1"),
     hot("nearest.free_384", "idx_vector_384_exact idx_vector_384_hnsw", ""),
     hot(
         "nearest.memories_384",
@@ -375,12 +411,12 @@ def query_of(dialect: str, label: str, fragment: str | None) -> Query:
     return query.filtered(fragment) if fragment else query.filtered()
 
 
-def server_plan(database: PostgresDatabase, query: Query, mode: str) -> str:
+def server_plan(database: PostgresDatabase, query: Query, mode: str, *, url: str | None = None) -> str:
     """The plan of a query as the serving role, prepared as the executor does it, with row-level security on."""
     command = statements.command(query)
     values = {**VALUES, "terms": TERMS.get(query.label, ""), "tenant_id": TENANT}
     types = sql.SQL(", ").join(sql.SQL("text" if name == "tenant_id" else "unknown") for name in command.names)
-    with psycopg.connect(database.app_url) as app:
+    with psycopg.connect(url or database.app_url) as app:
         app.execute("SELECT set_config('app.current_tenant_id', %s, true)", (TENANT,))
         app.execute("SELECT set_config('plan_cache_mode', %s, true)", (mode,))
         app.execute(sql.SQL("PREPARE hot ({}) AS ").format(types) + sql.SQL(command.sql.decode()))
@@ -419,6 +455,37 @@ def test_a_hot_query_uses_its_index_under_row_level_security(
     assert server_indexes(plan) <= (one.server or set()), (
         f"Not the index it is meant to use. Write the query so that it does (or, if the new one is better, note it in HOT).\n{plan}"
     )
+
+
+QUEUE = {
+    "jobs.lease": ({"idx_jobs_waiting", "jobs_pkey"}, {"idx_jobs_waiting"}),
+    "jobs.reclaim": ({"idx_jobs_running", "jobs_pkey"}, {"idx_jobs_running", "sqlite_autoindex_jobs_1"}),
+    "jobs.wake": ({"idx_jobs_scheduled", "jobs_pkey"}, {"idx_jobs_scheduled", "sqlite_autoindex_jobs_1"}),
+    "jobs.leased": ({"idx_jobs_running"}, {"idx_jobs_running"}),
+}
+"""What a worker asks of all tenants, and the indexes through which it reaches their jobs, on the server and in a file."""
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("label", QUEUE)
+def test_a_worker_reaches_the_jobs_of_all_tenants_through_an_index(
+    crowded_server: PostgresDatabase, label: str, mode: str
+) -> None:
+    plan = server_plan(crowded_server, query_of("postgres", label, None), mode, url=crowded_server.operator_url)
+
+    assert "Seq Scan on jobs" not in plan, plan
+    assert server_indexes(plan) <= QUEUE[label][0], plan
+
+
+@pytest.mark.parametrize("label", [*QUEUE, "jobs.ensure"])
+def test_a_worker_reaches_the_jobs_of_all_tenants_through_an_index_in_a_file(
+    crowded_file: apsw.Connection, label: str
+) -> None:
+    steps = file_plan(crowded_file, query_of("sqlite", label, None))
+    used = {match[1] for step in steps if (match := re.search(r"INDEX (\w+)", step))} - {"1"}
+
+    assert not [step for step in steps if re.match(r"SCAN (?:j|r|s|h|jobs)\b", step)], steps
+    assert used <= QUEUE.get(label, ((), {"idx_jobs_waiting"}))[1], steps
 
 
 def file_plan(connection: apsw.Connection, query: Query) -> list[str]:

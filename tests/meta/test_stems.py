@@ -23,6 +23,7 @@ CONCERNS = (
     "access_keys",
 )
 CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "sessions", "artifacts")
+CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "jobs")
 PLACES = {
     "src/llmspell/storage/contracts/{stem}.py": "what it promises: a Protocol and its records",
     "src/llmspell/storage/inmemory/{stem}.py": "the plain model of the contract",

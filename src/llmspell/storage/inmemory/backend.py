@@ -74,7 +74,9 @@ class InMemoryBackend:
         self._closed = False
         self.tenants = InMemoryTenants(self._clock, self._ids, self.cursor_key)
         self.auto_create_tenants = True
-        self.job_queue = InMemoryJobQueue(self.tenants, self._clock, self._ids, self.cursor_key, self._require_open)
+        self.job_queue = InMemoryJobQueue(
+            self.tenants, self._clock, self._ids, cursor_key=self.cursor_key, require_open=self._require_open
+        )
 
     def storages(self, tenant: TenantId) -> Storages:
         return self._bind(tenant, AutocommitUnit(partial(self._store, tenant_id(tenant))))

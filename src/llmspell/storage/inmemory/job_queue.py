@@ -49,6 +49,7 @@ class InMemoryJobQueue:
         tenants: InMemoryTenants,
         clock: Clock,
         ids: IdSource,
+        *,
         cursor_key: Callable[[], Awaitable[bytes]],
         require_open: Callable[[], None],
     ) -> None:

@@ -79,30 +79,27 @@ DELETE FROM llmspell.jobs WHERE tenant_id = :tenant_id AND job_id = ANY(ARRAY(
   ORDER BY j.finished_at, j.job_id LIMIT :limit FOR UPDATE SKIP LOCKED));
 
 -- name: reclaim -> count
--- Take jobs back whose lease has passed.
+-- Take jobs back whose lease has passed. By ctid: a join would read the whole table when many are late. What bounds the tenants
+-- must not choose the index, for there are few running jobs and many others; so it is no plain column.
 -- cross-tenant: the operator leases for all tenants; as a tenant, row-level security leaves its own
 UPDATE llmspell.jobs AS j SET
   state = CASE WHEN j.cancel_requested THEN 'cancelled' WHEN j.attempt >= j.max_attempts THEN 'dead' ELSE 'queued' END,
   ready = NOT j.cancel_requested AND j.attempt < j.max_attempts,
   finished_at = CASE WHEN j.cancel_requested OR j.attempt >= j.max_attempts THEN :now::timestamptz END,
   error_class = :error_class, error = :error, worker = NULL, lease_id = NULL, leased_until = NULL, updated_at = :now
-FROM (
-  SELECT r.tenant_id, r.job_id FROM llmspell.jobs r
-  WHERE r.state = 'running' AND r.leased_until <= :now AND r.tenant_id >= :low AND r.tenant_id <= :high
-  ORDER BY r.leased_until, r.tenant_id, r.job_id LIMIT :most FOR UPDATE SKIP LOCKED
-) AS late
-WHERE j.tenant_id = late.tenant_id AND j.job_id = late.job_id;
+WHERE j.ctid = ANY(ARRAY(
+  SELECT r.ctid FROM llmspell.jobs r
+  WHERE r.state = 'running' AND r.leased_until <= :now AND r.tenant_id || '' >= :low AND r.tenant_id || '' <= :high
+  ORDER BY r.leased_until, r.tenant_id, r.job_id LIMIT :most FOR UPDATE SKIP LOCKED));
 
 -- name: wake -> count
 -- Make jobs ready whose time has come.
 -- cross-tenant: the operator leases for all tenants; as a tenant, row-level security leaves its own
 UPDATE llmspell.jobs AS j SET ready = TRUE
-FROM (
-  SELECT s.tenant_id, s.job_id FROM llmspell.jobs s
-  WHERE s.state = 'queued' AND NOT s.ready AND s.run_at <= :now AND s.tenant_id >= :low AND s.tenant_id <= :high
-  ORDER BY s.run_at, s.tenant_id, s.job_id LIMIT :most FOR UPDATE SKIP LOCKED
-) AS due
-WHERE j.tenant_id = due.tenant_id AND j.job_id = due.job_id;
+WHERE j.ctid = ANY(ARRAY(
+  SELECT s.ctid FROM llmspell.jobs s
+  WHERE s.state = 'queued' AND NOT s.ready AND s.run_at <= :now AND s.tenant_id || '' >= :low AND s.tenant_id || '' <= :high
+  ORDER BY s.run_at, s.tenant_id, s.job_id LIMIT :most FOR UPDATE SKIP LOCKED));
 
 -- name: lease -> count
 -- Take jobs: of each kind the tenants beyond :after take turns, each with its most urgent ones.
