@@ -31,6 +31,7 @@ bench: .venv/.stamp ## Run the benchmarks on small sizes; FILE=dialogues.json ad
 	$(PYTHON_BIN) benchmarks/units_of_work.py --small
 	$(PYTHON_BIN) benchmarks/small_tenants.py --small
 	$(PYTHON_BIN) benchmarks/graph.py --small
+	$(PYTHON_BIN) benchmarks/storage.py --small
 	$(PYTHON_BIN) benchmarks/access_keys.py --small
 	$(PYTHON_BIN) benchmarks/events.py --small
 ifneq ($(FILE),)

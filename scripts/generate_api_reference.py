@@ -19,6 +19,7 @@ from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.state import ScopedState
 from llmspell.memory.vectors import VectorCollection
+from llmspell.ops.worker import JobContext, Worker
 from llmspell.security.access_keys import HashedAccessKeys
 from llmspell.security.api_keys import SealedApiKeys
 from llmspell.spell import Spell, Tenant, Transaction
@@ -28,8 +29,6 @@ from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.event_log import EventLog
 from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.idempotency import Idempotency
-from llmspell.ops.worker import JobContext, Worker
-from llmspell.spell import Spell, Tenant, Transaction
 from llmspell.storage.contracts.jobs import Jobs
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.procedures import Procedures
@@ -40,7 +39,7 @@ REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 CLASSES = {
     kind.__name__: kind
     for kind in (
-        *(Spell, TenantRegistry, Admin, JobAdmin, Tenant, Transaction),
+        *(Spell, TenantRegistry, Admin, JobAdmin, JobContext, Worker, Tenant, Transaction),
         *(
             KV,
             ScopedState,
@@ -55,23 +54,6 @@ CLASSES = {
             Audit,
         ),
         *(SealedApiKeys, HashedAccessKeys, VectorCollection, KnowledgeGraph, Memory, Idempotency),
-PAGES = ("kv.md", "jobs.md", "vectors.md", "memories.md", "graph.md", "tenants.md", "python-api.md")
-CLASSES = {
-    kind.__name__: kind
-    for kind in (
-        KV,
-        Jobs,
-        JobAdmin,
-        JobContext,
-        Worker,
-        VectorCollection,
-        KnowledgeGraph,
-        Memory,
-        TenantRegistry,
-        Admin,
-        Spell,
-        Tenant,
-        Transaction,
     )
 }
 TABLE = re.compile(r"<!-- methods of (\w+) -->\n.*?<!-- end of methods -->", re.DOTALL)

@@ -25,9 +25,9 @@ from llmspell.gate import READS
 from llmspell.memory.state import StateScope
 from llmspell.providers.hashing import HashingEmbedder
 from llmspell.spell import Concerns, Spell, Tenant, Transaction
+from llmspell.storage.contracts.audit import NewAuditEntry
 from llmspell.storage.contracts.event_log import NewEvent
 from llmspell.storage.contracts.hook_history import NewHookExecution, RetentionPolicy
-from llmspell.storage.contracts.audit import NewAuditEntry
 
 CALLERS = 8
 VECTOR = [1.0] + [0.0] * 383

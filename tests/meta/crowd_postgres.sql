@@ -37,6 +37,7 @@ SELECT tenant, id::text, 'service-' || n % 500, 'x', at, at + interval '1 hour' 
 INSERT INTO llmspell.access_keys (tenant_id, key_id, name, principal, scopes, key_hash, pepper, created_at, expires_at, revoked_at)
 SELECT tenant, id, 'key-' || n, 'robot', '["read"]', sha256(int4send(n)), 'store', at, at + interval '1 hour' * (n % 100),
     CASE WHEN n % 2 = 0 THEN at END
+FROM crowd;
 INSERT INTO llmspell.sessions (tenant_id, session_id, session_data, status, created_at, expires_at)
 SELECT tenant, id, '{}', CASE WHEN n % 10 = 0 THEN 'archived' ELSE 'active' END, at, CASE WHEN n % 5 = 0 THEN at END FROM crowd;
 INSERT INTO llmspell.artifact_content (tenant_id, content_hash, storage_type, data, size_bytes, original_size_bytes)

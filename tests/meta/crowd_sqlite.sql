@@ -26,6 +26,7 @@ SELECT tenant, hex(id), 'service-' || (n % 500), x'00', at, at + 3600000000 * (n
 INSERT INTO access_keys (tenant_id, key_id, name, principal, scopes, key_hash, pepper, created_at, expires_at, revoked_at)
 SELECT tenant, id, 'key-' || n, 'robot', '["read"]', zeroblob(32), 'store', at, at + 3600000000 * (n % 100),
     CASE WHEN n % 2 = 0 THEN at END
+FROM crowd;
 INSERT INTO sessions (tenant_id, session_id, session_data, status, created_at, last_accessed_at, updated_at, expires_at)
 SELECT tenant, id, '{}', CASE WHEN n % 10 = 0 THEN 'archived' ELSE 'active' END, at, at, at, CASE WHEN n % 5 = 0 THEN at END FROM crowd;
 INSERT INTO artifact_content (tenant_id, content_hash, storage_type, data, size_bytes, original_size_bytes, created_at, last_accessed_at)
@@ -35,6 +36,7 @@ INSERT INTO artifacts
      updated_at)
 SELECT tenant, hex(other) || ':' || n || ':' || printf('%064d', n), other, n, printf('%064d', n), '{}', 'name-' || n,
     CASE WHEN n % 10 = 0 THEN 'custom' ELSE 'tool_result' END, 'text/plain', 0, at, at, at
+FROM crowd;
 INSERT INTO procedural_patterns (tenant_id, pattern_id, scope, key, value, frequency, first_seen, last_seen, created_at, updated_at)
 SELECT tenant, id, 'scope', 'key-' || n % 40, 'value-' || n, 1 + n % 5, at, at, at, at FROM crowd;
 INSERT INTO agent_states (tenant_id, state_id, agent_id, agent_type, state_data, checksum, created_at, updated_at)
