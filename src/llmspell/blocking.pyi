@@ -14,7 +14,8 @@ from llmspell.clock import Clock
 from llmspell.codec import VectorLike
 from llmspell.memory.context import Context
 from llmspell.memory.knowledge import Instant, Unset
-from llmspell.memory.memory import MemoryHit, MemoryInput, Ranked
+from llmspell.memory.memory import MemoryHit, Ranked
+from llmspell.memory.memory_input import MemoryInput
 from llmspell.memory.state import StateScope
 from llmspell.ops.queue_health import QueueHealth
 from llmspell.ops.worker import Handler, Tally

@@ -8,22 +8,9 @@ from tests.meta.source import PACKAGE, ROOT, complaint
 from llmspell.storage.relational import catalog
 
 CONCERNS = (
-    *("kv", "vectors", "memories", "graph", "tenants"),
-    *("procedures", "agent_state", "workflow_state"),
-    "kv",
-    "vectors",
-    "memories",
-    "graph",
-    "tenants",
-    "event_log",
-    "hook_history",
-    "idempotency",
-    "audit",
-    "api_keys",
-    "access_keys",
+    *("kv", "vectors", "memories", "graph", "procedures", "agent_state", "workflow_state", "sessions", "artifacts"),
+    *("event_log", "hook_history", "idempotency", "jobs", "tenants", "audit", "api_keys", "access_keys"),
 )
-CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "sessions", "artifacts")
-CONCERNS = ("kv", "vectors", "memories", "graph", "tenants", "jobs")
 PLACES = {
     "src/llmspell/storage/contracts/{stem}.py": "what it promises: a Protocol and its records",
     "src/llmspell/storage/inmemory/{stem}.py": "the plain model of the contract",

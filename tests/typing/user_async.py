@@ -12,7 +12,8 @@ from uuid import UUID
 import llmspell
 from llmspell import ManualClock, Settings, Spell, StateScope, Tenant, Transaction
 from llmspell.memory.context import Context, ContextItem
-from llmspell.memory.memory import MemoryHit, MemoryInput
+from llmspell.memory.memory import MemoryHit
+from llmspell.memory.memory_input import MemoryInput
 from llmspell.retrieval.explanation import Explanation
 from llmspell.storage.contracts.agent_state import AgentState, AgentStateSummary
 from llmspell.storage.contracts.artifacts import ArtifactRecord, ArtifactStats, ArtifactSummary

@@ -26,7 +26,8 @@ from llmspell.cli.values import decode
 from llmspell.clock import MICROSECOND, Clock, parse_instant
 from llmspell.codec import require_key, require_metadata, require_text
 from llmspell.errors import InvalidInput, InvalidLimit, InvalidTime
-from llmspell.memory.memory import ROLE_MAX_BYTES, MemoryInput
+from llmspell.memory.memory import ROLE_MAX_BYTES
+from llmspell.memory.memory_input import MemoryInput
 from llmspell.storage.contracts.memories import CONTENT_MAX_CHARACTERS, MEMORY_KINDS
 
 NAMESPACE = UUID("6f1d7c1e-6a5b-5f0e-9d57-0d5a3c1b7e42")

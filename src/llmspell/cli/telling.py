@@ -27,7 +27,8 @@ from llmspell import __version__
 from llmspell.cli.conversations import Malformed, Reader
 from llmspell.clock import ManualClock, SystemClock, parse_instant
 from llmspell.errors import AlreadyExists, InvalidInput
-from llmspell.memory.memory import MemoryHit, MemoryInput
+from llmspell.memory.memory import MemoryHit
+from llmspell.memory.memory_input import MemoryInput
 from llmspell.retrieval.fusion import MEANING, WORDS
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ import msgspec
 from llmspell.clock import optional_instant
 from llmspell.codec import require_limit
 from llmspell.memory.embedding import Embedding
-from llmspell.memory.memory import Memory, Ranked, within
+from llmspell.memory.memory import Memory, Ranked
+from llmspell.memory.memory_input import within
 from llmspell.retrieval.budget import BUDGET_MAX_TOKENS, Item, Packed, Rejected, pack
 from llmspell.retrieval.explanation import explain
 from llmspell.storage.contracts.graph import Entity, Fact, Graph

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from llmspell.errors import InvalidInput, InvalidText, NotFound, ProviderError, 
 from llmspell.ids import IdSource, parse_id
 from llmspell.memory.embedding import Embedding
 from llmspell.memory.limits import one_limit
+from llmspell.memory.memory_input import Instant, MemoryInput, as_input, jsonable, within
 from llmspell.observe import logger
 from llmspell.retrieval.explanation import Explanation, explain
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER, MEANING, WORDS, Candidate, Fused, convex_combination
@@ -51,20 +52,6 @@ BATCH = 256
 """Memories that `add_many` embeds and stores together."""
 PROBE = "Is anybody there?"
 ROLE_MAX_BYTES = 255
-Instant = datetime | date | str
-
-
-class MemoryInput(msgspec.Struct, frozen=True, kw_only=True):
-    """One memory for `add_many`; the fields mean what the arguments of `add` mean."""
-
-    text: str
-    session: str | None = None
-    role: str | None = None
-    kind: MemoryKind = "conversation"
-    at: Instant | None = None
-    metadata: Mapping[str, Any] = {}
-    id: UUID | str | None = None
-    ttl_s: float | None = None
 
 
 class MemoryHit(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,7 +162,7 @@ class Memory:
         done after each batch.
         """
         checked = [
-            self._checked(_as_input(item, position), f"items[{position}].") for position, item in enumerate(items)
+            self._checked(as_input(item, position), f"items[{position}].") for position, item in enumerate(items)
         ]
         records: list[MemoryRecord] = []
         for start in range(0, len(checked), BATCH):
@@ -253,7 +240,7 @@ class Memory:
             fields = {name: value for name, value in arguments.items() if name in MemoryInput.__struct_fields__}
             items = [MemoryInput(**{**fields, "metadata": fields["metadata"] or {}})]
         elif verb == "add_many":
-            items = [_as_input(item, position) for position, item in enumerate(arguments["items"])]
+            items = [as_input(item, position) for position, item in enumerate(arguments["items"])]
         elif verb == "update":
             reworded = await self._rewording(parse_id(arguments["id"]), self._change(arguments))
             return {} if reworded is None else await self._windows([reworded])
@@ -372,7 +359,7 @@ class Memory:
         A walk by `next_cursor` meets every memory that was there when it began exactly once, whatever is added meanwhile.
         """
         where = within(session, filters)
-        query = [order, descending, _jsonable(where)]
+        query = [order, descending, jsonable(where)]
         position = await self._cursors.read(cursor, query=query)
         after = None
         if position is not None:
@@ -586,36 +573,5 @@ class Memory:
         return [(record.id, record.version, vectors) for record, vectors in zip(records, windows, strict=True)]
 
 
-def within(session: str | None, filters: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return a filter for one session as well; without a session, the filter as it came."""
-    if session is None:
-        return filters
-    only: dict[str, Any] = {"session": require_key(session, field="session")}
-    return only if filters is None else {"$and": [only, filters]} if filters else only
-
-
 def _searchable(memory: NewMemory | MemoryRecord) -> str:
     return memory_text(memory.content, memory.role or "", memory.at)
-
-
-def _as_input(item: MemoryInput | Mapping[str, Any], position: int) -> MemoryInput:
-    if isinstance(item, MemoryInput):
-        return item
-    if not isinstance(item, Mapping):
-        raise InvalidInput(f"items[{position}]", "must be an object", given=item)
-    unknown = set(item) - set(MemoryInput.__struct_fields__)
-    if unknown or "text" not in item:
-        problem = f"has unknown fields: {', '.join(sorted(map(str, unknown)))}" if unknown else "needs `text`"
-        raise InvalidInput(f"items[{position}]", problem, hint=f"Known: {', '.join(MemoryInput.__struct_fields__)}.")
-    return MemoryInput(**item)
-
-
-def _jsonable(value: Any) -> Any:
-    """A filter as JSON, for binding a cursor to it; what is no JSON (instants, sets) by its text."""
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(inner) for inner in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(map(str, value))
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -26,7 +26,7 @@ from llmspell.storage.contracts.memories import MemoryKind, MemoryRecord
 if TYPE_CHECKING:
     from llmspell.cli.conversations import Malformed, Reader
     from llmspell.cli.output import Output
-    from llmspell.memory.memory import MemoryInput
+    from llmspell.memory.memory_input import MemoryInput
     from llmspell.spell import Tenant
 
 PROBLEMS_SHOWN = 10
