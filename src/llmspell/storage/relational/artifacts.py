@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -41,11 +42,15 @@ from llmspell.storage.contracts.pages import Cursors, Page
 from llmspell.storage.relational.database import Executor, Row, Statement, Unit
 from llmspell.storage.relational.runtime import Runtime
 
-ATTEMPTS_MAX = 3
+ATTEMPTS_MAX = 20
 """How often a content may vanish between the look whether it is there and the hold on it."""
 BEYOND_IDS = "g"
 """Greater than every id of an artifact, which begins with a hexadecimal digit."""
 BEYOND_SEQUENCES = 2**63 - 1
+
+
+class _Vanished(Exception):
+    """A content that was there is deleted by now."""
 
 
 class RelationalArtifacts:
@@ -105,9 +110,7 @@ class RelationalArtifacts:
         packed = await content.packed()
         parameters |= {"stored_bytes": packed.size_bytes, "is_compressed": packed.is_compressed}
         if not packed.in_one_value:
-            return await self._unit.write(
-                lambda executor: self._put_chunks(executor, first, packed, parameters), large=True
-            )
+            return await self._put_large(first, packed, parameters)
         keep = (self._queries.keep_content, {**parameters, "data": packed.whole()})
         return await self._unit.row_after([*first, keep], self._queries.insert, **parameters)
 
@@ -119,6 +122,16 @@ class RelationalArtifacts:
             first.insert(0, (self._queries.lock_sessions, {"ids": both}))
         return first
 
+    async def _put_large(self, first: Sequence[Statement], packed: Packed, parameters: dict[str, Any]) -> Row | None:
+        """Write a content of several chunks. One that vanishes is stored from the beginning, with nothing held: whoever waits for
+        another's insertion of it must not hold the session which that one needs next."""
+        for _ in range(ATTEMPTS_MAX):
+            with suppress(_Vanished):
+                return await self._unit.write(
+                    lambda executor: self._put_chunks(executor, first, packed, parameters), large=True
+                )
+        raise Conflict("The same content is stored and deleted all the time.", content_hash=parameters["hash"])
+
     async def _put_chunks(
         self, executor: Executor, first: Sequence[Statement], packed: Packed, parameters: dict[str, Any]
     ) -> Row | None:
@@ -127,7 +140,8 @@ class RelationalArtifacts:
             await executor.batch(first)
         else:
             await executor.batch(first)
-            await self._held(executor, packed, parameters)
+            if not await executor.execute(self._queries.hold_content, **parameters):
+                raise _Vanished
         row = await executor.row(self._queries.insert, **parameters)
         if row is None:
             # Raised, for what was written must be rolled back.
@@ -149,15 +163,6 @@ class RelationalArtifacts:
                 checksum=checksum(number, data),
             )
         return True
-
-    async def _held(self, executor: Executor, packed: Packed, parameters: dict[str, Any]) -> None:
-        """Hold a content that was there; when it is gone by now, store it."""
-        for _ in range(ATTEMPTS_MAX):
-            if await executor.execute(self._queries.hold_content, **parameters):
-                return
-            if await self._begun(executor, packed, parameters):
-                return
-        raise Conflict("The same content is stored and deleted all the time.", content_hash=parameters["hash"])
 
     async def _not_put(self, details: Details) -> LlmspellError:
         now = self._dialect.instant(self._runtime.clock.now())
