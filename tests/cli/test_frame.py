@@ -99,6 +99,7 @@ EXPECTED = {
     "AlreadyExists": 5,
     "VersionConflict": 5,
     "FileExists": 5,
+    "LeaseLost": 5,
     "Unsupported": 1,
     "OutcomeUnknown": 1,
     "TransactionError": 1,
@@ -129,6 +130,9 @@ EXPECTED = {
     "ProviderUnavailable": 3,
     "ProviderRefused": 4,
     "ProviderProtocol": 1,
+    "JobError": 1,
+    "JobImpossible": 1,
+    "JobStopped": 1,
 }
 OURS = [kind for kind in errors.catalogue() if kind.__module__ == "llmspell.errors"]
 

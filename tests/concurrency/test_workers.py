@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from tests.fixtures.stores import STORES, fresh_tenant, fresh_tenants, opened
@@ -14,6 +15,9 @@ from llmspell.clock import ManualClock
 from llmspell.errors import ProviderUnavailable
 from llmspell.ops.worker import JobContext
 from llmspell.providers.hashing import HashingEmbedder
+from llmspell.storage.contracts.jobs import EMBED_KIND
+from llmspell.storage.contracts.memories import NewMemory
+from llmspell.storage.relational.jobs import WaitingJobs
 
 WORKERS = 8
 JOBS_EACH = 200
@@ -93,3 +97,29 @@ async def test_memories_added_while_workers_embed_are_never_left_without_a_job(
         assert await acme.memory.count() == ADDERS * MEMORIES_EACH
         states = Counter(one.embedding_state for one in (await acme.memory.list(limit=1_000)).items)
         assert states == {"ready": ADDERS * MEMORIES_EACH}
+
+
+async def test_a_job_that_somebody_counts_on_is_not_begun_before_what_it_shall_find_is_committed(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Else the job could look, find nothing and end, and then a memory is committed that no job waits for."""
+    async with opened("postgres", request, tmp_path, clock=ManualClock()) as spell:
+        acme = await fresh_tenant(spell)
+        backend: Any = spell._backend
+        await backend.storages(acme.id).memories.add([NewMemory(id=uuid4(), content="first", at=spell._clock.now())])
+        unit = backend.unit(acme.id)
+        waiting = WaitingJobs(unit, backend._runtime, EMBED_KIND)
+        seen: list[int] = []
+
+        async def leased() -> int:
+            return len(await backend.job_queue.lease(worker="w", kinds=[EMBED_KIND], tenants=[acme.id]))
+
+        async def work(executor: Any) -> None:
+            await executor.batch([waiting.ensure()])
+            seen.append(await leased())
+
+        await unit.write(work)
+
+        assert seen == [0]
+        assert (await acme.jobs.counts())["queued"] == 1
+        assert await leased() == 1

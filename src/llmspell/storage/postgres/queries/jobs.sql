@@ -103,7 +103,9 @@ WHERE j.ctid = ANY(ARRAY(
 
 -- name: lease -> count
 -- Take jobs: of each kind the tenants beyond :after take turns, each with its most urgent ones.
--- :reach jobs of a tenant are looked at, so that those which others are just taking can be stepped over.
+-- :reach jobs of a tenant are looked at, so that those which others are just taking can be stepped over; they are locked one by
+-- one in their order, until there are enough. By ctid: of a queue that has grown since it was analysed a planner expects one row,
+-- and would look through all of it for each of them (measured at 1,100 jobs: 114 ms).
 -- cross-tenant: the operator leases for all tenants; as a tenant, row-level security leaves its own
 WITH RECURSIVE turn (kind, tenant_id, place) AS (
   SELECT k.kind, (
@@ -119,24 +121,26 @@ WITH RECURSIVE turn (kind, tenant_id, place) AS (
   FROM turn t WHERE t.tenant_id IS NOT NULL AND t.place < :wanted::bigint
 ),
 candidate AS (
-  SELECT h.tenant_id, h.job_id,
+  SELECT h.place, h.tenant_id,
     row_number() OVER (PARTITION BY h.tenant_id ORDER BY h.priority DESC, h.run_at, h.job_id) AS nth
   FROM turn t CROSS JOIN LATERAL (
-    SELECT j.tenant_id, j.job_id, j.priority, j.run_at FROM llmspell.jobs j
+    SELECT j.ctid AS place, j.tenant_id, j.job_id, j.priority, j.run_at FROM llmspell.jobs j
     WHERE j.state = 'queued' AND j.ready AND j.kind = t.kind AND j.tenant_id = t.tenant_id
     ORDER BY j.priority DESC, j.run_at, j.job_id LIMIT :reach
   ) AS h
 ),
 picked AS (
-  SELECT j.tenant_id, j.job_id
-  FROM candidate c JOIN llmspell.jobs j ON j.tenant_id = c.tenant_id AND j.job_id = c.job_id
-  WHERE j.state = 'queued' AND j.ready
-  ORDER BY c.nth, c.tenant_id LIMIT :wanted FOR UPDATE OF j SKIP LOCKED
+  SELECT locked.place FROM (SELECT c.place, c.nth, c.tenant_id FROM candidate c ORDER BY c.nth, c.tenant_id) AS o
+  CROSS JOIN LATERAL (
+    SELECT j.ctid AS place FROM llmspell.jobs j WHERE j.ctid = o.place AND j.state = 'queued' AND j.ready
+    FOR UPDATE SKIP LOCKED
+  ) AS locked
+  ORDER BY o.nth, o.tenant_id LIMIT :wanted
 )
 UPDATE llmspell.jobs AS j SET
   state = 'running', ready = FALSE, attempt = j.attempt + 1, token = j.token + 1, lease_id = :lease_id,
   leased_until = :until, worker = :worker, done = NULL, total = NULL, message = NULL, updated_at = :now
-FROM picked p WHERE j.tenant_id = p.tenant_id AND j.job_id = p.job_id;
+WHERE j.ctid = ANY(ARRAY(SELECT p.place FROM picked p));
 
 -- name: leased -> rows
 -- The jobs that a lease took.
