@@ -234,7 +234,6 @@ class BlockingArtifacts(_Twin, of=Artifacts):
 
 class BlockingTenantRegistry(_Twin, of=TenantRegistry):
     def audit(self, id: str) -> BlockingAudit:
-        """Return the audit log of a tenant for the operator: also of one that is suspended or deleted."""
         return BlockingAudit(self._inner.audit(id), self._runner)
 
 
