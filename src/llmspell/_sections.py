@@ -189,8 +189,11 @@ class TransactionSettings(Section, frozen=True, kw_only=True):
 
 
 class StateSettings(Section, frozen=True, kw_only=True):
-    """Scoped state (STA-03). It is neither cached nor buffered, so nothing acts on these: decision 0005 says why."""
+    """Scoped state (STA-03, STA-06). It is neither cached nor buffered: decision 0005 says why."""
 
+    encrypt: Annotated[
+        bool, about("Seal every value that is set under the first of `security.master_keys`.", row="STA-06")
+    ] = False
     cache_size: Annotated[int, later("Values kept in process.", row="STA-03", ge=0)] = 10_000
     write_batch_size: Annotated[int, later("Writes put together.", row="STA-03", ge=1)] = 100
     flush_interval_ms: Annotated[int, later("Longest wait of a write for others.", row="STA-03", ge=0)] = 100

@@ -147,12 +147,11 @@ class Spell:
         self._clock = clock
         self._ids = ids
         self._handles: OrderedDict[TenantId, Tenant] = OrderedDict()
-        self._sealer: Sealer | None = None
-        """What seals the values of scoped state before a store sees them."""
         self.settings = settings
         self._new_tenants = NewTenants.of(settings)
         self.tenants = TenantRegistry(backend.tenants, defaults=self._new_tenants, changed=self._changed)
         self._secrets = StoreSecrets(settings.security, clock, ids)
+        self._sealer: Sealer | None = self._secrets.sealer(required=settings.state.encrypt)
         self._authenticator = self._secrets.authenticator(lambda tenant: backend.storages(tenant).access_keys)
         self.admin = Admin(backend)
         noted = settings.security.audit_enabled and settings.security.audit_reads
@@ -277,7 +276,8 @@ class Spell:
 
     def _state(self, storages: Storages, tenant: TenantId, *, atomically: Atomically | None = None) -> ScopedState:
         """`atomically` is None inside of a transaction."""
-        return ScopedState(storages.kv, tenant, atomically=atomically, sealer=self._sealer)
+        seals = self.settings.state.encrypt
+        return ScopedState(storages.kv, tenant, atomically=atomically, sealer=self._sealer, seals=seals)
 
 
 class Concerns:

@@ -148,6 +148,28 @@ async def ended(t: Tenant) -> Any:
     return await t.workflow_state.transition("w", "cancelled")
 
 
+def session(t: Tenant) -> Awaitable[Any]:
+    return t.sessions.create(data={"n": 1})
+
+
+async def short_session(t: Tenant) -> Any:
+    return await t.sessions.create(ttl_s=0.000_001)
+
+
+async def artifact(t: Tenant) -> Any:
+    return await t.artifacts.put((await session(t)).id, "report", b"found")
+
+
+def job(t: Tenant) -> Awaitable[Any]:
+    return t.jobs.enqueue("send", {"n": 1})
+
+
+async def cancelled(t: Tenant) -> Any:
+    queued = await job(t)
+    await t.jobs.cancel(queued.id)
+    return queued
+
+
 # Every verb that changes something, with arguments under which doing it twice would show.
 CASES: dict[str, Prepare] = {
     "kv.set": given("k", b"v"),
@@ -163,6 +185,20 @@ CASES: dict[str, Prepare] = {
     "state.initialize_scope": given(ADA, {"a": 1, "b": 2}),
     "state.delete": after(stated, ADA, "k"),
     "state.clear": after(stated, ADA),
+    "kv.delete_expired": given(),
+    "sessions.create": given(data={"n": 1}, ttl_s=60),
+    "sessions.update": after(session, id_of, data={"n": 2}, expected_version=1),
+    "sessions.delete": after(session, id_of),
+    "sessions.expire": after(short_session),
+    "sessions.delete_expired": after(short_session),
+    "artifacts.put": after(session, id_of, "report", b"x" * 20_000, tags=["a"]),
+    "artifacts.update": after(artifact, id_of, tags=["b"], expected_revision=1),
+    "artifacts.delete": after(artifact, id_of),
+    "artifacts.collect_garbage": after(artifact),
+    "jobs.enqueue": given("send", {"n": 1}, dedupe_key="d"),
+    "jobs.cancel": after(job, id_of),
+    "jobs.retry": after(cancelled, id_of),
+    "jobs.prune": after(cancelled, "2100-01-01"),
     "procedures.record": given("s", "k", "v", count=2),
     "procedures.record_transition": given("s", "k", None, "v"),
     "procedures.delete": after(seen, "s", "k", "v"),
@@ -229,6 +265,9 @@ async def everything(tenant: Tenant) -> Any:
         (await tenant.workflow_state.list()).items,
         await tenant.vectors.stats(),
         await tenant.audit.head(),
+        (await tenant.sessions.list()).items,
+        (await tenant.artifacts.list()).items,
+        (await tenant.jobs.list()).items,
         await tenant.graph.stats(),
         await tenant.graph.facts(subject="Ada"),
         await tenant.event_log.tail(),

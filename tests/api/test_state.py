@@ -12,9 +12,21 @@ from typing import Any
 import pytest
 from tests.fixtures.stores import STORES, fresh_tenant, opened
 
+import llmspell
 from llmspell.clock import ManualClock
-from llmspell.errors import ConfigError, CorruptStore, InvalidInput, InvalidKey, InvalidLimit, InvalidMetadata
+from llmspell.errors import (
+    ConfigError,
+    CorruptStore,
+    InvalidInput,
+    InvalidKey,
+    InvalidLimit,
+    InvalidMetadata,
+    MasterKeyMissing,
+    SealBroken,
+)
 from llmspell.memory.state import ScopedState, StateScope, encode_key
+from llmspell.security.keyring import new_master_key
+from llmspell.settings import Secret, SecuritySettings, Settings, StateSettings
 from llmspell.spell import Spell, Tenant
 from llmspell.storage.contracts.checks import DATA_MAX_BYTES
 from llmspell.testing.contract.hostile_values import KEPT, typed
@@ -309,3 +321,36 @@ async def test_values_from_before_sealing_stay_readable_and_are_sealed_when_they
     stored = await acme.kv.get(encode_key(ADA, "k"))
     assert stored is not None
     assert b"plain" not in stored
+
+
+def encrypted(master_key: Secret, *, encrypt: bool = True) -> Settings:
+    return Settings(security=SecuritySettings(master_keys=master_key), state=StateSettings(encrypt=encrypt))
+
+
+async def test_state_is_sealed_at_rest_where_the_settings_ask_for_it(tmp_path: Path) -> None:
+    """STA-06: the file does not hold what the value says, and who has the master key reads it, sealing or not."""
+    url, master_key = f"sqlite:///{tmp_path / 'store.db'}", new_master_key()
+    async with llmspell.connect(url, settings=encrypted(master_key), embedder="hashing") as sealing:
+        await sealing.tenant("acme").state.set(ADA, "k", "the secret of Ada")
+        async with sealing.tenant("acme").transaction() as tx:
+            await tx.state.set(ADA, "in a transaction", "the secret of Ada")
+
+    async with llmspell.connect(url, settings=encrypted(master_key, encrypt=False), embedder="hashing") as reading:
+        state = reading.tenant("acme").state
+        assert await state.items(ADA) == {"in a transaction": "the secret of Ada", "k": "the secret of Ada"}
+        await state.set(ADA, "plain", "no longer sealed")
+    async with llmspell.connect(url, settings=Settings(), embedder="hashing") as keyless:
+        assert await keyless.tenant("acme").state.get(ADA, "plain") == "no longer sealed"
+        with pytest.raises(ConfigError):
+            await keyless.tenant("acme").state.get(ADA, "k")
+    async with llmspell.connect(url, settings=encrypted(new_master_key()), embedder="hashing") as strange:
+        with pytest.raises(SealBroken):
+            await strange.tenant("acme").state.get(ADA, "k")
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"no longer sealed" in kept
+    assert b"the secret of Ada" not in kept
+
+
+async def test_a_store_that_is_to_seal_and_has_no_key_is_not_opened() -> None:
+    with pytest.raises(MasterKeyMissing):
+        await llmspell.connect("memory://", settings=Settings(state=StateSettings(encrypt=True)), embedder="hashing")

@@ -99,6 +99,8 @@ EXPECTED = {
     "AlreadyExists": 5,
     "VersionConflict": 5,
     "FileExists": 5,
+    "IdempotencyConflict": 5,
+    "IllegalTransition": 5,
     "LeaseLost": 5,
     "Unsupported": 1,
     "OutcomeUnknown": 1,

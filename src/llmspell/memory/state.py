@@ -152,13 +152,22 @@ class ScopedState:
     """A tenant's state (STA-01, STA-02). Values are JSON of at most 4 MiB; keys, with their scopes, of 1,024 bytes."""
 
     def __init__(
-        self, kv: KV, tenant: TenantId, *, atomically: Atomically | None = None, sealer: Sealer | None = None
+        self,
+        kv: KV,
+        tenant: TenantId,
+        *,
+        atomically: Atomically | None = None,
+        sealer: Sealer | None = None,
+        seals: bool = True,
     ) -> None:
-        """`atomically` is None inside of a transaction; with a `sealer` every value that is set is sealed."""
+        """`atomically` is None inside of a transaction. A `sealer` opens what is sealed; every value that is set is sealed too,
+        unless `seals` is False.
+        """
         self._kv = kv
         self._tenant = tenant
         self._atomically = atomically
         self._sealer = sealer
+        self._seals = seals
 
     async def get(self, scope: StateScope, key: str, default: Any = None) -> Any:
         """Return the value of a key, or `default` when the key is absent or expired."""
@@ -257,7 +266,7 @@ class ScopedState:
         return self._sealed(encode_data(value, field="value"), scope, key)
 
     def _sealed(self, encoded: str, scope: StateScope, key: str) -> bytes:
-        if self._sealer is None:
+        if self._sealer is None or not self._seals:
             return _PLAIN + encoded.encode()
         return _SEALED + self._sealer.seal(encoded.encode(), bound_to=self._place(scope, key))
 

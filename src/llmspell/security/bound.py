@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llmspell.clock import Clock
+from llmspell.errors import MasterKeyMissing
 from llmspell.ids import IdSource
 from llmspell.security.access_keys import Authenticator, HashedAccessKeys, Peppers
 from llmspell.security.api_keys import SealedApiKeys, Uses
-from llmspell.security.keyring import read_keyring
+from llmspell.security.keyring import Keyring, read_keyring
 from llmspell.security.secrets import MountedSecrets
 from llmspell.storage.contracts.access_keys import AccessKeys
 from llmspell.storage.contracts.api_keys import ApiKeys
@@ -34,6 +35,18 @@ class StoreSecrets:
         self._peppers = Peppers(self.keyring)
         self._uses = Uses(clock)
         self._stores = [] if settings.secrets_dir is None else [MountedSecrets(settings.secrets_dir)]
+
+    def sealer(self, *, required: bool) -> Keyring | None:
+        """Return what seals and opens values outside of the tables of keys; None without a master key.
+
+        Raises:
+            MasterKeyMissing: it is `required`.
+        """
+        if self.keyring.active is None:
+            if required:
+                raise MasterKeyMissing
+            return None
+        return self.keyring
 
     def api_keys(self, storage: ApiKeys, tenant: TenantId) -> SealedApiKeys:
         """Return the handle of a tenant's provider keys."""

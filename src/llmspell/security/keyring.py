@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MASTER_KEY_PREFIX = "lsmk_"
 MASTER_KEYS_MAX = 64
-PLAINTEXT_MAX_BYTES = 65_536
+PLAINTEXT_MAX_BYTES = 8 * 1024 * 1024
 _MAGIC = b"LSS\x01"
 _KEY_BYTES = 32
 _CHECKSUM_BYTES = 4
@@ -71,7 +71,7 @@ class Keyring:
         Raises:
             MasterKeyMissing: the keyring is empty.
             MissingExtra: the package `cryptography` is not installed.
-            InvalidInput: more than 64 KiB.
+            InvalidInput: more than 8 MiB.
         """
         if not self._keys:
             raise MasterKeyMissing

@@ -140,7 +140,7 @@ def test_without_a_master_key_nothing_is_sealed_and_the_error_says_how_to_make_o
 
 
 def test_too_much_is_refused(keyring: Keyring) -> None:
-    with pytest.raises(InvalidInput, match="65,536 bytes"):
+    with pytest.raises(InvalidInput, match="8,388,608 bytes"):
         keyring.seal(bytes(PLAINTEXT_MAX_BYTES + 1), bound_to=ROW)
 
 

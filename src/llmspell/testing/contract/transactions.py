@@ -11,12 +11,15 @@ import pytest
 
 from llmspell.clock import ManualClock
 from llmspell.errors import AlreadyExists, Conflict, InvalidKey, InvalidLimit, TransactionClosed, TransactionTimeout
+from llmspell.storage.contracts.access_keys import KeyHash, NewAccessKey
+from llmspell.storage.contracts.api_keys import NewApiKey
 from llmspell.storage.contracts.backend import Backend, Storages
 from llmspell.storage.contracts.graph import NewFact
+from llmspell.storage.contracts.hook_history import NewHookExecution
 from llmspell.storage.contracts.memories import MemoryChange, MemoryQuery
 from llmspell.storage.contracts.vectors import VectorEntry
 from llmspell.tenant import TenantId
-from llmspell.testing.contract import SPACE, memory, new_tenant, packed, random_vector
+from llmspell.testing.contract import SPACE, memory, new_tenant, open_tenant, packed, random_vector
 
 SHORT_S = 0.05
 LONGER_S = 10.0
@@ -46,26 +49,75 @@ async def write_everywhere(storages: Storages, clock: ManualClock) -> None:
     new = memory(clock, "a lighthouse in the fog", embeddings=(packed(random_vector(1)),))
     await storages.memories.add([new], space_id=SPACE.space_id)
     await storages.graph.assert_fact(NewFact(subject="Ada", predicate="knows", object="Bob"), cardinality="many")
-
-
-async def seen(storages: Storages) -> tuple[int, int, int, int, int]:
-    """Return how much of `write_everywhere` can be seen: keys, vectors, memories, memories found, facts."""
-    found = await storages.memories.search(MemoryQuery(text="lighthouse"))
-    return (
-        len(await storages.kv.list_keys()),
-        (await storages.vectors.stats()).total_vectors,
-        await storages.memories.count(),
-        len(found.text),
-        len(await storages.graph.facts(subject="Ada")),
+    session = await storages.sessions.create(data={"user": "ada"})
+    await storages.artifacts.put(session.id, "report", b"found")
+    await storages.event_log.append("agent.step", {"n": 1})
+    await storages.hook_history.record(
+        NewHookExecution(hook_id="h", hook_type="AgentError", triggering_component="agent")
     )
+    await storages.procedures.record("scope", "key", "value")
+    await storages.agent_state.save("agent", {"step": 1})
+    await storages.workflow_state.create("flow", {"step": 1})
+    await storages.jobs.enqueue("send", {"to": "bob"})
+    await storages.audit.record("export", principal="ada", resource="memories")
+    await storages.api_keys.set(NewApiKey(key_id=uuid4(), service="openai", sealed=b"sealed"))
+    await storages.access_keys.add(
+        NewAccessKey(
+            key_id=uuid4(),
+            name="ci",
+            principal="robot",
+            scopes=["read"],
+            hashed=KeyHash(key_hash=bytes(32), pepper="p"),
+        )
+    )
+    await storages.idempotency.claim("once", operation="kv.set", fingerprint=bytes(32))
 
 
-ALL = (1, 1, 1, 1, 1)
-NOTHING = (0, 0, 0, 0, 0)
+async def seen(storages: Storages) -> dict[str, int]:
+    """Return how much of `write_everywhere` can be seen, by storage."""
+    found = await storages.memories.search(MemoryQuery(text="lighthouse"))
+    audited = await storages.audit.list(operation="export")
+    return {
+        "kv": len(await storages.kv.list_keys()),
+        "vectors": (await storages.vectors.stats()).total_vectors,
+        "memories": await storages.memories.count(),
+        "memories by word": len(found.text),
+        "graph": len(await storages.graph.facts(subject="Ada")),
+        "sessions": await storages.sessions.count(),
+        "artifacts": (await storages.artifacts.stats()).artifacts,
+        "event_log": await storages.event_log.count(),
+        "hook_history": len((await storages.hook_history.list()).items),
+        "procedures": await storages.procedures.frequency("scope", "key", "value"),
+        "agent_state": len((await storages.agent_state.list()).items),
+        "workflow_state": len((await storages.workflow_state.list()).items),
+        "jobs": len((await storages.jobs.list(kind="send")).items),
+        "audit": len(audited.items),
+        "api_keys": len((await storages.api_keys.list()).items),
+        "access_keys": len((await storages.access_keys.list()).items),
+    }
+
+
+def besides_keys(counts: dict[str, int]) -> dict[str, int]:
+    """Leave out the keys, which tests write by themselves too."""
+    return {name: count for name, count in counts.items() if name != "kv"}
+
+
+STORAGES = (
+    *("kv", "vectors", "memories", "memories by word", "graph", "sessions", "artifacts", "event_log", "hook_history"),
+    *("procedures", "agent_state", "workflow_state", "jobs", "audit", "api_keys", "access_keys"),
+)
+ALL = dict.fromkeys(STORAGES, 1)
+NOTHING = dict.fromkeys(STORAGES, 0)
 
 
 class TransactionsContract:
     """Subclass it in a test module; see the package."""
+
+    async def test_every_storage_takes_part(self, backend: Backend) -> None:
+        """What is not written by `write_everywhere` would not be known to be atomic."""
+        names = set((await open_tenant(backend)).__struct_fields__)
+
+        assert names - {"idempotency"} == set(STORAGES) - {"memories by word"}
 
     async def test_writes_to_all_storages_commit_together(self, backend: Backend, clock: ManualClock) -> None:
         tenant = await new_tenant(backend)
@@ -108,6 +160,13 @@ class TransactionsContract:
             await tx.vectors.delete_scope("default")
             await tx.memories.update(before.id, MemoryChange(content="something else"))
             await tx.memories.forget(before.id)
+            await tx.sessions.delete((await tx.sessions.list()).items[0].id)
+            await tx.event_log.prune("2100-01-01")
+            await tx.agent_state.delete("agent")
+            await tx.workflow_state.transition("flow", "running")
+            await tx.procedures.delete("scope", "key", "value")
+            await tx.api_keys.delete("openai")
+            await tx.jobs.cancel((await tx.jobs.list(kind="send")).items[0].id)
             await tx.graph.retract("Ada", "knows")
             await tx.graph.delete_entity("Bob")
 
@@ -116,6 +175,11 @@ class TransactionsContract:
         assert len(await storages.memories.history(before.id)) == 1
         assert await storages.graph.facts(subject="Ada") == facts
         assert await storages.graph.get_entity("Bob") is not None
+        flow = await storages.workflow_state.get("flow")
+        assert flow is not None
+        assert flow.status == "pending"
+        assert (await storages.jobs.list(kind="send")).items[0].state == "queued"
+        assert (await storages.audit.verify()).intact
 
     async def test_a_transaction_sees_its_own_writes(self, backend: Backend, clock: ManualClock) -> None:
         tenant = await new_tenant(backend)
@@ -137,7 +201,7 @@ class TransactionsContract:
 
             assert await backend.storages(tenant).kv.list_keys() == ["old"]
             assert await backend.storages(tenant).kv.get("old") == b"1"
-            assert (await seen(backend.storages(tenant)))[1:] == NOTHING[1:]
+            assert besides_keys(await seen(backend.storages(tenant))) == besides_keys(NOTHING)
 
         assert await backend.storages(tenant).kv.get("old") == b"2"
 

@@ -139,7 +139,10 @@ async def test_a_statement_that_breaks_a_constraint_names_it_and_no_value(
 
 
 async def test_a_broken_check_is_a_storage_error(backend: SqliteBackend, query: MakeQuery) -> None:
-    insert = query("INSERT INTO tenants VALUES (:tenant_id, 'n', 'odd', 'strict', '{}', 0, 0)", "count")
+    insert = query(
+        "INSERT INTO tenants (tenant_id, name, status, created_at, updated_at) VALUES (:tenant_id, 'n', 'odd', 0, 0)",
+        "count",
+    )
 
     with pytest.raises(StorageError, match="valid_tenant_status"):
         await backend.unit(TENANT).execute(insert)
