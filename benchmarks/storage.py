@@ -134,7 +134,7 @@ class Calls:
             hook_id="guard",
             hook_type="BeforeToolExecution",
             context={"n": number},
-            result="Continue",
+            result="continue",
             duration_ms=1,
             triggering_component="agent",
             component_id="a-1",
@@ -155,14 +155,15 @@ async def timed_call(calls: Calls, name: str, call: Callable[[int], Awaitable[An
     async def keep(number: int) -> None:
         made.append(await call(number))
 
+    await keep(0)  # whatever happens only once, such as asking whether the tenant is active
     with observe.counting_queries() as counts:
-        await keep(0)
+        await keep(1)
     round_trips = sum(counts.round_trips.values())
-    seconds = sorted(await timed(keep, count - 1, first=1))
+    seconds = sorted(await timed(keep, count - 2, first=2))
     calls.made[name] = made
     found: dict[str, Any] = {
         **{f"p{p}_ms": round(statistics.quantiles(seconds, n=100)[p - 1] * 1e3, 4) for p in (50, 95, 99)},
-        "per_s": round((count - 1) / sum(seconds)),
+        "per_s": round(len(seconds) / sum(seconds)),
         "round_trips": round_trips,
     }
     if name in LATENCY:
@@ -222,7 +223,7 @@ async def throughput(spell: Spell, vectors: Sequence[list[float]], *, small: boo
     t = spell.tenant("busy")
     calls = CALLS_SMALL if small else CALLS
     events = EVENTS_SMALL if small else EVENTS
-    batch = [NewEvent(event_type="agent.step", payload={"tool": "search", "n": n}) for n in range(EVENT_BATCH)]
+    batch = [NewEvent(type="agent.step", payload={"tool": "search", "n": n}) for n in range(EVENT_BATCH)]
     entries = [{"embedding": one, "metadata": {"n": n}} for n, one in enumerate(vectors[:256])]
     done = {
         "vectors inserted, 256 at once": await per_second(
