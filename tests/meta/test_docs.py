@@ -6,7 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -192,3 +192,41 @@ def anchors(path: Path) -> set[str]:
     """Headings of a page as its readers' links name them."""
     headings = _HEADING.findall(_FENCE.sub("", path.read_text("utf-8")))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+STORAGE_ROWS: dict[str, Sequence[int]] = {
+    "PRO": range(1, 5),
+    "AGS": range(1, 4),
+    "WFS": range(1, 4),
+    "SST": range(1, 8),
+    "ARS": range(1, 12),
+    "EVT": range(1, 18),
+    "HOK": (1, 2),
+    "SAA": range(1, 5),
+    "STA": (1, 2, 3, 6),
+    "TEN": range(1, 6),
+    "AUD": range(1, 5),
+    "SCR": range(1, 10),
+}
+
+
+def test_every_row_of_the_storages_is_on_the_acceptance_page_with_what_proves_it() -> None:
+    page = (DOCS / "reference/acceptance.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([A-Z]{3}-\d\d) \|[^|]+\|[^|]+\|([^|]*)\|$", page, re.MULTILINE)
+    expected = [f"{family}-{number:02}" for family, numbers in STORAGE_ROWS.items() for number in numbers]
+    lost = []
+    for row, proofs in rows:
+        for named in re.findall(r"`([\w/]+\.py)`", proofs):
+            folder = (
+                "src/llmspell/testing/"
+                if named.startswith("contract/")
+                else ""
+                if named.startswith("benchmarks/")
+                else "tests/"
+            )
+            if not (ROOT / f"{folder}{named}").is_file():
+                lost.append(f"{row}: {named}")
+
+    assert sorted(row for row, _ in rows) == sorted(expected)
+    assert [row for row, proofs in rows if not proofs.strip()] == ["EVT-12", "EVT-13"]
+    assert not lost, complaint("Name the file that proves it now.", lost)
