@@ -123,9 +123,10 @@ async def test_every_answer_of_a_repair_is_what_is_read_afterwards(store: tuple[
     backend, tamper = store
     tenant, agents = await victim(backend)
     await tamper(tenant, '{"balance":1000}')
-    before = (await agents.list()).items[1].data_version
+    before = (await agents.list()).items[1]
 
-    repaired = await agents.save("victim", {"balance": 1}, expected_version=before)
+    repaired = await agents.save("victim", {"balance": 1}, expected_version=before.version)
 
-    assert repaired.data_version == before + 1
+    assert repaired.version == before.version + 1
+    assert repaired.data_version == before.data_version + 1
     assert await agents.get("victim") == repaired

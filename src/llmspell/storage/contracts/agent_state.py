@@ -5,7 +5,8 @@ read. So a state that was changed behind the store's back, by hand or by a faili
 
 Not here: what an agent remembers (`memories`), what it did (`event_log`), single values under keys (`kv`, `tenant.state`).
 
-Rule 1: `data_version` grows by one with each save that changes the data, and with no other.
+Rule 1: `version` grows by one with each save, so of several callers who expect the same version exactly one wins.
+`data_version` grows by one with each save that changes the data, and with no other (AGS-03).
 Rule 2: what `get` returns is what was saved, to the last bit of each number; or `CorruptStore` is raised.
 """
 
@@ -35,15 +36,13 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     agent_type: str
     data: dict[str, Any]
     schema_version: int
+    version: int
+    """How often it was saved; what `expected_version` is compared with."""
     data_version: int
+    """How often its data changed."""
     checksum: str
     created_at: datetime
     updated_at: datetime
-
-    @property
-    def version(self) -> int:
-        """What `expected_version` is compared with: `data_version`."""
-        return self.data_version
 
 
 class AgentStateSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +52,10 @@ class AgentStateSummary(msgspec.Struct, frozen=True, kw_only=True):
     agent_id: str
     agent_type: str
     schema_version: int
+    version: int
+    """How often it was saved; what `expected_version` is compared with."""
     data_version: int
+    """How often its data changed."""
     checksum: str
     created_at: datetime
     updated_at: datetime
@@ -84,7 +86,7 @@ class AgentStates(Protocol):
         Type and schema version stay as they are unless given; those of a new state are "agent" and 1.
 
         Raises:
-            VersionConflict: the state has another `data_version` than expected.
+            VersionConflict: the state has another `version` than expected.
             NotFound: a version above 0 is expected, and there is no state.
         """
         ...
@@ -107,7 +109,7 @@ class AgentStates(Protocol):
         """Delete an agent's state, damaged or not, and say whether there was one.
 
         Raises:
-            VersionConflict: it has another `data_version` than expected.
+            VersionConflict: it has another `version` than expected.
         """
         ...
 

@@ -57,7 +57,7 @@ class InMemoryAgentStates:
 
         def work(state: State) -> StoredAgentState:
             old = state.agents.get(agent_id)
-            current = None if old is None else old.data_version
+            current = None if old is None else old.version
             if expected is not None and (current or 0) != expected:
                 raise checks.not_expected(agent_id, expected=expected, current=current)
             if old is None:
@@ -66,6 +66,7 @@ class InMemoryAgentStates:
                     agent_id=agent_id,
                     agent_type=kind or DEFAULT_AGENT_TYPE,
                     schema_version=schema or 1,
+                    version=1,
                     data_version=1,
                     checksum=checksum,
                     created_at=now,
@@ -77,6 +78,7 @@ class InMemoryAgentStates:
                     old,
                     agent_type=kind or old.agent_type,
                     schema_version=schema or old.schema_version,
+                    version=old.version + 1,
                     data_version=old.data_version + ((old.checksum, old.encoded) != (checksum, encoded)),
                     checksum=checksum,
                     updated_at=now,
@@ -121,8 +123,8 @@ class InMemoryAgentStates:
             old = state.agents.get(agent_id)
             if old is None:
                 return False
-            if expected not in (None, old.data_version):
-                raise checks.not_expected(agent_id, expected=expected or 0, current=old.data_version)
+            if expected not in (None, old.version):
+                raise checks.not_expected(agent_id, expected=expected or 0, current=old.version)
             state.agents.remove(agent_id)
             return True
 

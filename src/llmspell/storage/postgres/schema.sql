@@ -388,7 +388,8 @@ CREATE TABLE llmspell.agent_states (
     data_version integer NOT NULL DEFAULT 1,
     checksum character varying(64) NOT NULL,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
-    updated_at timestamp with time zone NOT NULL DEFAULT now()
+    updated_at timestamp with time zone NOT NULL DEFAULT now(),
+    version integer NOT NULL DEFAULT 1
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE llmspell.api_keys (
@@ -824,6 +825,7 @@ ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_data_version_check
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_pkey PRIMARY KEY (tenant_id, state_id);
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_schema_version_check CHECK ((schema_version > 0));
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.agent_states ADD CONSTRAINT agent_states_version_check CHECK ((version > 0));
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT unique_agent_state UNIQUE (tenant_id, agent_id);
 ALTER TABLE llmspell.agent_states ADD CONSTRAINT updated_at_in_calendar CHECK (((updated_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (updated_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));

@@ -57,14 +57,15 @@ class RelationalAgentStates:
         if row is None:
             current = await self._unit.value(self._queries.version, agent_id=agent_id)
             raise checks.not_expected(agent_id, expected=expected or 0, current=current)
-        id, kind, schema, version, created_at, updated_at = row
+        id, kind, schema, version, data_version, created_at, updated_at = row
         return AgentState(
             id=self._dialect.to_id(id),
             agent_id=agent_id,
             agent_type=kind,
             data=kept,
             schema_version=schema,
-            data_version=version,
+            version=version,
+            data_version=data_version,
             checksum=checksum,
             created_at=self._dialect.to_instant(created_at),
             updated_at=self._dialect.to_instant(updated_at),
@@ -132,12 +133,13 @@ class RelationalAgentStates:
         return data if checks.is_intact(data, checksum) else None
 
     def _summary(self, row: Row) -> AgentStateSummary:
-        id, agent_id, agent_type, schema_version, data_version, checksum, created_at, updated_at = row
+        id, agent_id, agent_type, schema_version, version, data_version, checksum, created_at, updated_at = row
         return AgentStateSummary(
             id=self._dialect.to_id(id),
             agent_id=agent_id,
             agent_type=agent_type,
             schema_version=schema_version,
+            version=version,
             data_version=data_version,
             checksum=checksum,
             created_at=self._dialect.to_instant(created_at),

@@ -35,7 +35,7 @@ CREATE TABLE agent_states (
     data_version INTEGER NOT NULL DEFAULT 1 CHECK (data_version > 0),
     checksum TEXT NOT NULL,
     created_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL, version INTEGER NOT NULL DEFAULT 1 CHECK (version > 0),
     PRIMARY KEY (tenant_id, state_id),
     CONSTRAINT unique_agent_state UNIQUE (tenant_id, agent_id)
 ) STRICT;

@@ -83,6 +83,7 @@ class AgentStateContract:
         changed = await agents.save("a", {"n": 2})
 
         assert (first.data_version, same.data_version, changed.data_version) == (1, 1, 2)
+        assert (first.version, same.version, changed.version) == (1, 2, 3)
         assert (changed.agent_type, changed.schema_version) == ("other", 2)
         assert changed.id == first.id
         assert (same.created_at, same.updated_at) == (first.created_at, clock.now())
@@ -144,7 +145,24 @@ class AgentStateContract:
         assert sum(isinstance(result, VersionConflict) for result in results) == CALLERS - 1
         found = await agents.get("a")
         assert found is not None
-        assert found.data_version == 2
+        assert (found.version, found.data_version) == (2, 2)
+
+    async def test_of_callers_who_save_what_is_stored_already_one_wins(self, backend: Backend) -> None:
+        """A save of equal data is a save: who expects the version before it comes too late."""
+        agents = (await open_tenant(backend)).agent_state
+        await agents.save("a", {"n": 0})
+
+        results = await asyncio.gather(
+            *(agents.save("a", {"n": 0}, expected_version=1) for _ in range(CALLERS)), return_exceptions=True
+        )
+
+        assert sum(isinstance(result, VersionConflict) for result in results) == CALLERS - 1
+        found = await agents.get("a")
+        assert found is not None
+        assert (found.version, found.data_version) == (2, 1)
+        with pytest.raises(VersionConflict):
+            await agents.delete("a", expected_version=1)
+        assert [one.version for one in (await agents.list()).items] == [2]
 
     async def test_no_concurrent_update_is_lost(self, backend: Backend) -> None:
         agents = (await open_tenant(backend)).agent_state

@@ -1,9 +1,10 @@
--- V029: workflows have a version, and states are listed in the order in which they came to be.
+-- V029: workflows and agents have a version that every save raises (`data_version` counts changes of the data), and states are listed in the order in which they came to be.
 --
 -- Pages are keyset pages over (created_at, id), which no later write moves. The index by last_updated stays: it finds
 -- what ended long ago. That of agents by type alone is a prefix of the new one.
 
 ALTER TABLE workflow_states ADD COLUMN version INTEGER NOT NULL DEFAULT 1 CHECK (version > 0);
+ALTER TABLE agent_states ADD COLUMN version INTEGER NOT NULL DEFAULT 1 CHECK (version > 0);
 CREATE INDEX idx_workflow_states_created ON workflow_states (tenant_id, created_at, workflow_id);
 CREATE INDEX idx_workflow_states_status_created ON workflow_states (tenant_id, status, created_at, workflow_id);
 

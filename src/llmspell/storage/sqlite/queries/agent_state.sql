@@ -1,8 +1,8 @@
 -- fragment: stored
-state_id, agent_type, schema_version, data_version, created_at, updated_at;
+state_id, agent_type, schema_version, version, data_version, created_at, updated_at;
 
 -- fragment: summary
-state_id, agent_id, agent_type, schema_version, data_version, checksum, created_at, updated_at;
+state_id, agent_id, agent_type, schema_version, version, data_version, checksum, created_at, updated_at;
 
 -- name: save -> row
 -- Store a state, replacing any. The data differs where it or its checksum does: a damaged state is replaced like any other.
@@ -12,6 +12,7 @@ VALUES (:tenant_id, :state_id, :agent_id, coalesce(:agent_type, 'agent'), :data,
 ON CONFLICT (tenant_id, agent_id) DO UPDATE
 SET state_data = excluded.state_data, checksum = excluded.checksum, updated_at = excluded.updated_at,
     agent_type = coalesce(:agent_type, s.agent_type), schema_version = coalesce(:schema_version, s.schema_version),
+    version = s.version + 1,
     data_version = s.data_version
         + CASE WHEN s.checksum <> excluded.checksum OR s.state_data IS NOT excluded.state_data THEN 1 ELSE 0 END
 RETURNING {stored};
@@ -29,8 +30,9 @@ RETURNING {stored};
 UPDATE agent_states
 SET state_data = :data, checksum = :checksum, updated_at = :now,
     agent_type = coalesce(:agent_type, agent_type), schema_version = coalesce(:schema_version, schema_version),
+    version = version + 1,
     data_version = data_version + CASE WHEN checksum <> :checksum OR state_data IS NOT :data THEN 1 ELSE 0 END
-WHERE tenant_id = :tenant_id AND agent_id = :agent_id AND data_version = :expected_version
+WHERE tenant_id = :tenant_id AND agent_id = :agent_id AND version = :expected_version
 RETURNING {stored};
 
 -- name: get -> row
@@ -40,7 +42,7 @@ WHERE tenant_id = :tenant_id AND agent_id = :agent_id;
 
 -- name: version -> value
 -- The version of a state.
-SELECT data_version FROM agent_states WHERE tenant_id = :tenant_id AND agent_id = :agent_id;
+SELECT version FROM agent_states WHERE tenant_id = :tenant_id AND agent_id = :agent_id;
 
 -- name: page -> rows
 -- A page of all agents, the newest first.
@@ -58,7 +60,7 @@ ORDER BY created_at DESC, state_id DESC LIMIT :limit;
 -- Delete a state, of a version where one is expected.
 DELETE FROM agent_states
 WHERE tenant_id = :tenant_id AND agent_id = :agent_id
-  AND (:expected_version IS NULL OR data_version = :expected_version);
+  AND (:expected_version IS NULL OR version = :expected_version);
 
 -- name: verify -> rows
 -- What is to be compared with its checksum, in the order of agent ids.
