@@ -33,7 +33,13 @@ def behind(shell: Shell) -> Shell:
 def test_a_new_file_is_migrated_and_then_current(shell: Shell) -> None:
     done = shell("database", "migrate", "--json")
 
-    assert done.document == {"version": len(NAMES), "applied": NAMES, "dry_run": False}
+    assert done.document == {
+        "backend": "sqlite",
+        "url": shell.url,
+        "version": len(NAMES),
+        "applied": NAMES,
+        "dry_run": False,
+    }
     assert shell("database", "migrate", "--json").document["applied"] == []
     assert shell("database", "status").code == 0
 
@@ -52,8 +58,40 @@ def test_status_and_dry_run_leave_a_file_as_it_is(behind: Shell) -> None:
     dry = behind("database", "migrate", "--dry-run", "--json")
 
     assert (status.code, status.document["pending"]) == (5, NAMES[-1:])
-    assert dry.document == {"version": len(NAMES) - 1, "pending": NAMES[-1:], "dry_run": True}
+    assert dry.document == {
+        "backend": "sqlite",
+        "url": behind.url,
+        "version": len(NAMES) - 1,
+        "pending": NAMES[-1:],
+        "dry_run": True,
+    }
     assert behind.file.read_bytes() == before
+
+
+def test_the_store_that_was_acted_on_is_named(shell: Shell) -> None:
+    version = f"the schema is at version {len(NAMES)}"
+
+    assert f"sqlite {shell.file}: {len(NAMES)} would run" in shell("database", "migrate", "--dry-run").err
+    assert f"sqlite {shell.file}: {version}; {len(NAMES)} applied" in shell("database", "migrate").err
+    assert f"sqlite {shell.file}: {version}; 0 pending" in shell("database", "status").err
+    assert "memory: the schema is at version 0" in shell("database", "status", "--store", "memory://").err
+
+
+def test_a_relative_file_is_named_from_the_root(shell: Shell) -> None:
+    assert (
+        f"sqlite {shell.folder / 'my agent.db'}:"
+        in shell("database", "status", "--store", "sqlite:///my%20agent.db").err
+    )
+
+
+def test_a_server_is_named_without_its_password(shell: Shell, postgres_database: PostgresDatabase) -> None:
+    url = postgres_database.app_url
+    assert "llmspell_app@/" in url
+    done = shell("database", "status", "--store", url.replace("llmspell_app@/", "llmspell_app:hunter2@/"))
+
+    assert done.code == 0
+    assert "postgresql llmspell_app:••••@/" in done.err
+    assert "hunter2" not in done.err + done.out
 
 
 def test_migrations_are_listed_with_their_state(behind: Shell) -> None:
@@ -124,9 +162,9 @@ def test_a_server_is_migrated_by_its_owner(empty_server: Shell) -> None:
     done = empty_server("database", "migrate", "--json").document
     after = empty_server("database", "status", "--json")
 
-    assert dry == {"version": 0, "pending": names, "dry_run": True}
+    assert (dry["backend"], dry["version"], dry["pending"], dry["dry_run"]) == ("postgresql", 0, names, True)
     assert (before.code, before.document["pending"]) == (5, names)
-    assert done == {"version": len(names), "applied": names, "dry_run": False}
+    assert (done["version"], done["applied"], done["dry_run"]) == (len(names), names, False)
     assert (after.code, after.document["pending"]) == (0, [])
 
 

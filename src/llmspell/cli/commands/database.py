@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import click
 
 from llmspell.cli.commands.database_diagnostics import isolation, pool_size
 from llmspell.cli.commands.database_partitions import partitions
-from llmspell.cli.output import async_command, counted, current_options, current_output, group
+from llmspell.cli.output import async_command, counted, current_options, current_output, group, printable
 from llmspell.cli.problems import ExitCode
 from llmspell.cli.session import current_settings, open_spell, require_store
 from llmspell.codec import DIMENSIONS
@@ -51,23 +53,24 @@ async def migrate(dry_run: bool) -> None:
     settings, output = current_settings(), current_output()
     before = await _status(settings)
     if dry_run:
-        document = {"version": before.version, "pending": before.pending, "dry_run": True}
+        document = {**_store(settings), "version": before.version, "pending": before.pending, "dry_run": True}
         output.emit(document, lines=lambda: before.pending)
-        output.note(
-            f"{len(before.pending)} would run; nothing was changed" if before.pending else "Nothing is pending."
-        )
+        said = f"{len(before.pending)} would run; nothing was changed." if before.pending else "nothing is pending."
+        output.note(f"{_named(settings)}: {said}")
         return
     after = await _migrated(settings, needed=bool(before.pending))
     applied = after.applied[len(before.applied) :]
-    output.emit({"version": after.version, "applied": applied, "dry_run": False}, lines=lambda: applied)
-    output.note(f"The schema is at version {after.version}; {len(applied)} applied.")
+    document = {**_store(settings), "version": after.version, "applied": applied, "dry_run": False}
+    output.emit(document, lines=lambda: applied)
+    output.note(f"{_named(settings)}: the schema is at version {after.version}; {len(applied)} applied.")
 
 
 @database.command()
 @async_command
 async def status() -> ExitCode:
-    """Show the version of the schema and what is pending. Exit code 5 when something is."""
-    return _emit_status(await _status(current_settings()))
+    """Show the store, the version of its schema, and what is pending. Exit code 5 when something is."""
+    settings = current_settings()
+    return _emit_status(settings, await _status(settings))
 
 
 @database.group()
@@ -79,7 +82,8 @@ def migrations() -> None:
 @async_command
 async def list_migrations() -> ExitCode:
     """List every migration: applied or pending. Exit code 5 when something is pending."""
-    return _emit_status(await _status(current_settings()))
+    settings = current_settings()
+    return _emit_status(settings, await _status(settings))
 
 
 @database.command()
@@ -204,14 +208,29 @@ async def _migrated(settings: Settings, *, needed: bool) -> MigrationStatus:
         return await spell.admin.run_migrations()
 
 
-def _emit_status(found: MigrationStatus) -> ExitCode:
+def _store(settings: Settings) -> dict[str, str]:
+    """Return which store a command acted on: a variable that was not set leads to another than one thinks."""
+    from llmspell.settings import masked
+
+    return {"backend": settings.storage.backend, "url": masked(settings.storage.url)}
+
+
+def _named(settings: Settings) -> str:
+    store = _store(settings)
+    place = store["url"].partition("://")[2]
+    if store["backend"] == "sqlite":
+        place = str(Path(unquote(place.removeprefix("/"))).absolute())
+    return f"{store['backend']} {printable(place)}".strip()
+
+
+def _emit_status(settings: Settings, found: MigrationStatus) -> ExitCode:
     output = current_output()
     rows = [(name, "applied") for name in found.applied] + [(name, "pending") for name in found.pending]
     output.emit(
-        {"version": found.version, "applied": found.applied, "pending": found.pending},
+        {**_store(settings), "version": found.version, "applied": found.applied, "pending": found.pending},
         lines=lambda: (f"{state}\t{name}" for name, state in rows),
     )
-    output.note(f"The schema is at version {found.version}; {len(found.pending)} pending.")
+    output.note(f"{_named(settings)}: the schema is at version {found.version}; {len(found.pending)} pending.")
     if found.pending:
         output.note("Run: llmspell database migrate")
     return ExitCode.CONFLICT if found.pending else ExitCode.OK
