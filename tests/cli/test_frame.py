@@ -203,6 +203,21 @@ def test_a_mistyped_command_is_answered_with_the_likely_one(capsys: pytest.Captu
     assert "Did you mean 'search'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["sessions"], ["events"], ["jobs", "shore"], ["database", "stations"]])
+def test_a_word_that_merely_shares_letters_with_a_command_suggests_none(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run(arguments) == 2
+    err = capsys.readouterr().err
+    assert (arguments[-1] in err, "Did you mean" in err) == (True, False)
+
+
+def test_a_mistyped_command_of_a_group_is_answered_with_the_likely_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["database", "helth"]) == 2
+
+    assert "Did you mean 'health'?" in capsys.readouterr().err
+
+
 def test_an_exit_code_rule_names_every_ancestor_only_once() -> None:
     useless = [
         kind.__name__

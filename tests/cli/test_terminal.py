@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
 
 import click
 import pytest
+from tests.cli.conftest import Shell
 from tests.cli.test_frame import install, llmspell, raising
 
 from llmspell.__main__ import main as entry_point
 from llmspell.cli.main import COMMANDS, run
 from llmspell.cli.output import GlobalOptions, Output, counted, printable
+from llmspell.storage.contracts.pages import Page
 
 __all__ = ["install"]
 
@@ -64,6 +67,63 @@ def test_a_drawing_in_a_pipe_has_no_spaces_at_the_ends_of_its_lines(capsys: pyte
     Output(GlobalOptions()).emit({}, render=lambda console: console.print("wide   \n  end  "), render_in_pipes=True)
 
     assert capsys.readouterr().out == "wide\n  end\n"
+
+
+class Terminal(io.StringIO):
+    """Where a person reads."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+PAGE = {"items": [1, 2], "next_cursor": "onward"}
+
+
+def test_a_list_is_a_table_on_a_terminal_and_lines_in_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def emit() -> None:
+        Output(GlobalOptions()).emit(PAGE, lines=lambda: ["acme\tactive", "globex\tgone"], columns=("id", "status"))
+
+    emit()
+    assert capsys.readouterr().out == "acme\tactive\nglobex\tgone\n"
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("NO_COLOR", "1")
+    emit()
+    drawn = sys.stdout.getvalue()  # type: ignore[attr-defined]
+    assert [line.split() for line in drawn.splitlines()] == [["id", "status"], ["acme", "active"], ["globex", "gone"]]
+
+
+@pytest.mark.parametrize(
+    ("document", "noted"),
+    [
+        (PAGE, "There are more: --cursor onward\n"),
+        (Page(items=[1], next_cursor="onward"), "There are more: --cursor onward\n"),
+        ({"items": [1], "next_cursor": None}, ""),
+        ({"items": [], "next_cursor": None}, "Nothing fits.\n"),
+        (Page(items=[], next_cursor=None), "Nothing fits.\n"),
+        ({"items": []}, ""),
+    ],
+)
+def test_a_page_says_whether_there_is_anything_and_whether_there_is_more(
+    document: object, noted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Output(GlobalOptions()).emit(document, lines=list)
+    assert capsys.readouterr() == ("", noted)
+
+    Output(GlobalOptions(json=True)).emit(document, lines=list)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("concern", ["tenants", "audit", "api-keys", "access-keys", "jobs"])
+def test_every_list_says_that_nothing_fits(shell: Shell, concern: str) -> None:
+    shell("tenants", "create", "default")
+    chosen = {"tenants": ["--status", "deleted"], "audit": ["--operation", "no.such"]}.get(concern, [])
+
+    done = shell(concern, "list", *chosen)
+
+    assert (done.code, done.out, done.err) == (0, "", "Nothing fits.\n")
 
 
 def test_an_interrupt_before_the_program_is_there_is_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,13 +75,6 @@ class LazyGroup(FramedGroup):
         entry = COMMANDS.get(cmd_name)
         return load_command(entry) if entry else None
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if not args[0].startswith("-") and args[0] not in COMMANDS:
-            raise click.NoSuchCommand(args[0], possibilities=list(COMMANDS), ctx=ctx)
-        return super().resolve_command(ctx, args)
-
     def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
         return [(name, entry.help) for name, entry in COMMANDS.items()]
 

@@ -12,6 +12,7 @@ Rule 1: `emit` is the only way to stdout. With `--json` it prints exactly one JS
 Rule 2: tables and colour only on a terminal; `NO_COLOR` beats `FORCE_COLOR`; JSON is never coloured.
 Rule 3: progress is a bar on a terminal, otherwise one line per 10 %, on stderr; `--quiet`, `--no-progress` silence it.
 Rule 4: rich is imported only when something is drawn.
+Rule 5: a page of a list says on stderr when nothing fits, and with which cursor the next one is fetched.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import inspect
 import json
 import sys
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, date, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -45,6 +47,8 @@ _OUTPUT = "llmspell.cli.output"
 _HELP_AS_JSON = "llmspell.cli.help_as_json"
 PROGRESS_STEPS = 10
 PLAIN_WIDTH = 100
+LIKELY = 0.75
+"""How alike a mistyped command and the one that is suggested must be; below this, words merely share letters."""
 JOINERS = "\u200c\u200d"
 """Zero-width non-joiner and joiner: Persian and Indic words and composed emoji are misspelt without them."""
 
@@ -161,6 +165,14 @@ class FramedGroup(_Framed, click.Group):
     command_class = FramedCommand
     group_class = type
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if not args[0].startswith("-") and args[0] not in known:
+            raise click.NoSuchCommand(args[0], possibilities=get_close_matches(args[0], known, 3, LIKELY), ctx=ctx)
+        return super().resolve_command(ctx, args)
+
 
 def command(name: str | None = None, **attributes: Any) -> Callable[[Callable[..., Any]], FramedCommand]:
     """Make a function a command with the options of the frame. `None` or an `ExitCode` is what it returns."""
@@ -228,18 +240,24 @@ class Output:
         *,
         render: Callable[[Console], None] | None = None,
         lines: Callable[[], Iterable[str]] | None = None,
+        columns: Sequence[str] = (),
         render_in_pipes: bool = False,
     ) -> None:
         """Print the result of the command, once.
 
         `document` is the whole result, of plain values, records (dataclasses, structs), instants and ids. `render`
         draws it on a rich console for a terminal (markup off: texts of users are printed as they are). `lines` makes
-        the plain lines for a pipe; without it a list becomes tab-separated lines and a mapping `key: value` lines. With
-        `render_in_pipes` the drawing is used in a pipe as well, without colour: for a story that is read, not parsed.
+        the plain lines for a pipe; without it a list becomes tab-separated lines and a mapping `key: value` lines.
+        `columns` names the cells that tabs part in those lines, and a terminal then gets them as a table; a page of a list
+        is one in any case. With `render_in_pipes` the drawing is used in a pipe as well, without colour: for a story that
+        is read, not parsed.
         """
         if self._emitted:
             raise RuntimeError("a command prints one result: `emit` was called twice")
         self._emitted = True
+        page = _page(document)
+        if render is None and lines is not None and (columns or page is not None):
+            render = functools.partial(_draw_table, columns, lines)
         if self.json:
             text = json.dumps(
                 plain(document), ensure_ascii=False, allow_nan=False, indent=2 if sys.stdout.isatty() else None
@@ -254,6 +272,14 @@ class Output:
             for line in lines() if lines is not None else plain_lines(plain(document)):
                 print(line)
             sys.stdout.flush()
+        if page is not None:
+            self._note_page(*page)
+
+    def _note_page(self, items: Sequence[object], next_cursor: str | None) -> None:
+        if not items:
+            self.note("Nothing fits.")
+        elif next_cursor is not None:
+            self.note(f"There are more: --cursor {next_cursor}")
 
     def _print_drawing(self, render: Callable[[Console], None]) -> None:
         """Draw in a pipe: a table fills its cells with spaces, which nobody wants at the ends of lines."""
@@ -315,6 +341,26 @@ class Output:
         """Return a context manager whose `advance(n)` shows how far a long command is; `total` may be 0."""
         terminal = sys.stderr.isatty()
         return Progress(total, label, shown=self._progress_wanted and (terminal or not self.json), bar=terminal)
+
+
+def _page(document: object) -> tuple[Sequence[object], str | None] | None:
+    """Return what a page of a list holds and the cursor of the next one, or None when `document` is no page."""
+    if isinstance(document, Mapping):
+        items, cursor = document.get("items"), document.get("next_cursor", "")
+    else:
+        items, cursor = getattr(document, "items", None), getattr(document, "next_cursor", "")
+    return (items, cursor or None) if isinstance(items, Sequence) and cursor != "" else None
+
+
+def _draw_table(columns: Sequence[str], lines: Callable[[], Iterable[str]], console: Console) -> None:
+    from rich.table import Table
+
+    rows = [line.split("\t") for line in lines()]
+    if rows:
+        table = Table(*(columns or [""] * max(map(len, rows))), box=None, pad_edge=False, show_header=bool(columns))
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
 
 
 class Progress:

@@ -5,7 +5,7 @@ Rule: a key is printed once, by the command that makes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -15,10 +15,10 @@ from llmspell.cli.session import open_tenant
 from llmspell.storage.contracts.access_keys import AccessKeyStatus
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from llmspell.security.access_keys import IssuedKey
     from llmspell.storage.contracts.access_keys import AccessKey
+
+COLUMNS = ("id", "status", "name", "principal", "scopes", "until", "last use")
 
 
 @group("access-keys")
@@ -91,10 +91,7 @@ async def list_(**conditions: Any) -> None:
     """
     async with open_tenant() as tenant:
         page = await tenant.access_keys.list(**conditions)
-    output = current_output()
-    output.emit(page, lines=lambda: map(_line, page.items), render=lambda console: _draw(console, page.items))
-    if page.next_cursor is not None:
-        output.note(f"There are more: --cursor {page.next_cursor}")
+    current_output().emit(page, lines=lambda: map(_line, page.items), columns=COLUMNS)
 
 
 def _emit(issued: IssuedKey) -> None:
@@ -114,14 +111,3 @@ def _cells(key: AccessKey) -> list[str]:
 
 def _line(key: AccessKey) -> str:
     return "\t".join(_cells(key))
-
-
-def _draw(console: Console, keys: Sequence[AccessKey]) -> None:
-    from rich.table import Table
-
-    if not keys:
-        return
-    table = Table("id", "status", "name", "principal", "scopes", "until", "last use", box=None, pad_edge=False)
-    for key in keys:
-        table.add_row(*_cells(key))
-    console.print(table)

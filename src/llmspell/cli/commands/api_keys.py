@@ -5,7 +5,7 @@ Rule: a key is read from a prompt or from stdin, never from an argument, and no 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -19,12 +19,11 @@ from llmspell.cli.session import current_settings, open_spell, open_tenant
 from llmspell.cli.values import JsonObject
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from llmspell.spell import Spell, Tenant
     from llmspell.storage.contracts.api_keys import ApiKeyInfo
 
 LABEL = "Key"
+COLUMNS = ("service", "status", "id", "since", "until", "uses", "last use")
 
 
 @group("api-keys")
@@ -82,10 +81,7 @@ async def list_(**conditions: Any) -> None:
     """
     async with open_tenant() as tenant:
         page = await tenant.api_keys.list(**conditions)
-    output = current_output()
-    output.emit(page, lines=lambda: map(_line, page.items), render=lambda console: _draw(console, page.items))
-    if page.next_cursor is not None:
-        output.note(f"There are more: --cursor {page.next_cursor}")
+    current_output().emit(page, lines=lambda: map(_line, page.items), columns=COLUMNS)
 
 
 @api_keys.command()
@@ -198,14 +194,3 @@ def _cells(info: ApiKeyInfo) -> list[str]:
 
 def _line(info: ApiKeyInfo) -> str:
     return "\t".join(_cells(info))
-
-
-def _draw(console: Console, infos: Sequence[ApiKeyInfo]) -> None:
-    from rich.table import Table
-
-    if not infos:
-        return
-    table = Table("service", "status", "id", "since", "until", "uses", "last use", box=None, pad_edge=False)
-    for info in infos:
-        table.add_row(*_cells(info))
-    console.print(table)

@@ -5,7 +5,7 @@ Not here: what an entry is and how it is hashed (`storage.contracts.audit`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,12 +17,10 @@ from llmspell.cli.session import current_settings, open_spell
 from llmspell.storage.contracts.audit import AuditEntry, AuditHead, Decision
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from llmspell.storage.contracts.audit import Audit, AuditVerification
-    from llmspell.storage.contracts.pages import Page
 
 DECISIONS = get_args(Decision)
+COLUMNS = ("", "at", "operation", "principal", "resource", "decision", "reason")
 
 
 class Anchor(click.ParamType[AuditHead]):
@@ -71,9 +69,7 @@ async def list_(*, as_operator: bool, **conditions: Any) -> None:
     """
     async with _open_audit(as_operator) as log:
         page = await log.list(**conditions)
-    output = current_output()
-    output.emit(page, lines=lambda: map(_line, page.items), render=lambda console: _draw(console, page.items))
-    _note_more(page)
+    current_output().emit(page, lines=lambda: map(_line, page.items), columns=COLUMNS)
 
 
 @audit.command()
@@ -115,27 +111,6 @@ def _line(entry: AuditEntry) -> str:
 
 def _iso(entry: AuditEntry) -> str:
     return entry.at.isoformat().replace("+00:00", "Z")
-
-
-def _draw(console: Console, entries: Sequence[AuditEntry]) -> None:
-    from rich.table import Table
-
-    if not entries:
-        return
-    table = Table("", "at", "who", "did", "to", "decision", box=None, pad_edge=False)
-    for entry in entries:
-        decided = f"{entry.decision}: {entry.reason}" if entry.reason else entry.decision
-        cells = (_iso(entry), entry.principal, entry.operation, entry.resource, decided)
-        table.add_row(str(entry.sequence), *map(printable, cells))
-    console.print(table)
-
-
-def _note_more(page: Page[AuditEntry]) -> None:
-    output = current_output()
-    if not page.items:
-        output.note("No entry fits.")
-    elif page.next_cursor is not None:
-        output.note(f"There are more: --cursor {page.next_cursor}")
 
 
 def _verdict(found: AuditVerification) -> Iterable[str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmspell.spell import Spell
 
 STATUSES = get_args(TenantStatus)
+COLUMNS = ("id", "status", "name", "since")
 QUOTAS = {
     "max_documents": "documents",
     "max_storage_mb": "stored MiB",
@@ -87,10 +88,7 @@ async def list_(**conditions: Any) -> None:
     """List tenants by id. In a pipe each is a line: id, status, name, since when, parted by tabs."""
     async with open_spell() as spell:
         page = await spell.tenants.list(**conditions)
-    output = current_output()
-    output.emit(page, lines=lambda: map(_line, page.items))
-    if page.next_cursor is not None:
-        output.note(f"There are more: --cursor {page.next_cursor}")
+    current_output().emit(page, lines=lambda: map(_line, page.items), columns=COLUMNS)
 
 
 @tenants.command()
