@@ -116,6 +116,15 @@ def test_the_output_of_start_can_be_evaluated_by_a_shell(folder: Path) -> None:
     assert said.startswith("postgresql://llmspell@/llmspell_dev?host=/")
 
 
+def test_a_server_that_does_not_run_is_started_by_the_command_of_the_hint(folder: Path) -> None:
+    data = folder / "my data"
+
+    done = run_cli("url", "--data", str(data))
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"hint: Run: llmspell dev postgres start --data '{data}'" in done.stderr
+
+
 def test_json_output_is_one_document(folder: Path) -> None:
     done = run_cli("status", "--json", "--data", str(folder / "data"))
 

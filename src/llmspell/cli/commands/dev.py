@@ -13,6 +13,7 @@ import click
 
 from llmspell.cli.output import current_output, group
 from llmspell.cli.problems import ExitCode
+from llmspell.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,8 @@ def postgres() -> None:
 def start(data_dir: Path | None, port: int | None) -> None:
     """Start the server unless it runs, and print its URLs.
 
-    The output can be evaluated by a shell: eval "$(llmspell dev postgres start)"
+    A shell can evaluate the output: out=$(llmspell dev postgres start) && eval "$out". Written so, a start that fails is
+    not taken for one that worked.
     """
     cluster = _cluster(data_dir, port=port)
     started = cluster.start()
@@ -91,7 +93,14 @@ def url(data_dir: Path | None, role: str, tcp: bool) -> None:
     from llmspell.ops.embedded_postgres import APP_ROLE, OPERATOR_ROLE, OWNER_ROLE
 
     roles = {"app": APP_ROLE, "admin": OWNER_ROLE, "operator": OPERATOR_ROLE}
-    found = _cluster(data_dir).url(role=roles[role], tcp=tcp)
+    cluster = _cluster(data_dir)
+    if data_dir is not None and not cluster.status().running:
+        raise Unavailable(
+            "The embedded PostgreSQL is not running.",
+            hint=f"Run: llmspell dev postgres start --data {shlex.quote(str(data_dir))}",
+            data_dir=str(cluster.data_dir),
+        )
+    found = cluster.url(role=roles[role], tcp=tcp)
     current_output().emit({"url": found}, lines=lambda: [found])
 
 
