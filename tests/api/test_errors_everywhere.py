@@ -222,6 +222,14 @@ async def test_a_url_that_names_no_store_is_refused(url: str) -> None:
     assert type(await refused(url)) is InvalidUrl
 
 
+@pytest.mark.parametrize("url", ["sqlite://agent.db", "sqlite:agent.db", "SQLITE://agent.db"])
+async def test_a_url_of_a_file_with_too_few_slashes_is_answered_with_the_right_one(url: str) -> None:
+    error = await refused(url)
+
+    assert type(error) is InvalidUrl
+    assert "Three slashes for a file beside you: sqlite:///agent.db" in error.hint
+
+
 async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "letter.txt"
     file.write_text("Dear Ada, " * 1_000)

@@ -65,6 +65,10 @@ async def open_backend(url: str, *, settings: Settings, clock: Clock, ids: IdSou
             auto_migrate=server.auto_migrate,
             enforce_tenant_isolation=server.enforce_tenant_isolation,
         )
+    scheme, _, rest = url.partition(":")
+    if scheme.lower() == "sqlite":
+        hint = f"Three slashes for a file beside you: {SQLITE}{rest.lstrip('/')}; four for an absolute path."
+        raise InvalidUrl("The URL of a file begins with sqlite:///.", url=masked(url), hint=hint)
     raise InvalidUrl("The store URL has an unknown scheme.", url=masked(url), hint=URL_HINT)
 
 
