@@ -28,7 +28,8 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 from llmspell.admin import Admin, JobAdmin, TenantRegistry
 from llmspell.clock import Clock
-from llmspell.errors import LlmspellError
+from llmspell.errors import InvalidInput, LlmspellError
+from llmspell.gate import OpenHere
 from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.state import ScopedState
@@ -318,9 +319,22 @@ class BlockingTransaction(_WithKeys, of=Transaction):
         answer = self._runner.run(functools.partial(keyed.claim, keys))
         if answer is not None:
             return cast("T", answer.result)
-        result = work(self)
-        self._runner.run(functools.partial(keyed.record, keys, result))
+        return cast("T", self._runner.run(functools.partial(keyed.record, keys, work(self))))
+
+
+def _plain(work: Callable[[BlockingTransaction], T]) -> Callable[[BlockingTransaction], T]:
+    """Return work that is refused when it turns out to be async: nobody here would await it."""
+
+    def run(tx: BlockingTransaction) -> T:
+        result = work(tx)
+        if inspect.iscoroutine(result):
+            result.close()
+            raise InvalidInput(
+                "work", "must be a plain function here", given=work, hint="Write `def`, or use `connect`."
+            )
         return result
+
+    return run
 
 
 class BlockingOnce(_Concerns, of=Once):
@@ -359,7 +373,7 @@ class BlockingTenant(_WithKeys, of=Tenant):
                 time.sleep(pause_s)
             try:
                 with self.transaction(timeout_s=timeout_s) as tx:
-                    return work(tx) if keyed is None else tx._once(keyed, work)
+                    return _plain(work)(tx) if keyed is None else tx._once(keyed, _plain(work))
             except LlmspellError as error:
                 if not may_repeat(error, keyed=keyed is not None):
                     raise
@@ -371,7 +385,9 @@ class BlockingTenant(_WithKeys, of=Tenant):
     def transaction(self, *, timeout_s: float | None = None) -> Iterator[BlockingTransaction]:
         unit = Unit(self._portal, self._inner.transaction(timeout_s=timeout_s))
         try:
-            yield BlockingTransaction(unit.enter(), unit)
+            tx = BlockingTransaction(unit.enter(), unit)
+            with self._portal.around(lambda: OpenHere(self._inner._gate)):
+                yield tx
         except BaseException:
             unit.leave(failed=True)
             raise

@@ -11,7 +11,7 @@ import array
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from llmspell.errors import InvalidInput, InvalidKey, InvalidLimit, InvalidMetadata, InvalidText, InvalidVector
@@ -81,6 +81,33 @@ def require_limit(value: object, *, field: str = "limit", maximum: int = LIMIT_M
     """
     if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
         raise InvalidLimit(field, f"must be a whole number from {minimum:,} to {maximum:,}", given=value)
+    return value
+
+
+def require_size(value: object, *, field: str, maximum: int = LIMIT_MAX, minimum: int = 0) -> int:
+    """Return how many items a collection has: from `minimum` to `maximum`. A text is none, and neither is a generator.
+
+    Raises:
+        InvalidInput: it is no collection; `InvalidLimit`: it has too many items, or too few.
+    """
+    if isinstance(value, (str, bytes, bytearray, memoryview)) or not isinstance(value, Collection):
+        raise InvalidInput(field, "must be a list", given=type(value).__name__)
+    size = len(value)
+    if size > maximum:
+        raise InvalidLimit(field, f"must be at most {maximum:,}; got {size:,}")
+    if size < minimum:
+        raise InvalidLimit(field, f"must be at least {minimum:,}; got {size:,}")
+    return size
+
+
+def require_flag(value: object, *, field: str) -> bool:
+    """Return `value` when it is True or False: a text such as "no" would count as True.
+
+    Raises:
+        InvalidInput: anything else.
+    """
+    if not isinstance(value, bool):
+        raise InvalidInput(field, "must be True or False", given=value)
     return value
 
 

@@ -21,8 +21,6 @@
     │   ├── FileExists          a file is there that would be replaced              LS-1303
     │   ├── IdempotencyConflict an idempotency key was used for something else      LS-1304
     │   ├── IllegalTransition   the record's status does not lead there             LS-1305
-
-
     │   └── LeaseLost           a job is no longer in this worker's hands           LS-1306
     ├── Unsupported             this backend does not do that                       LS-1400
     ├── OutcomeUnknown          the answer to a commit was lost                     LS-1500

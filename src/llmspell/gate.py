@@ -5,13 +5,16 @@ Rule: what it learned of a tenant is at most a second old.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 from llmspell.clock import Clock
-from llmspell.errors import TenantInactive, TenantUnknown
+from llmspell.errors import TenantInactive, TenantUnknown, TransactionError
 from llmspell.storage.contracts.backend import Storages
 from llmspell.storage.contracts.tenants import SYSTEM, QuotaLimits, Tenants
 from llmspell.tenant import TenantId
@@ -29,6 +32,23 @@ READS = frozenset({
 })  # fmt: skip
 """Storage methods that do not bring a tenant into being."""
 T = TypeVar("T")
+_open_here: ContextVar[tuple[OpenHere, ...]] = ContextVar("llmspell_open_here", default=())
+
+
+class OpenHere:
+    """A transaction that is open in the task that asks, where another write of its tenant would wait for it for ever."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.task = asyncio.current_task()
+
+    def __enter__(self) -> None:
+        self._token = _open_here.set((*_open_here.get(), self))
+
+    def __exit__(self, *_: object) -> None:
+        self.task = None
+        with contextlib.suppress(ValueError):  # left in another context: what is open there does not concern us
+            _open_here.reset(self._token)
 
 
 class Gate:
@@ -42,8 +62,10 @@ class Gate:
         auto_create: bool,
         clock: Clock,
         quotas: QuotaLimits | None = None,
+        alone: bool = False,
     ) -> None:
-        """`quotas` are those of a tenant that its first write creates."""
+        """`quotas` are those of a tenant that its first write creates. `alone`: an open transaction keeps other writes waiting."""
+        self._alone = alone
         self._tenants = tenants
         self._quotas = quotas
         self._tenant = tenant
@@ -57,7 +79,10 @@ class Gate:
         Raises:
             TenantUnknown: it is not registered.
             TenantInactive: it is suspended or deleted.
+            TransactionError: a write that would wait for the transaction that it is in.
         """
+        if writes and self._alone:
+            self._require_outside()
         if self._clock.monotonic() < self._open_until:
             return
         record = await self._tenants.get(self._tenant)
@@ -70,6 +95,15 @@ class Gate:
         if record.status != "active":
             raise TenantInactive(tenant=self._tenant, status=record.status)
         self._open_until = self._clock.monotonic() + GATE_TTL_S
+
+    def _require_outside(self) -> None:
+        task = asyncio.current_task()
+        if any(one.gate is self and one.task is task for one in _open_here.get()):
+            raise TransactionError(
+                "A transaction of this tenant is open here, and this write would wait for it.",
+                tenant=self._tenant,
+                hint="Inside of the block write through the transaction itself; a part that may fail is a `savepoint()`.",
+            )
 
     def forget(self) -> None:
         """Ask again at the next call: the tenant was changed from here."""

@@ -11,6 +11,7 @@ Rule 3: an outcome that is unknown is found out by asking again; the key makes t
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, get_type_hints
 
 import msgspec
 
+from llmspell.errors import InvalidInput
 from llmspell.fingerprint import fingerprint
 from llmspell.gate import READS
 from llmspell.storage.contracts.idempotency import Idempotency, require_idempotency_key
@@ -26,6 +28,7 @@ from llmspell.storage.contracts.idempotency import Idempotency, require_idempote
 if TYPE_CHECKING:
     from llmspell.spell import Transaction
 
+LONG_BYTES = 1024 * 1024
 T = TypeVar("T")
 
 
@@ -52,13 +55,24 @@ class Keyed(msgspec.Struct, frozen=True, kw_only=True):
         recorded = await keys.find(self.key, operation=self.operation, fingerprint=self.fingerprint)
         return None if recorded is None else self._answer(recorded)
 
-    async def record(self, keys: Idempotency, result: Any) -> None:
-        """Write the result down.
+    async def record(self, keys: Idempotency, result: Any) -> Any:
+        """Write the result down, and return it as it will be given back: the first answer is that of every repetition.
 
         Raises:
-            InvalidInput: it is too large, or no data.
+            InvalidInput: it is too large, no data, or not what was said to be returned.
         """
-        await keys.record(self.key, msgspec.msgpack.encode(result))
+        try:
+            written = msgspec.msgpack.encode(result)
+            read = msgspec.msgpack.decode(written, type=self.returns)
+        except (TypeError, msgspec.MsgspecError) as exc:
+            raise InvalidInput(
+                "result",
+                f"must be data that can be recorded under an idempotency key: {exc}",
+                given=type(result).__name__,
+                hint="Return records, numbers, texts, bytes, lists or dicts, as the function is annotated.",
+            ) from exc
+        await keys.record(self.key, written)
+        return read
 
     def _answer(self, recorded: bytes) -> Answer:
         return Answer(msgspec.msgpack.decode(recorded, type=self.returns))
@@ -81,12 +95,31 @@ def keyed_work(work: Callable[..., Any], key: str, *, ttl_s: float) -> Keyed:
     )
 
 
+def awaited(work: Callable[[Transaction], Awaitable[T]]) -> Callable[[Transaction], Awaitable[T]]:
+    """Return work that is refused when it turns out to give nothing that can be awaited: a plain function."""
+
+    async def run(tx: Transaction) -> T:
+        made = work(tx)
+        if not inspect.isawaitable(made):
+            raise InvalidInput("work", "must be an async function", given=made, hint="Write `async def`.")
+        return await made
+
+    return run
+
+
 def _returned(work: Callable[..., Any]) -> Any:
     """Return the type that a function is annotated to return. Other annotations may be for type checkers only."""
     function = inspect.unwrap(getattr(work, "__func__", work))
     annotation = getattr(function, "__annotations__", {}).get("return", Any)
     alone = SimpleNamespace(__annotations__={"return": annotation})
-    return get_type_hints(alone, globalns=getattr(function, "__globals__", {}))["return"]
+    try:
+        return get_type_hints(alone, globalns=getattr(function, "__globals__", {}))["return"]
+    except NameError as exc:
+        raise InvalidInput(
+            "work",
+            f"must be annotated with types that exist when it runs: {exc}",
+            hint="Import them outside TYPE_CHECKING.",
+        ) from exc
 
 
 class RunKeyed(Protocol):
@@ -117,10 +150,11 @@ class OnceVerbs:
         @functools.wraps(method)
         async def call(*args: Any, **kwargs: Any) -> Any:
             operation = f"{self._concern}.{verb}"
+            told = functools.partial(fingerprint, operation, method, args, kwargs)
             keyed = Keyed(
                 key=self._key,
                 operation=operation,
-                fingerprint=fingerprint(operation, method, args, kwargs),
+                fingerprint=await asyncio.to_thread(told) if _takes_long(args, kwargs) else told(),
                 returns=_returned(method),
                 ttl_s=self._ttl_s,
             )
@@ -133,6 +167,14 @@ class OnceVerbs:
             return await self._run(keyed, work, arguments=bound.arguments)
 
         return call
+
+
+def _takes_long(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Say whether telling a call takes so long that it must not hold up the event loop: it has a file, or much content."""
+    return any(
+        hasattr(value, "read") or (isinstance(value, (bytes, bytearray, memoryview)) and len(value) > LONG_BYTES)
+        for value in (*args, *kwargs.values())
+    )
 
 
 def verbs_of(concerns: type, key: str, *, ttl_s: float, run: RunKeyed) -> dict[str, Any]:

@@ -15,9 +15,9 @@ import concurrent.futures.thread  # its exit hook must be older than ours, see `
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar, cast
 
 from llmspell.errors import OutcomeUnknown, TransactionClosed, Unavailable, Unsupported
@@ -80,7 +80,18 @@ class Portal:
         self._thread = threading.Thread(target=self._serve, name="llmspell-portal", daemon=True)
         self._thread.start()
         self.at_exit: Start[None] = nothing
+        self._here = threading.local()
         _OPEN.add(self)
+
+    @contextmanager
+    def around(self, block: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+        """For the length of a block, run every call of this thread inside of what `block` makes."""
+        outer: tuple[Callable[[], AbstractContextManager[None]], ...] = getattr(self._here, "blocks", ())
+        self._here.blocks = (*outer, block)
+        try:
+            yield
+        finally:
+            self._here.blocks = outer
 
     def run(self, start: Start[T]) -> T:
         """Run one call in the portal and return its result, or raise its error.
@@ -89,7 +100,15 @@ class Portal:
             Unsupported: this is the portal's own thread.
             Unavailable: the store is closed, or was opened before this process was forked.
         """
-        return cast("T", self.ask(Call(start), take=self._take, drop=self._drop))
+        blocks = getattr(self._here, "blocks", ())
+
+        async def inside() -> T:
+            with ExitStack() as stack:
+                for block in blocks:
+                    stack.enter_context(block())
+                return await start()
+
+        return cast("T", self.ask(Call(inside if blocks else start), take=self._take, drop=self._drop))
 
     def ask(self, call: Call, *, take: Callable[[Call], None], drop: Callable[[Call], None]) -> Any:
         """Hand a call to the portal, where `take` begins it, and wait for its outcome.

@@ -12,8 +12,6 @@ from random import SystemRandom
 from llmspell.codec import require_limit
 from llmspell.errors import Conflict, LlmspellError
 
-ATTEMPTS = 10
-"""Tries of a unit of work unless the settings or the call say otherwise."""
 ATTEMPTS_MAX = 1_000
 PAUSE_FIRST_S = 0.005
 PAUSE_MAX_S = 0.5

@@ -13,15 +13,15 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import date, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from llmspell.admin import Admin, NewTenants, TenantRegistry
 from llmspell.clock import Clock, SystemClock
-from llmspell.errors import InvalidLimit, LlmspellError
-from llmspell.gate import Gate, guarded
+from llmspell.errors import InvalidInput, InvalidLimit, LlmspellError
+from llmspell.gate import Gate, OpenHere, guarded
 from llmspell.ids import IdSource
 from llmspell.memory.context import Context, ContextAssembler
 from llmspell.memory.embedding import Embedding
@@ -29,7 +29,7 @@ from llmspell.memory.knowledge import KnowledgeGraph
 from llmspell.memory.memory import Memory
 from llmspell.memory.state import Atomically, ScopedState, Sealer
 from llmspell.memory.vectors import VectorCollection
-from llmspell.once import Keyed, keyed_work, verbs_of
+from llmspell.once import Keyed, awaited, keyed_work, verbs_of
 from llmspell.providers.configured import open_configured
 from llmspell.providers.embedder import Embedder, open_embedder
 from llmspell.read_stream import ReadStream
@@ -189,11 +189,12 @@ class Spell:
 
     async def close(self) -> None:
         """Finish pending work and release everything. Closing twice is allowed."""
-        await self._authenticator.settle()
-        if self._reads is not None:
-            await self._reads.close()
-        await self._embedding.aclose()
-        await self._backend.close()
+        async with AsyncExitStack() as closing:  # backwards, and each whatever became of those before
+            closing.push_async_callback(self._backend.close)
+            closing.push_async_callback(self._embedding.aclose)
+            if self._reads is not None:
+                closing.push_async_callback(self._reads.close)
+            closing.push_async_callback(self._authenticator.settle)
 
     def worker(
         self,
@@ -243,7 +244,12 @@ class Spell:
         automatic = self.settings.tenancy.auto_create_tenants
         allowed = self._backend.auto_create_tenants if automatic is None else automatic
         return Gate(
-            self._backend.tenants, tenant, auto_create=allowed, clock=self._clock, quotas=self._new_tenants.quotas
+            self._backend.tenants,
+            tenant,
+            auto_create=allowed,
+            clock=self._clock,
+            quotas=self._new_tenants.quotas,
+            alone=Capability.CONCURRENT_WRITERS not in self._backend.capabilities,
         )
 
     def _watched(self, storages: S, tenant: TenantId) -> S:
@@ -401,7 +407,7 @@ class Tenant(Concerns, Keys):
             OutcomeUnknown: the answer to the commit was lost, and there is no key that would make a repetition safe.
         """
         tries, keyed = self._plan(work, attempts, idempotency_key)
-        limit = self._limit(timeout_s)
+        work, limit = awaited(work), self._limit(timeout_s)
 
         async def once() -> T:
             async with self._transaction(limit, None) as tx:
@@ -413,6 +419,8 @@ class Tenant(Concerns, Keys):
         self, work: Callable[..., Any], attempts: int | None, idempotency_key: str | None
     ) -> tuple[Iterator[float], Keyed | None]:
         """Return the pauses before each try, and the call under its key."""
+        if not callable(work):
+            raise InvalidInput("work", "must be a function of one argument, the transaction", given=work)
         chosen = self._spell.settings.transaction
         keyed = None
         if idempotency_key is not None:
@@ -471,7 +479,8 @@ class Tenant(Concerns, Keys):
                 memory = self._spell._memory(storages, self.id, self._embedding, ahead=ahead or {})
                 tx = Transaction(storages, memory, self._spell._state(storages, self.id))
                 tx._bind_keys(storages, self._spell._secrets, self.id)
-                yield tx
+                with OpenHere(self._gate):
+                    yield tx
                 tx._outcome = "unknown"  # from here on the commit may be under way
         except BaseException as error:
             if tx is not None:
@@ -525,16 +534,14 @@ class Transaction(Concerns, Keys):
         answer = await keyed.claim(keys)
         if answer is not None:
             return cast("T", answer.result)
-        result = await work(self)
-        await keyed.record(keys, result)
-        return result
+        return cast("T", await keyed.record(keys, await work(self)))
 
     def _end(self, error: BaseException) -> None:
-        """Note how it ended: an error of ours knows, and whatever else came during the commit leaves it open."""
-        if isinstance(error, LlmspellError):
-            self._outcome = "unknown" if error.outcome == "unknown" else "rolled_back"
-        elif self._outcome == "open":
+        """Note how it ended. What the block raised rolled it back; of the commit an error of ours knows, and nothing else does."""
+        if self._outcome == "open":
             self._outcome = "rolled_back"
+        elif isinstance(error, LlmspellError):
+            self._outcome = "unknown" if error.outcome == "unknown" else "rolled_back"
         else:
             error.add_note("The commit was under way: the transaction happened completely or not at all.")
 

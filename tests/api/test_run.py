@@ -11,9 +11,21 @@ from typing import Any
 import pytest
 from tests.fixtures.stores import STORES, fresh_tenant, opened
 
-from llmspell.errors import AlreadyExists, Conflict, InvalidLimit, TransactionTimeout
+import llmspell
+from llmspell.errors import (
+    AlreadyExists,
+    Conflict,
+    InvalidInput,
+    InvalidLimit,
+    OutcomeUnknown,
+    TransactionError,
+    TransactionTimeout,
+    Unavailable,
+)
+from llmspell.providers.hashing import HashingEmbedder
 from llmspell.retries import PAUSE_MAX_S, pauses
 from llmspell.spell import Spell, Tenant, Transaction
+from llmspell.storage.contracts.capabilities import Capability
 
 CALLERS = 8
 ROUNDS = 12
@@ -236,3 +248,102 @@ async def test_a_savepoint_of_the_handle_can_be_tried_again(acme: Tenant) -> Non
 
     assert await acme.kv.list_keys() == ["a", "c"]
     assert await acme.memory.count() == 0
+
+
+async def test_a_write_beside_an_open_transaction_does_not_wait_for_it(acme: Tenant, spell: Spell) -> None:
+    """Where it would wait for its own transaction, it is refused at once; elsewhere it is kept by itself."""
+    waits = Capability.CONCURRENT_WRITERS not in spell.capabilities
+
+    async def beside() -> None:
+        async with acme.transaction() as inner:
+            await inner.kv.set("inner", b"")
+
+    async with acme.transaction() as tx:
+        await tx.kv.set("k", b"")
+        assert await acme.kv.get("k") is None
+        for write in (lambda: acme.kv.set("beside", b""), beside, lambda: acme.once("o").kv.set("once", b"")):
+            if waits:
+                with pytest.raises(TransactionError, match="write through the transaction itself"):
+                    await write()
+            else:
+                await write()
+
+    await acme.kv.set("after", b"")
+    assert await acme.kv.list_keys() == (["after", "k"] if waits else ["after", "beside", "inner", "k", "once"])
+
+
+async def test_a_task_that_a_block_starts_may_write_when_the_transaction_has_ended(acme: Tenant) -> None:
+    async with acme.transaction() as tx:
+        await tx.kv.set("k", b"")
+        task = asyncio.create_task(acme.kv.set("later", b""))
+
+    await task
+
+    assert await acme.kv.list_keys() == ["k", "later"]
+
+
+async def test_an_error_that_the_block_raises_is_not_taken_for_that_of_the_commit(acme: Tenant) -> None:
+    try:
+        async with acme.transaction() as tx:
+            await tx.kv.set("k", b"")
+            raise OutcomeUnknown("of something else")
+    except OutcomeUnknown:
+        pass
+
+    assert tx.outcome == "rolled_back"
+    assert await acme.kv.list_keys() == []
+
+
+async def test_work_without_an_annotation_gives_the_same_answer_each_time(acme: Tenant) -> None:
+    async def work(tx: Transaction):  # type: ignore[no-untyped-def]
+        return await tx.sessions.create(data={"n": 1})
+
+    first = await acme.run(work, idempotency_key="k")
+
+    assert isinstance(first, dict)
+    assert await acme.run(work, idempotency_key="k") == first
+
+
+@pytest.mark.parametrize("answer", [object(), {1, 2}.__iter__()])
+async def test_an_answer_that_is_no_data_is_refused_and_nothing_is_kept(acme: Tenant, answer: object) -> None:
+    async def work(tx: Transaction) -> object:
+        await tx.kv.set("k", b"")
+        return answer
+
+    with pytest.raises(InvalidInput, match="can be recorded under an idempotency key"):
+        await acme.run(work, idempotency_key="k")
+
+    assert await acme.kv.list_keys() == []
+
+
+async def test_an_answer_of_another_type_than_was_said_is_refused_the_first_time(acme: Tenant) -> None:
+    async def work(tx: Transaction) -> int:
+        await tx.kv.set("k", b"")
+        return "seven"  # type: ignore[return-value]
+
+    with pytest.raises(InvalidInput, match="can be recorded"):
+        await acme.run(work, idempotency_key="k")
+
+    assert await acme.kv.list_keys() == []
+
+
+async def test_what_is_not_work_is_refused(acme: Tenant) -> None:
+    for bad, problem in ((5, "function of one argument"), (lambda tx: 5, "async function")):
+        with pytest.raises(InvalidInput, match=problem):
+            await acme.run(bad)  # type: ignore[arg-type]
+    assert await acme.run(lambda tx: tx.kv.delete("k")) is False
+
+
+async def test_a_store_is_closed_although_its_embedder_fails_to(tmp_path: Path) -> None:
+    class Stuck(HashingEmbedder):
+        async def aclose(self) -> None:
+            raise RuntimeError("stuck")
+
+    spell = await llmspell.connect(f"sqlite:///{tmp_path / 'store.db'}", settings=llmspell.Settings(), embedder=Stuck())
+    await spell.tenant("acme").memory.add("Ada likes tea.")
+
+    with pytest.raises(RuntimeError, match="stuck"):
+        await spell.close()
+
+    with pytest.raises(Unavailable):
+        await spell.tenant("acme").kv.get("k")

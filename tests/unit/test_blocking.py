@@ -25,9 +25,11 @@ from llmspell.blocking import BlockingMemory, BlockingSpell, BlockingTenant, Blo
 from llmspell.errors import (
     Conflict,
     IdempotencyConflict,
+    InvalidInput,
     InvalidLimit,
     NotFound,
     TransactionClosed,
+    TransactionError,
     TransactionTimeout,
     Unavailable,
     Unsupported,
@@ -262,6 +264,31 @@ def test_work_is_run_again_after_a_conflict_and_once_under_a_key(acme: BlockingT
     assert acme.kv.list_keys() == ["run-3"]
     with pytest.raises(Conflict, match="last"):
         acme.run(_always_second, attempts=2)
+
+
+def test_async_work_is_refused_and_nothing_is_kept(acme: BlockingTenant) -> None:
+    async def work(tx: BlockingTransaction) -> None:
+        tx.kv.set("k", b"")
+
+    with pytest.raises(InvalidInput, match="plain function"):
+        acme.run(work)
+
+    assert acme.kv.list_keys() == []
+
+
+def test_a_write_beside_an_open_transaction_is_refused_at_once(acme: BlockingTenant) -> None:
+    with ThreadPoolExecutor(1) as other:
+        with acme.transaction() as tx:
+            tx.kv.set("k", b"")
+            with pytest.raises(TransactionError, match="write through the transaction itself"):
+                acme.kv.set("beside", b"")
+            with pytest.raises(TransactionError), acme.transaction():
+                pass
+            later = other.submit(acme.kv.set, "by another thread", b"")
+        later.result(WAIT_S)
+
+    acme.kv.set("after", b"")
+    assert acme.kv.list_keys() == ["after", "by another thread", "k"]
 
 
 def _always_second(tx: BlockingTransaction) -> None:

@@ -16,6 +16,8 @@ Rule 2: a worker that lost a lease stops the handler and says nothing more of th
 Rule 3: nothing ends the worker but `stop` and a queue that is out of reach for longer than `UNREACHABLE_MAX_S`: an error of a
 handler ends an attempt, whatever it is.
 Rule 4: after `stop` nothing new begins; handlers get `grace_s` to end, and what has not ended then is given back.
+Rule 5: a handler that does not end when it is cancelled holds up neither the worker nor its end. Its job is not given back, for
+it is still being done: the lease passes, and that was an attempt.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from random import SystemRandom
 from typing import Any, Final, TypeAlias
 
@@ -39,25 +42,35 @@ from llmspell.errors import (
     LeaseLost,
     LlmspellError,
     TenantError,
+    TenantUnknown,
     Unavailable,
 )
 from llmspell.observe import logger
-from llmspell.storage.contracts.jobs import LEASES_MAX, JobQueue, LeasedJob, retry_delay_s
-from llmspell.storage.contracts.jobs_checks import require_object, require_progress, require_worker
+from llmspell.storage.contracts.jobs import (
+    LEASE_S,
+    LEASES_MAX,
+    RESULT_MAX_BYTES,
+    JobQueue,
+    LeasedJob,
+    retry_delay_s,
+)
+from llmspell.storage.contracts.jobs_checks import error_text, require_object, require_progress, require_worker
 from llmspell.tenant import TenantId
 
 CONCURRENCY: Final = 4
-LEASE_S: Final = 60.0
 POLL_S: Final = 1.0
 TIME_LIMIT_S: Final = 3_600.0
 GRACE_S: Final = 20.0
 HEARTBEATS_PER_LEASE: Final = 3
 INACTIVE_DELAY_S: Final = 600.0
 """How long a job waits whose tenant is suspended; that costs it no attempt."""
+GONE: Final = ("deleted", "unknown")
+"""What a tenant is that never comes back."""
 UNREACHABLE_MAX_S: Final = 300.0
+ABANDON_S: Final = 5.0
+"""How long a handler that was cancelled may take to end; one that does not is left alone, and its job to its lease."""
 REPORT_S: Final = 5.0
 """How long an end of a job is tried again to be noted while the queue is out of reach, before its lease is left to expire."""
-RESULT_MAX_BYTES: Final = 65_536
 ROUNDS_MAX: Final = 1_000_000_000
 
 
@@ -180,6 +193,7 @@ class Worker:
         self._random = random or SystemRandom().random
         self._before_looking = before_looking
         self._running: dict[asyncio.Task[None], JobContext] = {}
+        self._abandoned: set[asyncio.Task[dict[str, Any] | None]] = set()
         self._stop = asyncio.Event()
         self._unreachable_since: float | None = None
         self._beside: asyncio.Task[Tally] | None = None
@@ -251,7 +265,7 @@ class Worker:
             self._unreachable_since = since
             if self._clock.monotonic() - since > UNREACHABLE_MAX_S:
                 raise Unavailable("The queue has been out of reach for too long.", after_s=UNREACHABLE_MAX_S) from error
-            logger.warning("looking for jobs failed, which will be tried again: %s", error)
+            logger.warning("looking for jobs failed, which will be tried again: %s", error_text(error))
             return []
         self._unreachable_since = None
         return leases
@@ -265,7 +279,7 @@ class Worker:
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
         if not task.cancelled() and task.exception() is not None:
-            logger.error("a job was left to its lease: %s", task.exception())
+            logger.error("a job was left to its lease: %s", error_text(task.exception()))
 
     async def _wait(self, limit_s: float | None) -> None:
         """Wait until a job ends, the worker is stopped, or it is time to look again."""
@@ -286,7 +300,9 @@ class Worker:
         for task in left:
             task.cancel()
         if left:
-            await asyncio.wait(left)
+            _, unended = await asyncio.wait(left, timeout=ABANDON_S + 2 * REPORT_S)
+            for task in unended:
+                logger.error("%s could not be ended, and is left to its lease", task.get_name())
 
     # --- one job ------------------------------------------------------------------------------------------------------
 
@@ -295,21 +311,41 @@ class Worker:
         keeping = asyncio.create_task(self._keep_alive(lease, context))
         try:
             await asyncio.wait({handling, keeping}, return_when=asyncio.FIRST_COMPLETED)
-            if not handling.done():  # the lease is gone: whoever has it now does the work
+            if not handling.done():  # the lease is gone, or soon will be: whoever has it then does the work
+                await self._cancelled(handling, lease)
                 self.tally.lost += 1
                 return
             keeping.cancel()
             await asyncio.wait({keeping})
             await self._note(lease, context, handling)
         except asyncio.CancelledError:
-            handling.cancel()
-            await asyncio.wait({handling})
-            await self._note_released(lease)
+            if await self._cancelled(handling, lease):
+                await self._note_released(lease)
+            else:
+                self.tally.lost += 1
             raise
         finally:
-            for task in (handling, keeping):
-                task.cancel()
-            await asyncio.gather(handling, keeping, return_exceptions=True)
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _cancelled(self, handling: asyncio.Task[dict[str, Any] | None], lease: LeasedJob) -> bool:
+        """Cancel a handler and say whether it has ended."""
+        handling.cancel()
+        ended, _ = await asyncio.wait({handling}, timeout=ABANDON_S)
+        if not ended:
+            logger.error(
+                "the handler of %s goes on although it was cancelled, and is left alone; job %s is left to its lease",
+                lease.job.kind,
+                lease.job.id,
+            )
+            self._abandoned.add(handling)
+        handling.add_done_callback(self._forget)
+        return bool(ended)
+
+    def _forget(self, handling: asyncio.Task[dict[str, Any] | None]) -> None:
+        self._abandoned.discard(handling)
+        if not handling.cancelled():
+            handling.exception()  # nobody waits for it any more: it counts as seen
 
     async def _handle(self, context: JobContext) -> dict[str, Any] | None:
         async with asyncio.timeout(self._options.time_limit_s) as limit:
@@ -322,6 +358,12 @@ class Worker:
         return require_object(result, field="result", max_bytes=RESULT_MAX_BYTES)
 
     async def _keep_alive(self, lease: LeasedJob, context: JobContext) -> None:
+        """Extend the lease until it is lost, or the handler must have ended: one that goes on has not heard of its time limit."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._options.time_limit_s + self._options.grace_s):
+                await self._heartbeats(lease, context)
+
+    async def _heartbeats(self, lease: LeasedJob, context: JobContext) -> None:
         """Extend the lease until it is lost. While the queue is out of reach, go on until the lease must have passed."""
         alive_at = self._clock.monotonic()
         while True:
@@ -335,7 +377,7 @@ class Worker:
             except LeaseLost:
                 return
             except LlmspellError as error:
-                logger.warning("a heartbeat of %s failed: %s", lease.job.kind, error)
+                logger.warning("a heartbeat of %s failed: %s", lease.job.kind, error_text(error))
                 if self._clock.monotonic() - alive_at >= self._options.lease_s:
                     return
 
@@ -348,9 +390,9 @@ class Worker:
             if error is None:
                 await self._tried(lambda: self._last_words(lease, context, handling.result()))
                 self.tally.succeeded += 1
-            elif isinstance(error, JobStopped):
+            elif isinstance(error, JobStopped) and context.stopping:
                 await self._note_released(lease)
-            elif isinstance(error, TenantError):
+            elif _status(error, lease.tenant) == "suspended":
                 await self._note_released(lease, delay_s=INACTIVE_DELAY_S)
             else:
                 await self._note_failed(lease, error)
@@ -367,17 +409,17 @@ class Worker:
     async def _note_failed(self, lease: LeasedJob, error: BaseException) -> None:
         if isinstance(error, TimeoutError):
             kind, text = "TimeLimit", f"The attempt took longer than {self._options.time_limit_s:g} s."
+        elif isinstance(error, JobStopped):
+            kind, text = "JobStopped", "The handler stopped although nobody had asked it to."
         else:
             kind, text = type(error).__name__, str(error) or type(error).__name__
         if isinstance(error, InvalidMetadata) and error.field.partition(".")[0].partition("[")[0] == "result":
             kind = "MalformedResult"
+        text = error_text(text)
+        retryable = not isinstance(error, JobImpossible) and _status(error, lease.tenant) not in GONE
         logger.warning("%s failed at attempt %d: %s: %s", lease.job.kind, lease.job.attempt, kind, text)
         delay_s = retry_delay_s(lease.job.attempt, jitter=self._random())
-        await self._tried(
-            lambda: self._queue.fail(
-                lease, text, error_class=kind, retryable=not isinstance(error, JobImpossible), delay_s=delay_s
-            )
-        )
+        await self._tried(lambda: self._queue.fail(lease, text, error_class=kind, retryable=retryable, delay_s=delay_s))
 
     async def _note_released(self, lease: LeasedJob, *, delay_s: float = 0.0) -> None:
         try:
@@ -399,3 +441,10 @@ class Worker:
                     raise
             await asyncio.sleep(pause_s)
             pause_s *= 2
+
+
+def _status(error: BaseException | None, tenant: TenantId) -> str | None:
+    """Return what an error says of the tenant whose job it is: suspended, deleted or unknown; None when it says nothing."""
+    if not isinstance(error, TenantError) or error.fields.get("tenant") != tenant:
+        return None
+    return "unknown" if isinstance(error, TenantUnknown) else str(error.fields.get("status"))

@@ -5,6 +5,7 @@ Rule: the tenant is bound when the storages are handed out; no method takes one,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -12,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from llmspell.errors import TransactionError
+from llmspell.errors import InvalidLimit, TransactionError
 from llmspell.storage.contracts.access_keys import AccessKeys
 from llmspell.storage.contracts.agent_state import AgentStates
 from llmspell.storage.contracts.api_keys import ApiKeys
@@ -34,6 +35,17 @@ from llmspell.storage.contracts.workflow_state import WorkflowStates
 from llmspell.tenant import TenantId
 
 TRANSACTION_TIMEOUT_S = 30.0
+
+
+def require_timeout(timeout_s: object) -> float:
+    """Return the time limit of a transaction in seconds.
+
+    Raises:
+        InvalidLimit: it is no positive, finite number.
+    """
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
+        raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
+    return float(timeout_s)
 
 
 class Storages(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from llmspell.codec import require_key, require_limit
-from llmspell.errors import InvalidInput
+from llmspell.errors import IdempotencyConflict, InvalidInput
 
 IDEMPOTENCY_KEY_MAX_BYTES = 255
 OPERATION_MAX_BYTES = 255
@@ -38,7 +38,7 @@ class Idempotency(Protocol):
         """Take a key for the transaction under way, and return None; or return the result that is recorded for it.
 
         Raises:
-            IdempotencyConflict: the key was used for another operation or with other arguments.
+            IdempotencyConflict: the key was used for another operation or with other arguments, or claimed without a result.
             Conflict: another transaction took it at the same moment; begin again.
         """
         ...
@@ -92,6 +92,17 @@ def require_result(result: object) -> bytes:
             given=len(result),
             hint="Write in smaller batches, each under a key of its own.",
         )
+    return result
+
+
+def require_recorded(key: str, result: bytes | None) -> bytes:
+    """Return the result of a key that was claimed before.
+
+    Raises:
+        IdempotencyConflict: there is none; whoever claimed it had its effect, and did not say which.
+    """
+    if result is None:
+        raise IdempotencyConflict("The idempotency key was claimed, and no result was recorded.", idempotency_key=key)
     return result
 
 

@@ -16,7 +16,7 @@ from datetime import datetime
 from functools import partial
 
 from llmspell.clock import Clock, SystemClock
-from llmspell.errors import InvalidLimit, Unavailable, Unsupported
+from llmspell.errors import Unavailable, Unsupported
 from llmspell.ids import IdSource
 from llmspell.storage.contracts.access_keys import PEPPER_BYTES
 from llmspell.storage.contracts.backend import (
@@ -27,6 +27,7 @@ from llmspell.storage.contracts.backend import (
     Promotable,
     Storages,
     opened,
+    require_timeout,
 )
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventPartition
@@ -79,18 +80,13 @@ class InMemoryBackend:
         )
 
     def storages(self, tenant: TenantId) -> Storages:
-        return self._bind(tenant, AutocommitUnit(partial(self._store, tenant_id(tenant))))
-        return self._bind(tenant_id(tenant), AutocommitUnit(partial(self._store, tenant_id(tenant))))
         tenant = tenant_id(tenant)
         return self._bind(tenant, AutocommitUnit(partial(self._store, tenant)))
-        return self._bind(tenant_id(tenant), AutocommitUnit(partial(self._store, tenant_id(tenant))))
 
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
     ) -> AbstractAsyncContextManager[OpenTransaction]:
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not timeout_s > 0:
-            raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
-        return self._transaction(tenant_id(tenant), float(timeout_s))
+        return self._transaction(tenant_id(tenant), require_timeout(timeout_s))
 
     @asynccontextmanager
     async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[OpenTransaction]:
@@ -122,20 +118,18 @@ class InMemoryBackend:
             vectors=InMemoryVectors(unit, self._clock, self._ids),
             memories=InMemoryMemories(unit, self._clock, self._analyser, self._ids),
             graph=InMemoryGraph(unit, self._clock, self._ids),
-            audit=InMemoryAudit(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
-            api_keys=InMemoryApiKeys(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
-            access_keys=InMemoryAccessKeys(
-                unit, self._clock, self._ids, cursors=Cursors(tenant, self.cursor_key), pepper=self._access_pepper
-            ),
+            audit=InMemoryAudit(unit, self._clock, self._ids, cursors),
+            api_keys=InMemoryApiKeys(unit, self._clock, self._ids, cursors),
+            access_keys=InMemoryAccessKeys(unit, self._clock, self._ids, cursors=cursors, pepper=self._access_pepper),
             procedures=InMemoryProcedures(unit, self._clock, self._ids, cursors),
             agent_state=InMemoryAgentStates(unit, self._clock, self._ids, cursors),
             workflow_state=InMemoryWorkflowStates(unit, self._clock, cursors),
-            event_log=InMemoryEventLog(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
-            hook_history=InMemoryHookHistory(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
+            event_log=InMemoryEventLog(unit, self._clock, self._ids, cursors),
+            hook_history=InMemoryHookHistory(unit, self._clock, self._ids, cursors),
             idempotency=InMemoryIdempotency(unit, self._clock),
             sessions=InMemorySessions(unit, self._clock, self._ids, cursors),
             artifacts=InMemoryArtifacts(unit, self._clock, cursors),
-            jobs=InMemoryJobs(unit, self._clock, self._ids, Cursors(tenant, self.cursor_key)),
+            jobs=InMemoryJobs(unit, self._clock, self._ids, cursors),
         )
 
     async def migration_status(self) -> MigrationStatus:

@@ -13,6 +13,7 @@ from llmspell.storage.contracts.idempotency import (
     require_expire_limit,
     require_idempotency_key,
     require_operation,
+    require_recorded,
     require_result,
 )
 from llmspell.storage.inmemory.store import State, Unit
@@ -49,7 +50,7 @@ class InMemoryIdempotency:
         def work(state: State) -> bytes | None:
             used = state.idempotency.get(key)
             if used is not None and used.expires_at > now:
-                return _result(key, used, asked)
+                return require_recorded(key, _result(key, used, asked))
             state.idempotency.put(key, mine)
             return None
 

@@ -8,7 +8,6 @@ Rule: the driver is imported when a store is opened, not before; without it the 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from msgspec import structs
 
 from llmspell.clock import Clock, SystemClock
-from llmspell.errors import InvalidLimit, InvalidSetting
+from llmspell.errors import InvalidSetting
 from llmspell.ids import IdSource
 from llmspell.storage.contracts.backend import (
     TRANSACTION_TIMEOUT_S,
@@ -28,6 +27,7 @@ from llmspell.storage.contracts.backend import (
     Promotable,
     Storages,
     opened,
+    require_timeout,
 )
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventPartition
@@ -110,9 +110,7 @@ class PostgresBackend:
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
     ) -> AbstractAsyncContextManager[OpenTransaction]:
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
-            raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
-        return self._transaction(tenant_id(tenant), float(timeout_s))
+        return self._transaction(tenant_id(tenant), require_timeout(timeout_s))
 
     @asynccontextmanager
     async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[OpenTransaction]:

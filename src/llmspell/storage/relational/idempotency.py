@@ -15,6 +15,7 @@ from llmspell.storage.contracts.idempotency import (
     require_expire_limit,
     require_idempotency_key,
     require_operation,
+    require_recorded,
     require_result,
 )
 from llmspell.storage.relational.database import Row, Unit
@@ -52,7 +53,7 @@ class RelationalIdempotency:
         row = await self._unit.row(self._queries.find, key=key, now=self._now())
         if row is None:  # it was used, and forgotten between the two
             raise Conflict("The idempotency key was forgotten at this very moment.", idempotency_key=key)
-        return _result(key, row, asked)
+        return require_recorded(key, _result(key, row, asked))
 
     async def record(self, key: str, result: bytes) -> None:
         require_idempotency_key(key)

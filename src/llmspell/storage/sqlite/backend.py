@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from llmspell.clock import Clock, SystemClock
-from llmspell.errors import InvalidLimit, InvalidSetting, InvalidUrl, Unavailable, Unsupported
+from llmspell.errors import InvalidSetting, InvalidUrl, Unavailable, Unsupported
 from llmspell.ids import IdSource
 from llmspell.storage.contracts.backend import (
     TRANSACTION_TIMEOUT_S,
@@ -26,6 +25,7 @@ from llmspell.storage.contracts.backend import (
     Promotable,
     Storages,
     opened,
+    require_timeout,
 )
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventPartition
@@ -82,9 +82,7 @@ class SqliteBackend:
     def transaction(
         self, tenant: TenantId, *, timeout_s: float = TRANSACTION_TIMEOUT_S
     ) -> AbstractAsyncContextManager[OpenTransaction]:
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
-            raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
-        return self._transaction(tenant_id(tenant), float(timeout_s))
+        return self._transaction(tenant_id(tenant), require_timeout(timeout_s))
 
     @contextlib.asynccontextmanager
     async def _transaction(self, tenant: TenantId, timeout_s: float) -> AsyncIterator[OpenTransaction]:

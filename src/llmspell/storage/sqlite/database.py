@@ -382,17 +382,21 @@ class TransactionUnit:
         try:
             yield
         except BaseException:
+            self._leave_block(mark)
             with contextlib.suppress(LlmspellError):  # the transaction is over: the block is gone with it
-                await self._end_block(mark, "ROLLBACK TO block", "RELEASE block")
+                await self._control("ROLLBACK TO block", "RELEASE block")
             raise
-        await self._end_block(mark, "RELEASE block")
+        self._leave_block(mark)
+        await self._control("RELEASE block")
 
-    async def _end_block(self, mark: object, *statements: str) -> None:
+    def _leave_block(self, mark: object) -> None:
         try:
             self.savepoints.leave(mark)
         except TransactionError:
             self._session.submit(ending("ROLLBACK"))
             raise
+
+    async def _control(self, *statements: str) -> None:
         # Shielded: a cancelled caller must not leave the block open for what comes after.
         await asyncio.shield(self._submit(functools.partial(_control_all, statements=statements)))
 

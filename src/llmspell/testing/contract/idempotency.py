@@ -123,6 +123,41 @@ class IdempotencyContract:
         assert set(answers) == {str(effects[0]).encode()}
         assert await backend.storages(tenant).kv.list_keys() == [f"effect-{effects[0]}"]
 
+    async def test_a_key_that_was_claimed_without_a_result_is_not_given_to_another(self, backend: Backend) -> None:
+        tenant = await new_tenant(backend)
+        async with backend.transaction(tenant) as tx:
+            await tx.idempotency.claim("k", **CALL)
+            with pytest.raises(IdempotencyConflict, match="no result"):
+                await tx.idempotency.claim("k", **CALL)
+
+        async with backend.transaction(tenant) as tx:
+            with pytest.raises(IdempotencyConflict, match="no result"):
+                await tx.idempotency.claim("k", **CALL)
+
+    async def test_a_key_that_is_being_claimed_anew_is_not_swept_away(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        tenant = await new_tenant(backend)
+        await used(backend, tenant, ttl_s=10)
+        clock.advance(seconds=10)
+        claimed, swept = asyncio.Event(), asyncio.Event()
+
+        async def sweep() -> None:
+            await claimed.wait()
+            swept.set()
+            await backend.storages(tenant).idempotency.expire()
+
+        task = asyncio.create_task(sweep())
+        async with backend.transaction(tenant) as tx:
+            assert await tx.idempotency.claim("k", **CALL) is None
+            claimed.set()
+            await swept.wait()
+            await tx.kv.get("anything")  # whoever sweeps has come as far as it can
+            await tx.idempotency.record("k", b"again")
+        await task
+
+        assert await backend.storages(tenant).idempotency.find("k", **CALL) == b"again"
+
     async def test_two_tenants_may_use_one_key(self, backend: Backend) -> None:
         mine, other = await new_tenant(backend), await new_tenant(backend)
         await used(backend, mine, result=b"mine")

@@ -160,6 +160,22 @@ class SavepointsContract:
 
         assert await backend.storages(tenant).kv.list_keys() == []
 
+    async def test_an_exception_does_not_hide_that_a_block_was_left_too_early(self, backend: Backend) -> None:
+        tenant = await new_tenant(backend)
+
+        async def misnest() -> None:
+            async with backend.transaction(tenant) as tx:
+                inner = tx.savepoint()
+                async with tx.savepoint():
+                    await inner.__aenter__()
+                    await tx.kv.set("k", b"")
+                    raise Deliberate
+
+        with pytest.raises(TransactionError, match="ended before one that began inside of it"):
+            await misnest()
+
+        assert await backend.storages(tenant).kv.list_keys() == []
+
     async def test_a_transaction_with_an_open_block_is_not_committed(self, backend: Backend) -> None:
         tenant = await new_tenant(backend)
 

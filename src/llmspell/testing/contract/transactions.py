@@ -330,7 +330,7 @@ class TransactionsContract:
         await backend.storages(tenant).kv.set("k", b"next")
         assert await backend.storages(tenant).kv.get("k") == b"next"
 
-    @pytest.mark.parametrize("timeout_s", [0, -1, True, "10", float("nan")])
+    @pytest.mark.parametrize("timeout_s", [0, -1, True, "10", float("nan"), float("inf")])
     async def test_a_limit_that_is_no_number_of_seconds_is_refused(self, backend: Backend, timeout_s: float) -> None:
         tenant = await new_tenant(backend)
 

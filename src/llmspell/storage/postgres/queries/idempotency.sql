@@ -18,10 +18,10 @@ WHERE k.expires_at <= excluded.created_at;
 UPDATE llmspell.idempotency_keys SET result = :result WHERE tenant_id = (SELECT :tenant_id) AND idempotency_key = :key;
 
 -- name: expire -> count
--- Delete forgotten keys, the oldest first.
+-- Delete forgotten keys, the oldest first; one that is being claimed anew is left alone.
 DELETE FROM llmspell.idempotency_keys
-WHERE tenant_id = :tenant_id AND idempotency_key IN (
+WHERE tenant_id = :tenant_id AND idempotency_key = ANY(ARRAY(
   SELECT k.idempotency_key FROM llmspell.idempotency_keys AS k
   WHERE k.tenant_id = :tenant_id AND k.expires_at <= :now
-  ORDER BY k.expires_at, k.idempotency_key LIMIT :limit
-);
+  ORDER BY k.expires_at, k.idempotency_key LIMIT :limit FOR UPDATE SKIP LOCKED
+));
