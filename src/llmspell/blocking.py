@@ -383,6 +383,8 @@ class BlockingTenant(_WithKeys, of=Tenant):
 
     @contextmanager
     def transaction(self, *, timeout_s: float | None = None) -> Iterator[BlockingTransaction]:
+        if self._portal.surrounded:  # by a transaction of this thread: is it one that this would wait for?
+            self._portal.run(functools.partial(self._inner._gate.enter, writes=True))
         unit = Unit(self._portal, self._inner.transaction(timeout_s=timeout_s))
         try:
             tx = BlockingTransaction(unit.enter(), unit)

@@ -93,6 +93,11 @@ class Portal:
         finally:
             self._here.blocks = outer
 
+    @property
+    def surrounded(self) -> bool:
+        """Whether this thread is inside of a block of `around`."""
+        return bool(getattr(self._here, "blocks", ()))
+
     def run(self, start: Start[T]) -> T:
         """Run one call in the portal and return its result, or raise its error.
 
