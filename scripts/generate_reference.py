@@ -97,7 +97,11 @@ def limits_page() -> Iterator[str]:
     yield "| concern | what | limit |\n|---|---|---|"
     for page in sorted(REFERENCE.glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        if page.name == "limits.md" or not (found := LIMIT.findall(text)):
+        stated = re.search(r"^## Limits\n+\| what \| limit \| constant \|\n\|---\|---\|---\|\n((?:\|.*\n?)+)", text, re.MULTILINE)
+        found = LIMIT.findall(text)
+        if stated is not None and len(stated[1].splitlines()) != len(LIMIT.findall(stated[1])):
+            raise SystemExit(f"{page.name}: a row of its limits is not `| what | NUMBER unit | `module.CONSTANT` |`")
+        if page.name == "limits.md" or not found:
             continue
         concern = f"[{page.stem.replace('_', ' ').replace('-', ' ')}]({page.name})"
         yield from (f"| {concern} | {what} | {limit} |" for what, limit in found)
