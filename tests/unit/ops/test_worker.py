@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NoReturn
 
 import pytest
 
 from llmspell.clock import ManualClock
-from llmspell.errors import InvalidInput, InvalidSetting, JobImpossible, TenantInactive, Unavailable
+from llmspell.errors import (
+    InvalidInput,
+    InvalidSetting,
+    JobImpossible,
+    JobStopped,
+    TenantInactive,
+    TenantUnknown,
+    Unavailable,
+)
 from llmspell.ops.worker import INACTIVE_DELAY_S, JobContext, Worker, WorkerOptions
 from llmspell.storage.contracts.jobs import Job, Jobs, LeasedJob
 from llmspell.storage.inmemory.backend import InMemoryBackend
@@ -231,13 +240,126 @@ async def test_a_suspended_tenants_job_waits_and_loses_no_attempt(
     job = await jobs.enqueue(KIND)
 
     async def handler(context: JobContext) -> NoReturn:
-        raise TenantInactive(tenant=context.tenant)
+        raise TenantInactive(tenant=context.tenant, status="suspended")
 
     await ended(worker_of(backend, handler), until_idle=True)
 
     waiting = await found(jobs, job)
     assert (waiting.state, waiting.attempt) == ("queued", 0)
     assert (waiting.run_at - clock.now()).total_seconds() == INACTIVE_DELAY_S
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (TenantInactive(tenant=ACME, status="deleted"), "dead"),
+        (TenantUnknown(tenant=ACME), "dead"),
+        (TenantInactive(tenant=TenantId("globex"), status="suspended"), "queued"),
+        (TenantUnknown(tenant=TenantId("globex")), "queued"),
+        (TenantInactive("Somebody's own words."), "queued"),
+    ],
+)
+async def test_a_tenant_that_is_gone_ends_its_job_and_another_tenant_fails_an_attempt(
+    backend: InMemoryBackend, jobs: Jobs, error: Exception, state: str
+) -> None:
+    job = await jobs.enqueue(KIND, max_attempts=2)
+
+    async def handler(context: JobContext) -> NoReturn:
+        raise error
+
+    await ended(worker_of(backend, handler), until_idle=True)
+
+    failed = await found(jobs, job)
+    assert (failed.state, failed.attempt, failed.error_class) == (state, 1, type(error).__name__)
+
+
+async def test_a_handler_that_stops_unasked_has_failed_an_attempt(backend: InMemoryBackend, jobs: Jobs) -> None:
+    """Given back without a count it would run again at once, for ever."""
+    job = await jobs.enqueue(KIND)
+    runs = 0
+
+    async def handler(context: JobContext) -> NoReturn:
+        nonlocal runs
+        runs += 1
+        raise JobStopped
+
+    await ended(worker_of(backend, handler), until_idle=True, max_jobs=10)
+
+    failed = await found(jobs, job)
+    assert (runs, failed.state, failed.attempt, failed.error_class) == (1, "queued", 1, "JobStopped")
+
+
+async def test_what_is_logged_of_an_error_has_no_secret(
+    backend: InMemoryBackend, jobs: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    await jobs.enqueue(KIND)
+
+    async def handler(context: JobContext) -> NoReturn:
+        raise ValueError("refused: Authorization: Bearer sk-abcdefghijklmnopqrstuvwx, password=hunter2")
+
+    with caplog.at_level("DEBUG"):
+        await ended(worker_of(backend, handler), until_idle=True)
+
+    assert "ValueError: refused" in caplog.text
+    assert "sk-abc" not in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+class Stubborn:
+    """A handler that does not let itself be cancelled, until the test is over."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.over = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    async def __call__(self, context: JobContext) -> None:
+        self.begun.set()
+        while not self.over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.over.wait()
+        self.ended.set()
+
+
+@pytest.fixture
+async def stubborn(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stubborn]:
+    monkeypatch.setattr("llmspell.ops.worker.ABANDON_S", 0.01)
+    handler = Stubborn()
+    yield handler
+    handler.over.set()
+    await handler.ended.wait()
+
+
+async def test_a_handler_that_does_not_let_itself_be_cancelled_holds_up_no_end(
+    backend: InMemoryBackend, jobs: Jobs, stubborn: Stubborn, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its job is not given back, for it is still being done."""
+    job = await jobs.enqueue(KIND)
+    worker = worker_of(backend, stubborn, options=WorkerOptions(grace_s=0.01, poll_s=0.005))
+
+    async with asyncio.timeout(LIMIT_S):
+        async with worker:
+            await stubborn.begun.wait()
+
+    assert (await found(jobs, job)).state == "running"
+    assert worker.tally.lost == 1
+    assert "goes on although it was cancelled" in caplog.text
+
+
+async def test_a_handler_that_goes_on_beyond_its_time_is_left_to_its_lease(
+    backend: InMemoryBackend, jobs: Jobs, stubborn: Stubborn, clock: ManualClock
+) -> None:
+    job = await jobs.enqueue(KIND)
+    options = WorkerOptions(lease_s=0.03, time_limit_s=0.01, grace_s=0.02, poll_s=0.005)
+
+    worker = worker_of(backend, stubborn, options=options)
+    await ended(worker, max_jobs=1)
+
+    assert worker.tally.lost == 1
+    assert (await found(jobs, job)).state == "running"
+    clock.advance(seconds=1)
+    (lease,) = await backend.job_queue.lease(worker="other", kinds=[KIND])
+    assert (lease.job.id, lease.job.attempt) == (job.id, 2)
 
 
 async def test_no_more_run_at_once_than_allowed(backend: InMemoryBackend, jobs: Jobs) -> None:
