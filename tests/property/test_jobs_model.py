@@ -1,6 +1,7 @@
 """Random programs over the queue: every store says what the one in memory says, after every step.
 
-Ids differ between stores, so jobs go by the number that is their payload.
+Ids differ between stores, so jobs go by the number that is their payload. Each program has kinds of its own, so that it can
+ask for the jobs of all tenants and meets no other program's.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from hypothesis import strategies as st
 from llmspell.clock import ManualClock
 from llmspell.errors import AlreadyExists, Conflict, LeaseLost, NotFound
 from llmspell.storage.contracts.backend import Backend
-from llmspell.storage.contracts.jobs import Job, LeasedJob
+from llmspell.storage.contracts.jobs import Job, Jobs, LeasedJob
 from llmspell.tenant import TenantId
 
 KINDS = ("send", "fetch")
 KEYS = (None, None, "a", "b")
 LEASE_S = 10
+TENANTS = 3
 Step = tuple[Any, ...]
 Said = list[Any]
 
@@ -30,13 +32,19 @@ steps = st.lists(
     st.one_of(
         st.tuples(
             st.just("enqueue"),
+            st.integers(0, TENANTS - 1),
             st.sampled_from(KINDS),
             st.sampled_from(KEYS),
             st.integers(-1, 1),
             st.integers(-10, 10),
             st.integers(1, 3),
         ),
-        st.tuples(st.just("lease"), st.integers(1, 3), st.sampled_from((("send",), ("send", "fetch")))),
+        st.tuples(
+            st.just("lease"),
+            st.integers(1, 5),
+            st.sampled_from((("send",), ("send", "fetch"))),
+            st.one_of(st.none(), st.sets(st.integers(0, TENANTS - 1), min_size=1)),
+        ),
         st.tuples(st.just("complete"), st.integers(0, 9)),
         st.tuples(st.just("fail"), st.integers(0, 9), st.booleans(), st.integers(0, 12)),
         st.tuples(st.just("release"), st.integers(0, 9), st.integers(0, 12)),
@@ -54,12 +62,13 @@ steps = st.lists(
 class Program:
     """Runs steps on one store, and remembers its jobs by number."""
 
-    def __init__(self, backend: Backend, tenant: TenantId, clock: ManualClock) -> None:
+    def __init__(self, backend: Backend, tenants: list[TenantId], name: str, clock: ManualClock) -> None:
         self.queue = backend.job_queue
-        self.jobs = backend.storages(tenant).jobs
-        self.tenant = tenant
+        self.jobs = [backend.storages(tenant).jobs for tenant in tenants]
+        self.tenants = tenants
+        self.name = name
         self.clock = clock
-        self.made: list[Job] = []
+        self.made: list[tuple[Jobs, Job]] = []
         self.leases: list[LeasedJob] = []
 
     async def take(self, step: Step) -> Said:
@@ -70,21 +79,28 @@ class Program:
         except (AlreadyExists, LeaseLost, NotFound, Conflict) as error:
             return [type(error).__name__]
 
-    async def enqueue(self, kind: str, key: str | None, priority: int, seconds: int, attempts: int) -> Said:
+    async def enqueue(
+        self, tenant: int, kind: str, key: str | None, priority: int, seconds: int, attempts: int
+    ) -> Said:
         run_at = self.clock.now() + timedelta(seconds=seconds)
         payload = {"n": len(self.made)}
-        job = await self.jobs.enqueue(
-            kind, payload, run_at=run_at, priority=priority, max_attempts=attempts, dedupe_key=key
+        job = await self.jobs[tenant].enqueue(
+            kind + self.name, payload, run_at=run_at, priority=priority, max_attempts=attempts, dedupe_key=key
         )
         if job.payload == payload:
-            self.made.append(job)
+            self.made.append((self.jobs[tenant], job))
         return shown(job)
 
-    async def lease(self, limit: int, kinds: tuple[str, ...]) -> Said:
-        found = await self.queue.lease(worker="w", kinds=kinds, limit=limit, lease_s=LEASE_S, tenants=[self.tenant])
-        found.sort(key=lambda lease: lease.job.payload["n"])
+    async def lease(self, limit: int, kinds: tuple[str, ...], served: set[int] | None) -> Said:
+        found = await self.queue.lease(
+            worker="w",
+            kinds=[kind + self.name for kind in kinds],
+            limit=limit,
+            lease_s=LEASE_S,
+            tenants=None if served is None else [self.tenants[number] for number in served],
+        )
         self.leases += found
-        return [[*shown(lease.job), lease.token] for lease in found]
+        return [[lease.tenant, *shown(lease.job), lease.token] for lease in found]
 
     async def complete(self, which: int) -> Said:
         return shown(await self.queue.complete(self.held(which), {"which": which}))
@@ -106,24 +122,30 @@ class Program:
         return self.leases[-1 - which % len(self.leases)]
 
     async def cancel(self, which: int) -> Said:
-        return [await self.jobs.cancel(self.known(which).id)]
+        jobs, job = self.known(which)
+        return [await jobs.cancel(job.id)]
 
     async def retry(self, which: int) -> Said:
-        return shown(await self.jobs.retry(self.known(which).id))
+        jobs, job = self.known(which)
+        return shown(await jobs.retry(job.id))
 
-    def known(self, which: int) -> Job:
-        """One of the jobs there were."""
+    def known(self, which: int) -> tuple[Jobs, Job]:
+        """One of the jobs there were, and where it is."""
         if not self.made:
             raise NotFound
         return self.made[which % len(self.made)]
 
     async def prune(self, seconds: int, dead: bool, limit: int) -> Said:
-        return [await self.jobs.prune(self.clock.now() - timedelta(seconds=seconds), dead=dead, limit=limit)]
+        before = self.clock.now() - timedelta(seconds=seconds)
+        return [await jobs.prune(before, dead=dead, limit=limit) for jobs in self.jobs]
 
     async def everything(self) -> Said:
         """All that can be read."""
-        listed = (await self.jobs.list(limit=1_000)).items
-        return [sorted((shown(job) for job in listed), key=str), await self.jobs.counts()]
+        read: Said = []
+        for jobs in self.jobs:
+            listed = (await jobs.list(limit=1_000)).items
+            read.append([sorted((shown(job) for job in listed), key=str), await jobs.counts()])
+        return read
 
 
 def shown(job: Job) -> Said:
@@ -142,11 +164,13 @@ def test_every_store_answers_a_random_program_as_the_one_in_memory(
 
 
 async def compare(stores: dict[str, Backend], clock: ManualClock, program: list[Step]) -> None:
-    tenant = TenantId(f"tenant-{uuid4().hex}")
+    run = uuid4().hex
+    tenants = [TenantId(f"tenant-{run}-{number}") for number in range(TENANTS)]
     programs = {}
     for name, backend in stores.items():
-        await backend.tenants.create(tenant)
-        programs[name] = Program(backend, tenant, clock)
+        for tenant in tenants:
+            await backend.tenants.create(tenant)
+        programs[name] = Program(backend, tenants, run, clock)
     for step in program:
         if step[0] == "advance":
             clock.advance(seconds=step[1])

@@ -10,16 +10,18 @@ Not here: the worker that runs handlers (`ops.worker`), what the built-in jobs d
 Rule 1: a job runs at least once; it has an effect once when its handler can be repeated. A worker whose lease has passed to
 another one changes nothing any more (`LeaseLost`); `token` rises with each lease, for systems beyond the store.
 Rule 2: every lease counts as an attempt, also one that nobody ended; after `max_attempts` a job is dead, and stays to be seen.
-Rule 3: tenants take turns: each gives one job before any gives a second. Within a tenant the order is priority (the higher
-first), `run_at`, id; so no tenant gets before another one by calling its jobs urgent, or by having many.
+Rule 3: tenants take turns, from one lease to the next: each gives one job before any gives a second. Within a tenant the order is
+priority (the higher first), `run_at`, id; so no tenant gets before another one by calling its jobs urgent, or by having many.
 Rule 4: whether a lease has passed is decided by the injected clock, at the next lease; a job is never freed by time alone.
 """
 
 from __future__ import annotations
 
 import builtins
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 from uuid import UUID
 
@@ -57,6 +59,7 @@ EMBED_KIND = "memories.embed"
 """The kind of the job that waits wherever memories wait for an embedding."""
 LEASE_EXPIRED = "LeaseExpired"
 """The class of error of an attempt that nobody ended."""
+EXPIRED_ERROR = "The worker gave no sign of life until its lease had passed."
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -280,6 +283,19 @@ class JobQueue(Protocol):
     async def tenants_with_pending(self, *, after: str | None = None, limit: int = 1_000) -> builtins.list[TenantId]:
         """Return tenants beyond `after` that have memories without embedding and no live job that would embed them."""
         ...
+
+
+def in_turn(leases: Sequence[LeasedJob], after: str) -> list[LeasedJob]:
+    """Return leases, which are in order within each tenant, as the tenants take turns: those beyond `after` begin.
+
+    The tenant of the last one is the `after` of the next turn.
+    """
+    given: Counter[TenantId] = Counter()
+    placed: list[tuple[int, bool, TenantId, LeasedJob]] = []
+    for lease in leases:
+        given[lease.tenant] += 1
+        placed.append((given[lease.tenant], lease.tenant <= after, lease.tenant, lease))
+    return [lease for *_, lease in sorted(placed, key=itemgetter(0, 1, 2))]
 
 
 def retry_delay_s(attempt: int, *, jitter: float) -> float:

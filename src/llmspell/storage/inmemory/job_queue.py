@@ -20,6 +20,7 @@ from llmspell.ids import IdSource
 from llmspell.storage.contracts import jobs_checks as checks
 from llmspell.storage.contracts.jobs import (
     EMBED_KIND,
+    EXPIRED_ERROR,
     LEASE_EXPIRED,
     LEASE_S,
     LEASES_MAX,
@@ -37,7 +38,6 @@ from llmspell.storage.inmemory.store import AutocommitUnit, State, TenantStore
 from llmspell.storage.inmemory.tenants import InMemoryTenants
 from llmspell.tenant import STORE_TENANT, TenantId, tenant_id
 
-EXPIRED_ERROR = "The worker gave no sign of life until its lease had passed."
 UNLEASED: dict[str, Any] = {"worker": None, "leased_until": None}
 
 
@@ -107,7 +107,7 @@ class InMemoryJobQueue:
             if leased is not None:
                 found.append(leased)
         if found:
-            self._after = max(found, key=lambda one: turned.index(one.tenant)).tenant
+            self._after = found[-1].tenant
         return found
 
     async def _take(

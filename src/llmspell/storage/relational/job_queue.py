@@ -18,6 +18,7 @@ from llmspell.errors import LeaseLost
 from llmspell.storage.contracts import jobs_checks as checks
 from llmspell.storage.contracts.jobs import (
     EMBED_KIND,
+    EXPIRED_ERROR,
     KINDS_MAX,
     LEASE_EXPIRED,
     LEASE_S,
@@ -29,19 +30,19 @@ from llmspell.storage.contracts.jobs import (
     KindStats,
     LeasedJob,
     QueueStats,
+    in_turn,
     retry_delay_s,
 )
 from llmspell.storage.relational.catalog import Query
 from llmspell.storage.relational.database import Row, Unit
 from llmspell.storage.relational.jobs import RelationalJobs, to_job
 from llmspell.storage.relational.runtime import Runtime
-from llmspell.tenant import NO_TENANT, STORE_TENANT, TenantId, tenant_id
+from llmspell.tenant import NO_TENANT, STORE_TENANT, TENANT_MAX_BYTES, TenantId, tenant_id
 
 CONTENTION = 64
 """Jobs of a tenant that may be in other workers' hands at this very moment, and are stepped over."""
-HIGHEST_TENANT = TenantId("\U0010ffff")
-"""Sorts after every id that a tenant can have."""
-EXPIRED_ERROR = "The worker gave no sign of life until its lease had passed."
+HIGHEST_TENANT = TenantId("\U0010ffff" * (TENANT_MAX_BYTES // 4))
+"""No id that a tenant can have sorts after it."""
 
 
 class RelationalJobQueue:
@@ -85,27 +86,38 @@ class RelationalJobQueue:
         checks.require_worker(worker)
         require_limit(limit, maximum=LEASES_MAX)
         lasts = timedelta(seconds=checks.require_lease_s(lease_s))
-        found: list[LeasedJob] = []
-        for unit, after, low, high in self._scopes(tenants):
-            bounds = {"after": after, "low": low, "high": high}
-            left = limit - len(found)
-            found += await self._take(unit, bounds, wanted, worker=worker, limit=left, lasts=lasts)
-            if len(found) == limit:
-                break
+        after = self._after
+        if tenants is None:
+            bounds = {"after": after, "low": "", "high": HIGHEST_TENANT}
+            unit = self._operator_unit(NO_TENANT)
+            found = await self._take(unit, bounds, wanted, worker=worker, limit=limit, lasts=lasts)
+        else:
+            named = sorted({tenant_id(tenant) if tenant != STORE_TENANT else tenant for tenant in tenants})
+            turned = [*(one for one in named if one > after), *(one for one in named if one <= after)]
+            found = await self._take_by_turns(turned, wanted, worker=worker, limit=limit, lasts=lasts)
+        found = in_turn(found, after)
         if found:
             self._after = found[-1].tenant
         return found
 
-    def _scopes(self, tenants: Sequence[TenantId] | None) -> list[tuple[Unit, str, str, str]]:
-        """Return where to look, in order: a unit, the tenant after which to begin, and the bounds of the tenants."""
-        if tenants is None:
-            unit = self._operator_unit(NO_TENANT)
-            if not self._after:
-                return [(unit, "", "", HIGHEST_TENANT)]
-            return [(unit, self._after, "", HIGHEST_TENANT), (unit, "", "", TenantId(self._after))]
-        named = sorted({tenant_id(tenant) if tenant != STORE_TENANT else tenant for tenant in tenants})
-        turned = [*(one for one in named if one > self._after), *(one for one in named if one <= self._after)]
-        return [(self._named_unit(one), "", one, one) for one in turned]
+    async def _take_by_turns(
+        self, turned: Sequence[TenantId], kinds: Sequence[str] | None, *, worker: str, limit: int, lasts: timedelta
+    ) -> list[LeasedJob]:
+        """Ask named tenants, each by its own right: all for the same number, then those that had it for what is left."""
+        found: list[LeasedJob] = []
+        while turned and len(found) < limit:
+            each = max(1, (limit - len(found)) // len(turned))
+            generous = []
+            for one in turned:
+                if len(found) == limit:
+                    break
+                bounds = {"after": "", "low": one, "high": one}
+                taken = await self._take(self._named_unit(one), bounds, kinds, worker=worker, limit=each, lasts=lasts)
+                found += taken
+                if len(taken) == each:
+                    generous.append(one)
+            turned = generous
+        return found
 
     async def _take(
         self,

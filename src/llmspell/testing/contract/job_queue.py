@@ -121,6 +121,49 @@ class JobQueueContract:
 
         assert Counter(lease.tenant for lease in leases) == {tenants[0]: 3, tenants[1]: 1, tenants[2]: 1}
 
+    @pytest.mark.parametrize("named", [False, True])
+    @pytest.mark.parametrize("limits", [(1, 1, 1, 1), (3, 3, 3), (2, 3, 3), (5, 5, 5), (7, 4, 1)])
+    async def test_tenants_take_turns_from_one_call_to_the_next(
+        self, backend: Backend, named: bool, limits: tuple[int, ...]
+    ) -> None:
+        kind = new_kind()
+        tenants = sorted([await new_tenant(backend) for _ in range(3)])
+        for tenant in tenants:
+            for _ in range(sum(limits)):
+                await backend.storages(tenant).jobs.enqueue(kind)
+        order: list[TenantId] = []
+
+        for limit in limits:
+            leases = await backend.job_queue.lease(
+                worker="w", kinds=[kind], limit=limit, tenants=tenants if named else None
+            )
+            assert len(leases) == limit
+            order += [lease.tenant for lease in leases]
+
+        first = tenants.index(order[0])
+        assert order == [tenants[(first + turn) % 3] for turn in range(sum(limits))]
+
+    @pytest.mark.parametrize("named", [False, True])
+    async def test_what_some_tenants_do_not_have_is_taken_from_the_others(self, backend: Backend, named: bool) -> None:
+        kind = new_kind()
+        tenants = sorted([await new_tenant(backend) for _ in range(5)])
+        for tenant, count in zip(tenants, (0, 9, 1, 3, 0), strict=True):
+            for _ in range(count):
+                await backend.storages(tenant).jobs.enqueue(kind)
+
+        leases = await backend.job_queue.lease(worker="w", kinds=[kind], limit=10, tenants=tenants if named else None)
+
+        assert Counter(lease.tenant for lease in leases) == {tenants[1]: 6, tenants[2]: 1, tenants[3]: 3}
+
+    async def test_the_tenant_that_sorts_last_is_served_too(self, backend: Backend) -> None:
+        kind, tenant = new_kind(), TenantId("\U0010ffff" * 24 + uuid4().hex)
+        await backend.tenants.create(tenant)
+        await backend.storages(tenant).jobs.enqueue(kind)
+
+        (lease,) = await backend.job_queue.lease(worker="w", kinds=[kind])
+
+        assert lease.tenant == tenant
+
     async def test_a_completed_job_has_its_result_and_is_over(self, backend: Backend, clock: ManualClock) -> None:
         tenant, lease = await one_lease(backend)
         clock.advance(seconds=1)

@@ -102,21 +102,23 @@ WHERE j.ctid = ANY(ARRAY(
   ORDER BY s.run_at, s.tenant_id, s.job_id LIMIT :most FOR UPDATE SKIP LOCKED));
 
 -- name: lease -> count
--- Take jobs: of each kind the tenants beyond :after take turns, each with its most urgent ones.
+-- Take jobs: the tenants take turns, those beyond :after first, then those up to it; each gives its most urgent ones.
 -- :reach jobs of a tenant are looked at, so that those which others are just taking can be stepped over; they are locked one by
 -- one in their order, until there are enough. By ctid: of a queue that has grown since it was analysed a planner expects one row,
 -- and would look through all of it for each of them (measured at 1,100 jobs: 114 ms).
 -- cross-tenant: the operator leases for all tenants; as a tenant, row-level security leaves its own
-WITH RECURSIVE turn (kind, tenant_id, place) AS (
-  SELECT k.kind, (
+WITH RECURSIVE turn (kind, last, tenant_id, place) AS (
+  SELECT k.kind, part.last, (
     SELECT j.tenant_id FROM llmspell.jobs j
-    WHERE j.state = 'queued' AND j.ready AND j.kind = k.kind AND j.tenant_id > :after AND j.tenant_id >= :low AND j.tenant_id <= :high
+    WHERE j.state = 'queued' AND j.ready AND j.kind = k.kind AND j.tenant_id > part.beyond AND j.tenant_id <= part.last
+      AND j.tenant_id >= :low AND j.tenant_id <= :high
     ORDER BY j.tenant_id LIMIT 1), 1
-  FROM unnest(:kinds::text[]) AS k (kind)
+  FROM unnest(:kinds::text[]) AS k (kind) CROSS JOIN (VALUES (:after::text, :high::text), ('', :after::text)) AS part (beyond, last)
   UNION ALL
-  SELECT t.kind, (
+  SELECT t.kind, t.last, (
     SELECT j.tenant_id FROM llmspell.jobs j
-    WHERE j.state = 'queued' AND j.ready AND j.kind = t.kind AND j.tenant_id > t.tenant_id AND j.tenant_id <= :high
+    WHERE j.state = 'queued' AND j.ready AND j.kind = t.kind AND j.tenant_id > t.tenant_id AND j.tenant_id <= t.last
+      AND j.tenant_id <= :high
     ORDER BY j.tenant_id LIMIT 1), t.place + 1
   FROM turn t WHERE t.tenant_id IS NOT NULL AND t.place < :wanted::bigint
 ),
@@ -130,12 +132,12 @@ candidate AS (
   ) AS h
 ),
 picked AS (
-  SELECT locked.place FROM (SELECT c.place, c.nth, c.tenant_id FROM candidate c ORDER BY c.nth, c.tenant_id) AS o
+  SELECT locked.place FROM (SELECT c.place, c.nth, c.tenant_id FROM candidate c ORDER BY c.nth, c.tenant_id <= :after, c.tenant_id) AS o
   CROSS JOIN LATERAL (
     SELECT j.ctid AS place FROM llmspell.jobs j WHERE j.ctid = o.place AND j.state = 'queued' AND j.ready
     FOR UPDATE SKIP LOCKED
   ) AS locked
-  ORDER BY o.nth, o.tenant_id LIMIT :wanted
+  ORDER BY o.nth, o.tenant_id <= :after, o.tenant_id LIMIT :wanted
 )
 UPDATE llmspell.jobs AS j SET
   state = 'running', ready = FALSE, attempt = j.attempt + 1, token = j.token + 1, lease_id = :lease_id,

@@ -103,18 +103,21 @@ FROM (
 WHERE j.tenant_id = due.tenant_id AND j.job_id = due.job_id;
 
 -- name: lease -> count
--- Take jobs: of each kind the tenants beyond :after take turns, each with its most urgent ones.
+-- Take jobs: the tenants take turns, those beyond :after first, then those up to it; each gives its most urgent ones.
 -- cross-tenant: the operator leases for all tenants; as a tenant, row-level security leaves its own
-WITH RECURSIVE turn (kind, tenant_id, place) AS (
-  SELECT k.kind, (
+WITH RECURSIVE turn (kind, last, tenant_id, place) AS (
+  SELECT k.kind, part.last, (
     SELECT j.tenant_id FROM jobs j
-    WHERE j.state = 'queued' AND j.ready = 1 AND j.kind = k.kind AND j.tenant_id > :after AND j.tenant_id >= :low AND j.tenant_id <= :high
+    WHERE j.state = 'queued' AND j.ready = 1 AND j.kind = k.kind AND j.tenant_id > part.beyond AND j.tenant_id <= part.last
+      AND j.tenant_id >= :low AND j.tenant_id <= :high
     ORDER BY j.tenant_id LIMIT 1), 1
   FROM (SELECT value AS kind FROM json_each(:kinds)) AS k
+  CROSS JOIN (SELECT :after AS beyond, :high AS last UNION ALL SELECT '', :after) AS part
   UNION ALL
-  SELECT t.kind, (
+  SELECT t.kind, t.last, (
     SELECT j.tenant_id FROM jobs j
-    WHERE j.state = 'queued' AND j.ready = 1 AND j.kind = t.kind AND j.tenant_id > t.tenant_id AND j.tenant_id <= :high
+    WHERE j.state = 'queued' AND j.ready = 1 AND j.kind = t.kind AND j.tenant_id > t.tenant_id AND j.tenant_id <= t.last
+      AND j.tenant_id <= :high
     ORDER BY j.tenant_id LIMIT 1), t.place + 1
   FROM turn t WHERE t.tenant_id IS NOT NULL AND t.place < :wanted
 ),
@@ -129,7 +132,7 @@ candidate AS (
 UPDATE jobs SET
   state = 'running', ready = FALSE, attempt = attempt + 1, token = token + 1, lease_id = :lease_id,
   leased_until = :until, worker = :worker, done = NULL, total = NULL, message = NULL, updated_at = :now
-WHERE rowid IN (SELECT c.row FROM candidate c ORDER BY c.nth, c.tenant_id LIMIT :wanted);
+WHERE rowid IN (SELECT c.row FROM candidate c ORDER BY c.nth, c.tenant_id <= :after, c.tenant_id LIMIT :wanted);
 
 -- name: leased -> rows
 -- The jobs that a lease took.
