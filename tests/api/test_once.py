@@ -7,6 +7,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, get_type_hints
+from uuid import uuid4
 
 import pytest
 from tests.fixtures.stores import STORES, fresh_tenant, opened
@@ -380,11 +381,15 @@ async def test_an_argument_that_can_be_read_only_once_is_refused(acme: Tenant) -
     assert await acme.memory.count() == 0
 
 
-async def test_a_tenant_that_does_not_exist_is_refused(spell: Spell) -> None:
-    if spell.backend != "postgresql":
-        pytest.skip("tenants come into being by a first write here")
-    with pytest.raises(TenantUnknown):
-        await spell.tenant("nobody-knows").once("k").kv.set("a", b"1")
+async def test_a_tenant_that_does_not_exist_is_made_or_refused_as_by_any_write(spell: Spell) -> None:
+    nobody = spell.tenant(f"nobody-{uuid4()}")
+
+    if spell._backend.auto_create_tenants:
+        await nobody.once("k").kv.set("a", b"1")
+        assert await nobody.kv.get("a") == b"1"
+    else:
+        with pytest.raises(TenantUnknown):
+            await nobody.once("k").kv.set("a", b"1")
 
 
 # --- work of the caller's ---------------------------------------------------------------------------------------------
