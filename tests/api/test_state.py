@@ -88,6 +88,18 @@ async def test_every_scope_has_its_own_value_of_a_key(acme: Tenant) -> None:
     assert [await acme.state.list_keys(scope) for scope in SCOPES] == [["k"]] * len(SCOPES)
 
 
+async def test_a_text_in_place_of_keys_is_refused(acme: Tenant) -> None:
+    for keys in ("abc", None, (key for key in "abc")):
+        with pytest.raises(InvalidInput) as caught:
+            await acme.state.get_many(StateScope.Global(), keys)  # type: ignore[arg-type]
+        assert caught.value.field == "keys"
+    with pytest.raises(InvalidLimit, match="`keys` must be at most 10,000; got 10,001"):
+        await acme.state.get_many(StateScope.Global(), ["k"] * 10_001)
+    with pytest.raises(InvalidKey) as scope:
+        StateScope.User("")
+    assert scope.value.field == "scope.id"
+
+
 async def test_a_colon_in_an_id_is_not_a_colon_in_a_key(acme: Tenant) -> None:
     await acme.state.set(StateScope.Custom("tenant:id"), "k", "theirs")
 

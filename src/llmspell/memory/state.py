@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast, get_args
 
 import msgspec
 
-from llmspell.codec import KEY_MAX_BYTES, decode_json, require_key, require_limit, require_text
+from llmspell.codec import KEY_MAX_BYTES, decode_json, require_key, require_limit, require_size, require_text
 from llmspell.errors import ConfigError, CorruptStore, InvalidInput, InvalidKey
 from llmspell.storage.contracts.checks import encode_data
 from llmspell.storage.contracts.kv import BATCH_MAX, KV
@@ -59,9 +59,9 @@ class StateScope(msgspec.Struct, frozen=True):
             raise InvalidInput("scope", f"must be one of {', '.join(get_args(ScopeKind))}", given=self.kind)
         if self.kind == "global":
             if self.id != "":
-                raise InvalidKey("id", "must be empty for the global scope", given=self.id)
+                raise InvalidKey("scope.id", "must be empty for the global scope", given=self.id)
         else:
-            require_key(self.id, field="id")
+            require_key(self.id, field="scope.id")
 
     @classmethod
     def Global(cls) -> StateScope:
@@ -176,6 +176,7 @@ class ScopedState:
 
     async def get_many(self, scope: StateScope, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values of the keys that exist, as they were at one moment; at most 10,000 keys."""
+        require_size(keys, field="keys", maximum=BATCH_MAX)
         places = {encode_key(scope, key): key for key in keys}
         found = await self._kv.get_batch(list(places))
         return {key: self._value(found[place], scope, key) for place, key in places.items() if place in found}
@@ -259,7 +260,7 @@ class ScopedState:
     def _all_stored(self, scope: StateScope, values: Mapping[str, Any]) -> dict[str, bytes]:
         if not isinstance(values, Mapping):
             raise InvalidInput("values", "must be keys with their values", given=values)
-        require_limit(len(values), field="values", maximum=BATCH_MAX, minimum=0)
+        require_size(values, field="values", maximum=BATCH_MAX)
         return {encode_key(scope, key): self._stored(value, scope, key) for key, value in values.items()}
 
     def _stored(self, value: Any, scope: StateScope, key: str) -> bytes:
@@ -274,7 +275,12 @@ class ScopedState:
         kind, content = raw[:1], raw[1:]
         if kind == _SEALED:
             if self._sealer is None:
-                raise ConfigError("The value is sealed, and the store was opened without a key.", scope=scope, key=key)
+                raise ConfigError(
+                    "The value is sealed, and the store was opened without a master key.",
+                    scope=scope,
+                    key=key,
+                    hint="Set security.master_keys to the key that sealed it (or LLMSPELL_MASTER_KEY).",
+                )
             content = self._sealer.open(content, bound_to=self._place(scope, key))
         elif kind != _PLAIN:
             raise CorruptStore("There is no state under this key, but something else.", scope=scope, key=key)

@@ -20,7 +20,7 @@ from uuid import UUID
 import msgspec
 
 from llmspell.clock import from_microseconds, parse_instant, to_microseconds
-from llmspell.codec import encode_json, require_key, require_limit, require_metadata, require_text
+from llmspell.codec import encode_json, require_key, require_limit, require_metadata, require_size, require_text
 from llmspell.errors import InvalidInput, InvalidLimit
 from llmspell.storage.contracts.audit import (
     ENTRIES_MAX,
@@ -43,6 +43,8 @@ DOMAIN = b"llmspell.audit.v1\0"
 SEQUENCE_MAX = 2**63 - 1
 START = AuditHead(sequence=0, entry_hash=GENESIS)
 """The head of a chain without entries."""
+WHOSE_ANCHOR = "(Is it this tenant's anchor?)"
+"""A head names no tenant, so that of another one cannot be told from one that was cut off."""
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 LATEST = datetime.max.replace(tzinfo=UTC)
 _HEX = frozenset("0123456789abcdef")
@@ -75,7 +77,7 @@ def require_entries(entries: Sequence[NewAuditEntry]) -> list[NewAuditEntry]:
     Raises:
         InvalidInput: names the field.
     """
-    require_limit(len(entries), field="entries", maximum=ENTRIES_MAX, minimum=0)
+    require_size(entries, field="entries", maximum=ENTRIES_MAX)
     return [require_entry(entry) for entry in entries]
 
 
@@ -257,7 +259,9 @@ class ChainCheck:
         anchor = self._anchor
         if anchor is not None and anchor.sequence == expected and anchor.entry_hash != entry.entry_hash:
             self._broken(
-                expected, "edited", "It has not the hash of the anchor: this entry, or one before, was rewritten."
+                expected,
+                "edited",
+                f"It has not the hash of the anchor: this entry, or one before, was rewritten. {WHOSE_ANCHOR}",
             )
             return False
         self._last = AuditHead(sequence=expected, entry_hash=entry.entry_hash)
@@ -292,7 +296,11 @@ class ChainCheck:
         if head is not None and head.sequence > last.sequence:
             self._broken(last.sequence + 1, "cut", f"The head is at {head.sequence}, and the entries end before.")
         elif anchor is not None and anchor.sequence > last.sequence:
-            self._broken(last.sequence + 1, "cut", f"The anchor is at {anchor.sequence}, and the entries end before.")
+            self._broken(
+                last.sequence + 1,
+                "cut",
+                f"The anchor is at {anchor.sequence}, and the entries end before. {WHOSE_ANCHOR}",
+            )
         elif head is None and last.sequence:
             self._broken(last.sequence, "head", "There are entries, and no head.")
         elif head is not None and head.sequence < last.sequence:

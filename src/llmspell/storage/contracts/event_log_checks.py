@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from llmspell.clock import Clock, optional_instant, parse_instant, require_period
-from llmspell.codec import encode_json, require_json, require_key, require_limit
+from llmspell.codec import encode_json, require_json, require_key, require_limit, require_size
 from llmspell.errors import AlreadyExists, InvalidInput, InvalidKey, InvalidLimit, InvalidMetadata, Unsupported
 from llmspell.ids import IdSource, parse_id
 from llmspell.storage.contracts.capabilities import Capability
@@ -26,6 +26,7 @@ from llmspell.storage.contracts.event_log import (
 )
 
 LANGUAGES = get_args(Language)
+UNCHANGED = "Events are never changed: append it under another id, or under none."
 _SEGMENT = r"[A-Za-z0-9_-]+"
 _TYPE = re.compile(rf"{_SEGMENT}(?:\.{_SEGMENT})+")
 _BEGINNING = re.compile(r"[A-Za-z0-9_.-]*\*")
@@ -76,7 +77,11 @@ def require_type(value: object, *, field: str) -> str:
     """
     type = require_key(value, field=field, max_bytes=TYPE_MAX_BYTES)
     if _TYPE.fullmatch(type) is None:
-        raise InvalidKey(field, "must be a dotted name such as agent.state_changed", given=value)
+        raise InvalidKey(
+            field,
+            "must be two or more names of A-Z, a-z, 0-9, _ and -, with dots between them, such as agent.state_changed",
+            given=value,
+        )
     return type
 
 
@@ -155,11 +160,17 @@ def require_events(events: Sequence[NewEvent], *, clock: Clock, ids: IdSource) -
         InvalidLimit: too many, or too large together.
         AlreadyExists: two are the same.
     """
-    require_limit(len(events), field="events", maximum=BATCH_MAX, minimum=0)
+    require_size(events, field="events", maximum=BATCH_MAX)
     checked = list(_each(events, clock, ids))
     if len({(one.at, one.id) for one in checked}) < len(checked):
-        raise AlreadyExists("Two events of the batch have the same id and instant.")
+        raise AlreadyExists("Two events of the batch have the same id and instant.", hint=UNCHANGED)
     return checked
+
+
+def taken(place: tuple[datetime, UUID]) -> AlreadyExists:
+    """Return the error of an event that is there already."""
+    at, id = place
+    return AlreadyExists("There is an event of this id at this instant.", id=str(id), at=at.isoformat(), hint=UNCHANGED)
 
 
 def one_table() -> Unsupported:

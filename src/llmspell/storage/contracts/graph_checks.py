@@ -16,7 +16,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from llmspell.clock import optional_instant, parse_instant, require_period
-from llmspell.codec import NAME_MAX_BYTES, require_key, require_limit, require_metadata, require_text
+from llmspell.codec import NAME_MAX_BYTES, require_key, require_metadata, require_size, require_text
 from llmspell.errors import Conflict, InvalidInput, InvalidLimit
 from llmspell.storage.contracts.graph import Cardinality, Direction, FactCorrection, NewFact
 
@@ -50,7 +50,7 @@ def require_names(names: Sequence[str]) -> set[str]:
         InvalidLimit: more than 200.
         InvalidText: not text.
     """
-    require_limit(len(names), field="names", maximum=NAMES_MAX, minimum=0)
+    require_size(names, field="names", maximum=NAMES_MAX)
     return {require_text(name, field="names").casefold() for name in names}
 
 

@@ -15,10 +15,12 @@ from llmspell.clock import Clock, optional_instant, parse_instant, require_perio
 from llmspell.codec import (
     decode_json,
     encode_json,
+    require_flag,
     require_json,
     require_key,
     require_limit,
     require_metadata,
+    require_size,
 )
 from llmspell.errors import AlreadyExists, CorruptStore, InvalidInput, InvalidLimit, InvalidMetadata
 from llmspell.ids import IdSource, parse_id
@@ -45,6 +47,7 @@ from llmspell.storage.contracts.hook_history import (
 
 RESULTS = get_args(HookResult)
 CHANGING = frozenset({"modified", "redirect", "replace", "cancel"})
+UNCHANGED = "Executions are never changed: record it under another id, or under none."
 CONTEXTS_LIMIT_MAX = 100
 AGE_MAX_DAYS = 36_500
 COMPRESSION_LEVEL = 6
@@ -149,10 +152,10 @@ def require_execution(new: NewHookExecution, *, clock: Clock, ids: IdSource, whe
         context_size_bytes=size,
         result=result,
         result_data=data,
-        modified_operation=_flag(modified, field=f"{where}modified_operation"),
+        modified_operation=require_flag(modified, field=f"{where}modified_operation"),
         tags=_tags(new.tags, field=f"{where}tags"),
         retention_priority=require_priority(new.retention_priority, field=f"{where}retention_priority"),
-        contains_sensitive_data=_flag(new.contains_sensitive_data, field=f"{where}contains_sensitive_data"),
+        contains_sensitive_data=require_flag(new.contains_sensitive_data, field=f"{where}contains_sensitive_data"),
         metadata=require_metadata(new.metadata, field=f"{where}metadata"),
         created_at=now,
     )
@@ -167,7 +170,7 @@ def require_executions(executions: Sequence[NewHookExecution], *, clock: Clock, 
         InvalidLimit: too many, or too large together.
         AlreadyExists: two have the same id.
     """
-    require_limit(len(executions), field="executions", maximum=BATCH_MAX, minimum=0)
+    require_size(executions, field="executions", maximum=BATCH_MAX)
     checked, size = [], 0
     for position, new in enumerate(executions):
         one = require_execution(new, clock=clock, ids=ids, where=f"executions[{position}].")
@@ -176,8 +179,13 @@ def require_executions(executions: Sequence[NewHookExecution], *, clock: Clock, 
             raise InvalidLimit("executions", f"must be at most {BATCH_MAX_BYTES:,} bytes together", given=size)
         checked.append(one)
     if len({one.record.id for one in checked}) < len(checked):
-        raise AlreadyExists("Two executions of the batch have the same id.")
+        raise AlreadyExists("Two executions of the batch have the same id.", hint=UNCHANGED)
     return checked
+
+
+def taken(id: UUID) -> AlreadyExists:
+    """Return the error of an execution that is there already."""
+    return AlreadyExists("There is a hook execution of this id.", id=str(id), hint=UNCHANGED)
 
 
 def require_selection(
@@ -210,8 +218,9 @@ def require_page(limit: int, *, include_context: bool) -> int:
     """Return the size of a page: at most 1,000, and 100 with contexts.
 
     Raises:
-        InvalidLimit: anything else.
+        InvalidLimit: anything else; `InvalidInput`: the flag is none.
     """
+    require_flag(include_context, field="include_context")
     return require_limit(limit, maximum=CONTEXTS_LIMIT_MAX) if include_context else require_limit(limit)
 
 
@@ -255,16 +264,10 @@ def _component(value: object, *, field: str) -> str:
     return require_key(value, field=field, max_bytes=COMPONENT_MAX_BYTES)
 
 
-def _flag(value: object, *, field: str) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidInput(field, "must be True or False", given=value)
-    return value
-
-
 def _tags(value: object, *, field: str) -> list[str]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    if not isinstance(value, Sequence):
         raise InvalidInput(field, "must be a list of texts", given=value)
-    require_limit(len(value), field=field, maximum=TAGS_MAX, minimum=0)
+    require_size(value, field=field, maximum=TAGS_MAX)
     return [require_key(tag, field=f"{field}[{place}]", max_bytes=TAG_MAX_BYTES) for place, tag in enumerate(value)]
 
 

@@ -13,8 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from llmspell.clock import Clock, from_microseconds, optional_instant, parse_instant, to_microseconds
-from llmspell.codec import decode_json, require_limit
-from llmspell.errors import AlreadyExists
+from llmspell.codec import decode_json, require_flag, require_limit
 from llmspell.ids import IdSource, parse_id
 from llmspell.storage.contracts import event_log_checks as checks
 from llmspell.storage.contracts.event_log import (
@@ -65,6 +64,9 @@ class InMemoryEventLog:
         checked = checks.require_events(events, clock=self._clock, ids=self._ids)
 
         def work(state: State) -> int:
+            there = [_place(event) for event in checked if _place(event) in state.events]
+            if there:
+                raise checks.taken(min(there))
             for event in checked:
                 _put(state, event)
             return len(checked)
@@ -90,6 +92,7 @@ class InMemoryEventLog:
     ) -> Page[EventRecord]:
         wanted = checks.require_selection(since=since, until=until, type=type, correlation_id=correlation_id)
         require_limit(limit)
+        require_flag(descending, field="descending")
         asked = ["event_log", *wanted.named(), descending]
         position = await self._cursors.read(cursor, query=asked)
         events = sorted(await self._chosen(wanted), key=_place, reverse=descending)
@@ -170,7 +173,7 @@ def _place(event: Checked) -> tuple[datetime, UUID]:
 
 def _put(state: State, event: Checked) -> StoredEvent:
     if _place(event) in state.events:
-        raise AlreadyExists("There is an event of this id at this instant.", id=event.id, at=event.at.isoformat())
+        raise checks.taken(_place(event))
     stored = StoredEvent(
         id=event.id,
         type=event.type,

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from llmspell.clock import Clock, from_microseconds, parse_instant, to_microseconds
 from llmspell.codec import require_limit
-from llmspell.errors import AlreadyExists
 from llmspell.ids import IdSource, parse_id
 from llmspell.storage.contracts import hook_history_checks as checks
 from llmspell.storage.contracts.hook_history import (
@@ -49,7 +48,7 @@ class InMemoryHookHistory:
         new = checks.require_executions(executions, clock=self._clock, ids=self._ids)
 
         def work(state: State) -> int:
-            for one in new:
+            for one in sorted(new, key=lambda one: one.record.id):
                 _put(state, one)
             return len(new)
 
@@ -169,7 +168,7 @@ def _place(stored: Stored) -> tuple[datetime, UUID]:
 
 def _put(state: State, new: Stored) -> None:
     if new.record.id in state.hook_executions:
-        raise AlreadyExists("An execution has this id already.", id=new.record.id)
+        raise checks.taken(new.record.id)
     # Records of callers share nothing with what is kept.
     state.hook_executions.put(new.record.id, replace(new, record=deepcopy(_shown(new, include_context=False))))
 

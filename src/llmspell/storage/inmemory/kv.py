@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from llmspell.clock import Clock
-from llmspell.codec import require_key, require_limit, require_text
+from llmspell.codec import require_key, require_limit, require_size, require_text
 from llmspell.storage.contracts.capabilities import BackendType, Characteristics
 from llmspell.storage.contracts.checks import require_ttl, require_value
 from llmspell.storage.contracts.kv import BATCH_MAX
@@ -73,7 +73,7 @@ class InMemoryKV:
         return await self._unit.read(work)
 
     async def set_batch(self, items: Mapping[str, bytes], *, ttl_s: float | None = None) -> None:
-        require_limit(len(items), field="items", maximum=BATCH_MAX, minimum=0)
+        require_size(items, field="items", maximum=BATCH_MAX)
         rows = {require_key(key): self._item(key, require_value(value), ttl_s) for key, value in items.items()}
 
         def work(state: State) -> None:
@@ -136,5 +136,5 @@ def _delete(state: State, keys: Sequence[str], now: datetime) -> int:
 
 
 def _keys(keys: Sequence[str]) -> list[str]:
-    require_limit(len(keys), field="keys", maximum=BATCH_MAX, minimum=0)
+    require_size(keys, field="keys", maximum=BATCH_MAX)
     return sorted({require_key(key) for key in keys})

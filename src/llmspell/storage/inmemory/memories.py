@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from llmspell.clock import Clock, parse_instant
-from llmspell.codec import encode_json, require_limit
+from llmspell.codec import encode_json, require_limit, require_size
 from llmspell.errors import AlreadyExists, Conflict, NotFound, VersionConflict
 from llmspell.ids import IdSource, parse_id
 from llmspell.storage.contracts import memories_checks as checks
@@ -104,7 +104,7 @@ class InMemoryMemories:
     async def add(
         self, memories: Sequence[NewMemory], *, space_id: str | None = None, actor: str | None = None
     ) -> list[MemoryRecord]:
-        require_limit(len(memories), field="memories", maximum=ADD_MAX, minimum=0)
+        require_size(memories, field="memories", maximum=ADD_MAX)
         checked = [
             checks.require_memory(one, where=f"memories[{n}]", space_id=space_id) for n, one in enumerate(memories)
         ]
@@ -343,7 +343,7 @@ class InMemoryMemories:
 
     async def attach_embeddings(self, space_id: str, items: Sequence[tuple[UUID, int, tuple[bytes, ...]]]) -> int:
         checks.require_space_id(space_id)
-        require_limit(len(items), field="items", maximum=ADD_MAX, minimum=0)
+        require_size(items, field="items", maximum=ADD_MAX)
         now = self._clock.now()
 
         def work(state: State) -> int:
@@ -575,7 +575,7 @@ def _by_words(live: Sequence[StoredMemory], stored: Sequence[StoredMemory], term
 
 
 def _ids(ids: Sequence[UUID]) -> list[UUID]:
-    require_limit(len(ids), field="ids", maximum=ADD_MAX, minimum=0)
+    require_size(ids, field="ids", maximum=ADD_MAX)
     return sorted({parse_id(id, field="ids") for id in ids})
 
 

@@ -17,7 +17,15 @@ from uuid import UUID
 import msgspec
 
 from llmspell.clock import Clock
-from llmspell.codec import VectorLike, pack_vector, require_key, require_limit, require_metadata, unpack_vector
+from llmspell.codec import (
+    VectorLike,
+    pack_vector,
+    require_key,
+    require_limit,
+    require_metadata,
+    require_size,
+    unpack_vector,
+)
 from llmspell.errors import AlreadyExists
 from llmspell.ids import IdSource, parse_id
 from llmspell.storage.contracts.checks import require_score
@@ -102,7 +110,7 @@ class InMemoryVectors:
         self._ids = ids
 
     async def insert(self, entries: Sequence[VectorEntry]) -> list[UUID]:
-        require_limit(len(entries), field="entries", maximum=INSERT_MAX, minimum=0)
+        require_size(entries, field="entries", maximum=INSERT_MAX)
         checked = [self._checked(entry, position) for position, entry in enumerate(entries)]
         if len({one.id for one in checked}) < len(checked):
             raise AlreadyExists("Two entries have the same id.")
@@ -178,7 +186,7 @@ class InMemoryVectors:
         return await self._unit.write(work)
 
     async def delete(self, ids: Sequence[UUID]) -> int:
-        require_limit(len(ids), field="ids", maximum=INSERT_MAX, minimum=0)
+        require_size(ids, field="ids", maximum=INSERT_MAX)
         wanted = {parse_id(id, field="ids") for id in ids}
         return await self._delete(lambda stored: stored.id in wanted) if wanted else 0
 

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from llmspell.clock import MICROSECOND, from_microseconds, optional_instant, parse_instant, to_microseconds
-from llmspell.codec import decode_json, require_limit
+from llmspell.codec import decode_json, require_flag, require_limit
 from llmspell.errors import AlreadyExists, Conflict
 from llmspell.ids import parse_id
 from llmspell.storage.contracts import event_log_checks as checks
@@ -63,7 +63,10 @@ class RelationalEventLog:
         new = NewEvent(type=event_type, payload=payload, correlation_id=correlation_id, at=at, language=language, id=id)
         event = checks.require_event(new, clock=self._runtime.clock, ids=self._runtime.ids)
         events = self._json([event])
-        sequence = await _again(lambda: self._unit.value(self._queries.append, events=events))
+        try:
+            sequence = await _again(lambda: self._unit.value(self._queries.append, events=events))
+        except AlreadyExists as exc:
+            raise checks.taken((event.at, event.id)) from exc
         return EventRecord(
             id=event.id,
             type=event.type,
@@ -79,7 +82,13 @@ class RelationalEventLog:
         if not checked:
             return 0
         batch = self._json(checked)
-        return await _again(lambda: self._unit.execute(self._queries.append_many, events=batch))
+        try:
+            return await _again(lambda: self._unit.execute(self._queries.append_many, events=batch))
+        except AlreadyExists as exc:
+            row = await self._unit.row(self._queries.taken, events=batch)
+            if row is None:  # it came, and has gone again or cannot be seen from this transaction
+                raise AlreadyExists("One of the events is there already.", hint=checks.UNCHANGED) from exc
+            raise checks.taken((self._dialect.to_instant(row[0]), self._dialect.to_id(row[1]))) from exc
 
     async def get(self, id: UUID | str, *, at: datetime | date | str | None = None) -> EventRecord | None:
         identity, instant = parse_id(id), optional_instant(at, field="at")
@@ -104,6 +113,7 @@ class RelationalEventLog:
     ) -> Page[EventRecord]:
         wanted = checks.require_selection(since=since, until=until, type=type, correlation_id=correlation_id)
         require_limit(limit)
+        require_flag(descending, field="descending")
         asked = ["event_log", *wanted.named(), descending]
         position = await self._cursors.read(cursor, query=asked)
         conditions, parameters = self._chosen(wanted)

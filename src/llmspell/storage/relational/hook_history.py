@@ -13,6 +13,7 @@ from uuid import UUID
 
 from llmspell.clock import MICROSECOND, from_microseconds, parse_instant, to_microseconds
 from llmspell.codec import require_limit
+from llmspell.errors import AlreadyExists
 from llmspell.ids import parse_id
 from llmspell.storage.contracts import hook_history_checks as checks
 from llmspell.storage.contracts.hook_history import (
@@ -47,7 +48,10 @@ class RelationalHookHistory:
 
     async def record(self, execution: NewHookExecution) -> HookExecution:
         new = checks.require_execution(execution, clock=self._runtime.clock, ids=self._runtime.ids)
-        await self._unit.execute(self._queries.insert, **self._parameters(new))
+        try:
+            await self._unit.execute(self._queries.insert, **self._parameters(new))
+        except AlreadyExists as exc:
+            raise checks.taken(new.record.id) from exc
         return new.record
 
     async def record_many(self, executions: Sequence[NewHookExecution]) -> int:
@@ -56,7 +60,13 @@ class RelationalHookHistory:
             return 0
         # In the order of ids: two batches with the same ids then wait for each other's end, and not for each other.
         rows = [self._parameters(one) for one in sorted(new, key=lambda one: one.record.id)]
-        (recorded,) = await self._unit.batch([(self._queries.insert, rows)])
+        try:
+            (recorded,) = await self._unit.batch([(self._queries.insert, rows)])
+        except AlreadyExists as exc:
+            found = await self._unit.value(self._queries.taken, ids=self._dialect.array([one.record.id for one in new]))
+            if found is None:  # it came, and has gone again or cannot be seen from this transaction
+                raise AlreadyExists("One of the executions is there already.", hint=checks.UNCHANGED) from exc
+            raise checks.taken(self._dialect.to_id(found)) from exc
         return recorded
 
     async def get(self, id: UUID | str) -> HookExecution | None:

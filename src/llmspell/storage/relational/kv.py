@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from llmspell.codec import require_key, require_limit, require_text
+from llmspell.codec import require_key, require_limit, require_size, require_text
 from llmspell.storage.contracts.capabilities import BackendType, Characteristics
 from llmspell.storage.contracts.checks import require_ttl, require_value
 from llmspell.storage.contracts.kv import BATCH_MAX
@@ -66,7 +66,7 @@ class RelationalKV:
         return {key: bytes(value) for key, value in rows}
 
     async def set_batch(self, items: Mapping[str, bytes], *, ttl_s: float | None = None) -> None:
-        require_limit(len(items), field="items", maximum=BATCH_MAX, minimum=0)
+        require_size(items, field="items", maximum=BATCH_MAX)
         # Sorted: two overlapping batches lock their rows in the same order, so they cannot deadlock.
         rows = [self._item(require_key(key), require_value(items[key]), ttl_s) for key in sorted(items)]
         if rows:
@@ -119,7 +119,7 @@ class RelationalKV:
         }
 
     def _keys(self, keys: Sequence[str]) -> list[str]:
-        require_limit(len(keys), field="keys", maximum=BATCH_MAX, minimum=0)
+        require_size(keys, field="keys", maximum=BATCH_MAX)
         return sorted({require_key(key) for key in keys})
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from llmspell.clock import parse_instant
-from llmspell.codec import DIMENSIONS, require_limit
+from llmspell.codec import DIMENSIONS, require_limit, require_size
 from llmspell.errors import AlreadyExists, Conflict, NotFound, VersionConflict
 from llmspell.ids import parse_id
 from llmspell.storage.contracts import memories_checks as checks
@@ -99,7 +99,7 @@ class RelationalMemories:
     async def add(
         self, memories: Sequence[NewMemory], *, space_id: str | None = None, actor: str | None = None
     ) -> list[MemoryRecord]:
-        require_limit(len(memories), field="memories", maximum=ADD_MAX, minimum=0)
+        require_size(memories, field="memories", maximum=ADD_MAX)
         memories = [
             checks.require_memory(memory, where=f"memories[{position}]", space_id=space_id)
             for position, memory in enumerate(memories)
@@ -136,7 +136,7 @@ class RelationalMemories:
         return (await self._records(self._unit, [wanted])).get(wanted)
 
     async def get_batch(self, ids: Sequence[UUID]) -> dict[UUID, MemoryRecord]:
-        require_limit(len(ids), field="ids", minimum=0)
+        require_size(ids, field="ids")
         wanted = [parse_id(id, field="ids") for id in ids]
         return await self._records(self._unit, wanted)
 
@@ -380,7 +380,7 @@ class RelationalMemories:
     async def adjacent(
         self, ids: Sequence[UUID], *, filters: Mapping[str, Any] | None = None
     ) -> dict[UUID, tuple[UUID | None, UUID | None]]:
-        require_limit(len(ids), field="ids", minimum=0)
+        require_size(ids, field="ids")
         where = self._compiled(filters)
         if not ids:
             return {}
@@ -409,14 +409,14 @@ class RelationalMemories:
         return [self._rows.record(row) for row in await self._unit.read(work)]
 
     async def taken(self, ids: Sequence[UUID]) -> set[UUID]:
-        require_limit(len(ids), field="ids", minimum=0)
+        require_size(ids, field="ids")
         wanted = self._dialect.array(sorted({parse_id(id, field="ids") for id in ids}))
         rows = await self._unit.rows(self._queries.taken, ids=wanted) if ids else []
         return {self._dialect.to_id(row[0]) for row in rows}
 
     async def attach_embeddings(self, space_id: str, items: Sequence[tuple[UUID, int, tuple[bytes, ...]]]) -> int:
         checks.require_space_id(space_id)
-        require_limit(len(items), field="items", maximum=ADD_MAX, minimum=0)
+        require_size(items, field="items", maximum=ADD_MAX)
         dimension = await self._dimension(self._unit, space_id)
         for _, _, windows in items:
             self._check_embeddings(windows, dimension)
@@ -450,7 +450,7 @@ class RelationalMemories:
         return await self._mark(self._queries.mark_processed, ids, now=self._now())
 
     async def _mark(self, query: Any, ids: Sequence[UUID], **parameters: Any) -> int:
-        require_limit(len(ids), field="ids", minimum=0)
+        require_size(ids, field="ids")
         wanted = self._dialect.array(sorted({parse_id(id, field="ids") for id in ids}))
         return await self._unit.execute(query, ids=wanted, **parameters) if ids else 0
 

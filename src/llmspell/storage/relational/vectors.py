@@ -17,6 +17,7 @@ from llmspell.codec import (
     require_key,
     require_limit,
     require_metadata,
+    require_size,
     unpack_vector,
 )
 from llmspell.errors import AlreadyExists
@@ -55,7 +56,7 @@ class RelationalVectors:
         self._queries = runtime.catalog.vectors
 
     async def insert(self, entries: Sequence[VectorEntry]) -> list[UUID]:
-        require_limit(len(entries), field="entries", maximum=INSERT_MAX, minimum=0)
+        require_size(entries, field="entries", maximum=INSERT_MAX)
         checked = [self._checked(entry, position) for position, entry in enumerate(entries)]
         ids: list[UUID] = [item["owner"] for _, item in checked]
         if len(set(ids)) < len(ids):
@@ -158,7 +159,7 @@ class RelationalVectors:
         return any(changed)
 
     async def delete(self, ids: Sequence[UUID]) -> int:
-        require_limit(len(ids), field="ids", maximum=INSERT_MAX, minimum=0)
+        require_size(ids, field="ids", maximum=INSERT_MAX)
         wanted = sorted({parse_id(id, field="ids") for id in ids})
         return await self._delete("delete", {"ids": self._runtime.dialect.array(wanted)}) if wanted else 0
 

@@ -143,6 +143,18 @@ class AuditContract:
         assert (other.intact, other.problem, other.broken_at) == (False, "edited", entry.sequence)
         assert (later.intact, later.problem, later.broken_at) == (False, "cut", entry.sequence + 1)
 
+    async def test_an_anchor_of_another_tenant_is_told_to_be_maybe_that(self, backend: Backend) -> None:
+        ours, theirs = (await open_tenant(backend)).audit, (await open_tenant(backend)).audit
+        await record(ours)
+        elsewhere = await record(theirs)
+        same = AuditHead(sequence=(await ours.head()).sequence, entry_hash=elsewhere.entry_hash)
+        await record(theirs)
+
+        for anchor in (same, await theirs.head()):
+            found = await ours.verify(anchor=anchor)
+            assert not found.intact
+            assert (found.explanation or "").endswith("(Is it this tenant's anchor?)")
+
     async def test_eight_callers_make_one_unbroken_chain(self, backend: Backend) -> None:
         """G3, G4."""
         tenant = await new_tenant(backend)

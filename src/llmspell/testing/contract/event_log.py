@@ -152,10 +152,15 @@ class EventLogContract:
         log = (await open_tenant(backend)).event_log
         first = await log.append("test.event", {"n": 1}, id=uuid4())
 
-        with pytest.raises(AlreadyExists):
+        with pytest.raises(AlreadyExists) as one:
             await log.append("test.other", {"n": 2}, id=first.id)
-        with pytest.raises(AlreadyExists):
+        with pytest.raises(AlreadyExists) as many:
             await log.append_many([NewEvent(type="test.event"), NewEvent(type="test.event", id=first.id)])
+        for caught in (one, many):
+            assert str(caught.value) == (
+                f"There is an event of this id at this instant. (id='{first.id}', at='{first.at.isoformat()}') "
+                "Events are never changed: append it under another id, or under none."
+            )
         with pytest.raises(AlreadyExists):
             await log.append_many([NewEvent(type="test.event", id=first.id, at="2025-01-01")] * 2)
         clock.advance(seconds=1)

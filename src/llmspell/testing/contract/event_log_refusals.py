@@ -11,7 +11,7 @@ import pytest
 
 from llmspell.errors import InvalidInput, InvalidKey, InvalidLimit, InvalidMetadata, InvalidTime
 from llmspell.storage.contracts.backend import Backend
-from llmspell.storage.contracts.event_log import PAYLOAD_MAX_BYTES, PRUNE_MAX
+from llmspell.storage.contracts.event_log import PAYLOAD_MAX_BYTES, PRUNE_MAX, NewEvent
 from llmspell.testing.contract import open_tenant, refused
 
 
@@ -44,6 +44,20 @@ class EventLogRefusalsContract:
         async with refused(InvalidKey, "event_type"):
             await log.append(type)
         assert await log.count() == 0
+
+    async def test_the_refusal_of_a_type_says_which_letters_it_may_have(self, backend: Backend) -> None:
+        log = (await open_tenant(backend)).event_log
+
+        with pytest.raises(InvalidKey, match="names of A-Z, a-z, 0-9, _ and -, with dots between them"):
+            await log.append("größe.geändert")
+
+    async def test_the_refusal_of_a_batch_counts_its_events(self, backend: Backend) -> None:
+        log = (await open_tenant(backend)).event_log
+
+        with pytest.raises(InvalidLimit) as caught:
+            await log.append_many([NewEvent(type="a.b")] * 10_001)
+
+        assert str(caught.value) == "`events` must be at most 10,000; got 10,001."
 
     async def test_the_longest_type_is_kept(self, backend: Backend) -> None:
         log = (await open_tenant(backend)).event_log
@@ -119,6 +133,10 @@ class EventLogRefusalsContract:
             (InvalidLimit, "after_sequence", lambda: log.tail(after_sequence=2**63)),
             (InvalidTime, "before", lambda: log.prune("x")),
             (InvalidLimit, "limit", lambda: log.prune("2026-01-01", limit=PRUNE_MAX + 1)),
+            (InvalidInput, "descending", lambda: log.list(descending="no")),  # type: ignore[arg-type]
+            (InvalidInput, "events", lambda: log.append_many(NewEvent(type="a.b") for _ in range(2))),  # type: ignore[arg-type]
+            (InvalidInput, "events", lambda: log.append_many(None)),  # type: ignore[arg-type]
+            (InvalidInput, "events", lambda: log.append_many("a.b")),  # type: ignore[arg-type]
         ]
         for error, field, call in bad:
             async with refused(error, field):

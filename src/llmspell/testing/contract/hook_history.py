@@ -168,10 +168,15 @@ class HookHistoryContract:
         history = (await open_tenant(backend)).hook_history
         first = await history.record(execution(duration_ms=1))
 
-        with pytest.raises(AlreadyExists):
+        with pytest.raises(AlreadyExists) as one:
             await history.record(execution(id=first.id))
-        with pytest.raises(AlreadyExists):
+        with pytest.raises(AlreadyExists) as many:
             await history.record_many([execution(), execution(id=str(first.id))])
+        for caught in (one, many):
+            assert str(caught.value) == (
+                f"There is a hook execution of this id. (id='{first.id}') "
+                "Executions are never changed: record it under another id, or under none."
+            )
         with pytest.raises(AlreadyExists):
             await history.record_many([execution(id=UUID(int=1))] * 2)
 
@@ -186,6 +191,11 @@ class HookHistoryContract:
             await history.record_many([execution(), execution("")])
         async with refused(InvalidInput, "executions[0]"):
             await history.record_many([{}])  # type: ignore[list-item]
+        for nothing in (None, "x", (execution() for _ in range(2))):
+            async with refused(InvalidInput, "executions"):
+                await history.record_many(nothing)  # type: ignore[arg-type]
+        async with refused(InvalidInput, "include_context"):
+            await history.list(include_context="yes")  # type: ignore[arg-type]
         async with refused(InvalidLimit, "executions"):
             await history.record_many([execution()] * (BATCH_MAX + 1))
         async with refused(InvalidLimit, "executions"):

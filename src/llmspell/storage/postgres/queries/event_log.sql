@@ -38,6 +38,13 @@ RETURNING sequence;
 -- Store events in one statement, numbered in the order given.
 {appended};
 
+-- name: taken -> row
+-- The earliest of several events that is there already.
+SELECT l.timestamp, l.event_id FROM json_array_elements(:events::json) AS n (event)
+JOIN llmspell.event_log AS l ON l.tenant_id = (SELECT :tenant_id)
+  AND l.timestamp = (n.event ->> 3)::timestamptz AND l.event_id = (n.event ->> 0)::uuid
+ORDER BY l.timestamp, l.event_id LIMIT 1;
+
 -- name: get -> row
 -- The latest event of an id. A range would not help: it would make the planner walk over it, by the key, in search of the id;
 -- and so would an order that the key has.

@@ -14,6 +14,12 @@ VALUES (:tenant_id, :id, :hook_id, :hook_type, :correlation_id, :context, :resul
    :triggering_component, :component_id, :modified_operation, :tags, :retention_priority, :context_size,
    :contains_sensitive_data, :metadata, :now);
 
+-- name: taken -> value
+-- The least of several ids that an execution has already.
+SELECT execution_id FROM llmspell.hook_history
+WHERE tenant_id = (SELECT :tenant_id) AND execution_id = ANY(:ids::uuid[])
+ORDER BY execution_id LIMIT 1;
+
 -- name: get -> row
 -- An execution with its context.
 SELECT {execution}, h.hook_context FROM llmspell.hook_history AS h

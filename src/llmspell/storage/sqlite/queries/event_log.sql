@@ -24,6 +24,12 @@ RETURNING sequence;
 -- Store events in one statement, numbered in the order given.
 {appended};
 
+-- name: taken -> row
+-- The earliest of several events that is there already.
+SELECT l.timestamp, l.event_id FROM json_each(:events) AS n
+JOIN event_log AS l ON l.tenant_id = :tenant_id AND l.timestamp = n.value ->> 3 AND l.event_id = unhex(n.value ->> 0)
+ORDER BY l.timestamp, l.event_id LIMIT 1;
+
 -- name: get -> row
 -- The latest event of an id. The + keeps the planner from walking over all events, by the key, in search of the id.
 SELECT {event} FROM event_log AS l

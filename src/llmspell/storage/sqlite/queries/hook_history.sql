@@ -14,6 +14,12 @@ VALUES (:tenant_id, :id, :hook_id, :hook_type, :correlation_id, :context, :resul
    :triggering_component, :component_id, :modified_operation, :tags, :retention_priority, :context_size,
    :contains_sensitive_data, :metadata, :now);
 
+-- name: taken -> value
+-- The least of several ids that an execution has already.
+SELECT execution_id FROM hook_history
+WHERE tenant_id = :tenant_id AND execution_id IN (SELECT unhex(value) FROM json_each(:ids))
+ORDER BY execution_id LIMIT 1;
+
 -- name: get -> row
 -- An execution with its context.
 SELECT {execution}, h.hook_context FROM hook_history AS h
