@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import pickle
 import random
+import traceback
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -17,7 +18,7 @@ import pytest
 from tests.fixtures.stores import STORES, fresh_tenant, fresh_tenants, opened
 
 from llmspell.clock import ManualClock
-from llmspell.errors import AlreadyExists, InvalidInput, NotFound, StorageError
+from llmspell.errors import AlreadyExists, InvalidInput, InvalidTime, NotFound, StorageError
 from llmspell.observe import QueryCounts, counting_queries
 from llmspell.security import access_keys
 from llmspell.security.access_keys import IssuedKey, public_part, read_key
@@ -66,6 +67,35 @@ async def test_an_issued_key_is_a_principal_of_its_tenant(spell: Spell, clock: M
     assert principal.allows("memories:read")
     assert not principal.allows("memories:write")
     assert principal == await spell.authenticate(issued.key.reveal())
+
+
+async def test_a_key_in_place_of_its_id_is_refused_and_not_shown(spell: Spell) -> None:
+    acme = await fresh_tenant(spell)
+    key = (await acme.access_keys.issue(name="ci", scopes=["read"])).key.reveal()
+    keys = acme.access_keys
+
+    for given, said in ((key, "this is a whole key"), (key.rpartition("_")[2], "must be a UUID"), (None, "UUID")):
+        for call in (keys.get(given), keys.revoke(given), keys.rotate(given)):  # type: ignore[arg-type]
+            with pytest.raises(InvalidInput, match=said) as caught:
+                await call
+            shown = "".join(traceback.format_exception(caught.value))
+            assert (caught.value.field, caught.value.__cause__, caught.value.__context__) == ("key_id", None, None)
+            assert given is None or given not in shown
+
+
+async def test_a_key_ends_in_the_future(spell: Spell, clock: ManualClock) -> None:
+    acme = await fresh_tenant(spell)
+    first = await acme.access_keys.issue(name="ci", scopes=["read"])
+
+    for past in (clock.now(), "2020-01-01"):
+        for call in (
+            acme.access_keys.issue(name="late", scopes=["read"], expires_at=past),
+            acme.access_keys.rotate(first.info.key_id, expires_at=past),
+        ):
+            with pytest.raises(InvalidTime, match="`expires_at` must be in the future"):
+                await call
+    assert await spell.authenticate(first.key) is not None
+    assert len((await acme.access_keys.list()).items) == 1
 
 
 async def test_a_key_is_shown_once_and_kept_nowhere(spell: Spell, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from llmspell.clock import ManualClock
 from llmspell.errors import InvalidInput, InvalidLimit, InvalidTime, MasterKeyMissing, NotFound, SealBroken
 from llmspell.observe import counting_queries
 from llmspell.security.keyring import new_master_key, read_keyring
+from llmspell.security.secrets import MountedSecrets
 from llmspell.settings import Secret, SecuritySettings, Settings
 from llmspell.spell import Spell, Tenant
 
@@ -95,6 +96,29 @@ async def test_an_end_is_said_in_one_way(acme: Tenant, clock: ManualClock) -> No
     clock.advance(seconds=60)
     assert await acme.api_keys.reveal("a") is None
     assert await acme.api_keys.expire() == 1
+
+
+async def test_an_end_that_has_passed_retires_no_key(acme: Tenant, clock: ManualClock) -> None:
+    await acme.api_keys.set("a", KEY)
+
+    for past in (clock.now(), "2020-01-01"):
+        for call in (
+            acme.api_keys.set("a", "sk-other", expires_at=past),
+            acme.api_keys.rotate("a", "sk-other", expires_at=past),
+        ):
+            with pytest.raises(InvalidTime, match="`expires_at` must be in the future"):
+                await call
+
+    kept = await acme.api_keys.reveal("a")
+    assert kept is not None
+    assert kept.reveal() == KEY
+
+
+async def test_what_is_no_reference_is_refused_and_not_shown(acme: Tenant, tmp_path: Path) -> None:
+    for store in (acme.api_keys, MountedSecrets(tmp_path)):
+        with pytest.raises(InvalidInput, match="must be a SecretRef") as caught:
+            await store.get_secret(KEY)  # type: ignore[arg-type]
+        assert KEY not in str(caught.value)
 
 
 async def test_a_rotation_hands_out_the_new_key(acme: Tenant) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -128,6 +129,13 @@ def test_keys_of_all_tenants_are_sealed_anew_but_for_those_that_are_not_active(s
     assert (done.document["examined"], done.document["resealed"], done.document["skipped"]) == (2, 2, ["closed"])
     sealed("tenants", "resume", "closed")
     assert sealed("api-keys", "reseal", "--all-tenants").out == "1 of 3 keys sealed anew\n"
+    id = sealed("api-keys", "list", "--tenant", "globex", "--json").document["items"][0]["key_id"]
+    with sqlite3.connect(sealed.file) as connection:
+        connection.execute("UPDATE api_keys SET encrypted_key = zeroblob(200) WHERE tenant_id = 'globex'")
+    broken = sealed("api-keys", "reseal", "--all-tenants")
+    assert (broken.code, broken.lines) == (1, ["0 of 3 keys sealed anew", f"globex\t{id}"])
+    document = sealed("api-keys", "reseal", "--all-tenants", "--json").document
+    assert document["broken"] == [{"tenant": "globex", "key_id": id}]
 
 
 def test_an_access_key_is_printed_once(shell: Shell) -> None:

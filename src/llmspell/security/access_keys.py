@@ -39,6 +39,7 @@ from llmspell.security.secrets import HeldSecret
 from llmspell.settings import Secret
 from llmspell.storage.contracts.access_keys import (
     HASH_BYTES,
+    KEY_PREFIX,
     NOTED_EVERY_S,
     AccessKey,
     AccessKeys,
@@ -52,7 +53,6 @@ from llmspell.storage.contracts.access_keys_checks import require_scope, require
 from llmspell.storage.contracts.pages import Page
 from llmspell.tenant import TenantId, tenant_id
 
-PREFIX = "lsk"
 SECRET_BYTES = 32
 KEY_MAX_CHARACTERS = 512
 """The longest key, of a tenant's id of 128 bytes, has 297."""
@@ -300,7 +300,7 @@ class Authenticator:
 
 def public_part(tenant: TenantId, key_id: UUID) -> str:
     """Return the beginning of a key, which may be shown: it tells which key it is."""
-    return f"{PREFIX}_{_base32(tenant.encode())}_{_base32(key_id.bytes)}"
+    return f"{KEY_PREFIX}_{_base32(tenant.encode())}_{_base32(key_id.bytes)}"
 
 
 def read_key(text: object) -> Presented | None:

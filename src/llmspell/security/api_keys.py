@@ -19,11 +19,11 @@ from uuid import UUID
 import msgspec
 
 from llmspell.clock import Clock, optional_instant
-from llmspell.codec import require_limit
-from llmspell.errors import InvalidInput, MasterKeyMissing, SealBroken
+from llmspell.codec import require_flag, require_limit
+from llmspell.errors import InvalidInput, InvalidTime, MasterKeyMissing, SealBroken
 from llmspell.ids import IdSource, parse_id
 from llmspell.security.keyring import Keyring
-from llmspell.security.secrets import HeldSecret, SecretRef, SecretStore, get_api_key, require_secret
+from llmspell.security.secrets import HeldSecret, SecretRef, SecretStore, get_api_key, require_ref, require_secret
 from llmspell.settings import Secret
 from llmspell.storage.contracts.api_keys import (
     ApiKeyInfo,
@@ -154,7 +154,12 @@ class SealedApiKeys:
         return await get_api_key(provider, stores=[*self._stores, self])
 
     async def get_secret(self, ref: SecretRef) -> Secret | None:
-        """Return what `llmspell/<provider>/api_key` refers to, as a `SecretStore` does; None for any other reference."""
+        """Return what `llmspell/<provider>/api_key` refers to, as a `SecretStore` does; None for any other reference.
+
+        Raises:
+            InvalidInput: it is no reference.
+        """
+        require_ref(ref)
         parts = ref.path.split("/")
         if len(parts) != 3 or (parts[0], parts[2]) != ("llmspell", "api_key"):
             return None
@@ -210,6 +215,7 @@ class SealedApiKeys:
             MasterKeyMissing: there is no active master key.
         """
         require_limit(limit)
+        require_flag(dry_run, field="dry_run")
         if self._keyring.active is None:
             raise MasterKeyMissing
         examined, resealed, broken = 0, 0, builtins.list[UUID]()
@@ -256,13 +262,16 @@ class SealedApiKeys:
 
 
 def end_of_life(clock: Clock, *, ttl_s: float | None, expires_at: datetime | date | str | None) -> datetime | None:
-    """Return when something ends, which may be said in one of two ways.
+    """Return when something ends, which may be said in one of two ways: after now, for what is made is to be of use.
 
     Raises:
         InvalidInput: it is said in both; `InvalidLimit`, `InvalidTime`: of a value.
     """
     if ttl_s is None:
-        return optional_instant(expires_at, field="expires_at")
+        ends = optional_instant(expires_at, field="expires_at")
+        if ends is not None and ends <= clock.now():
+            raise InvalidTime("expires_at", "must be in the future", given=ends.isoformat())
+        return ends
     if expires_at is not None:
         raise InvalidInput("ttl_s", "must not be given together with `expires_at`", given=ttl_s)
     return clock.now() + timedelta(seconds=require_ttl(ttl_s))

@@ -94,7 +94,7 @@ class Keyring:
         if master is None:
             raise SealBroken(
                 "It was sealed by a master key that is not configured here.",
-                key_id=key_id,
+                master_key_id=key_id,
                 hint="Add that key to security.master_keys; older keys stand behind the active one.",
             )
         cipher = _cipher(master, header[_SALT_AT:_NONCE_AT])
@@ -104,7 +104,7 @@ class Keyring:
             return cipher.decrypt(header[_NONCE_AT:], sealed[HEADER_BYTES:], _associated(header, bound_to))
         except InvalidTag:
             # `from None`: the cause says nothing, and its frames hold the plaintext's key.
-            raise SealBroken(key_id=key_id) from None
+            raise SealBroken(master_key_id=key_id) from None
 
     def reseal(self, sealed: bytes, *, bound_to: Sequence[str]) -> bytes | None:
         """Return the same value sealed by the active key, or None when it is already.

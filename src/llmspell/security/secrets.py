@@ -80,7 +80,7 @@ class MountedSecrets:
             Unavailable: there is a file, and it cannot be read.
             InvalidInput: it is too long, empty, no text, or a link out of the directory.
         """
-        return await asyncio.to_thread(self._read, ref)
+        return await asyncio.to_thread(self._read, require_ref(ref))
 
     def _read(self, ref: SecretRef) -> Secret | None:
         root = self._directory.resolve()
@@ -124,6 +124,22 @@ def api_key_ref(provider: str) -> SecretRef:
     return SecretRef(f"llmspell/{require_provider(provider)}/api_key")
 
 
+def require_ref(value: object) -> SecretRef:
+    """Return a reference. What was given in its place is not shown: it may be a secret.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    if not isinstance(value, SecretRef):
+        raise InvalidInput(
+            "ref",
+            "must be a SecretRef",
+            given=type(value).__name__,
+            hint='Such as `SecretRef("llmspell/openai/api_key")`.',
+        )
+    return value
+
+
 def require_provider(value: object) -> str:
     """Return the name of a provider: 1 to 64 letters, digits, `_` and `-`.
 
@@ -146,7 +162,7 @@ def require_secret(value: object, *, field: str) -> str:
         raise InvalidInput(field, "must be text or a Secret", given=type(value).__name__)
     if not text or not text.isprintable():
         # Also what a terminal or a file adds without being asked: a line end, a tab, an escape.
-        raise InvalidInput(field, "must not be empty, and have no line ends or other control characters")
+        raise InvalidInput(field, "must be one line of text that is not empty and has no control characters")
     if len(text.encode()) > API_KEY_MAX_BYTES:
         raise InvalidInput(field, f"must be at most {API_KEY_MAX_BYTES:,} bytes", given=len(text.encode()))
     return text

@@ -118,7 +118,8 @@ async def delete(service: str, *, yes: bool, actor: str | None) -> None:
 async def reseal(*, dry_run: bool, all_tenants: bool, actor: str | None) -> ExitCode:
     """Seal keys that lie under an older master key under the active one. Exit code 1 when one of them does not open.
 
-    It may be stopped and run again. A tenant that is not active keeps its keys as they are, and is named.
+    It may be stopped and run again. A key that does not open is printed with its tenant, parted by a tab. A tenant that is not
+    active keeps its keys as they are, and is named.
     """
     output = current_output()
     totals = Totals()
@@ -127,7 +128,7 @@ async def reseal(*, dry_run: bool, all_tenants: bool, actor: str | None) -> Exit
             await _reseal(tenant, totals, dry_run=dry_run, actor=actor)
     done = "would be sealed anew" if dry_run else "sealed anew"
     summary = f"{totals.resealed} of {counted(totals.examined, 'key')} {done}"
-    output.emit({**asdict(totals), "dry_run": dry_run}, lines=lambda: [summary, *totals.broken])
+    output.emit({**asdict(totals), "dry_run": dry_run}, lines=lambda: [summary, *map(_broken_line, totals.broken)])
     if totals.broken:
         output.warn(
             f"{counted(len(totals.broken), 'key')} cannot be opened and stayed as they are.",
@@ -144,7 +145,7 @@ class Totals:
 
     examined: int = 0
     resealed: int = 0
-    broken: list[str] = field(default_factory=list)
+    broken: list[dict[str, str]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
 
@@ -172,11 +173,15 @@ async def _reseal(tenant: Tenant, totals: Totals, *, dry_run: bool, actor: str |
             report = await tenant.api_keys.reseal_all(after=after, dry_run=dry_run, actor=actor)
             totals.examined += report.examined
             totals.resealed += report.resealed
-            totals.broken += map(str, report.broken)
+            totals.broken += [{"tenant": tenant.id, "key_id": str(id)} for id in report.broken]
             progress.advance(report.examined)
             after = report.next_after
             if after is None:
                 return
+
+
+def _broken_line(broken: dict[str, str]) -> str:
+    return f"{printable(broken['tenant'])}\t{broken['key_id']}"
 
 
 def _emit(info: ApiKeyInfo) -> None:

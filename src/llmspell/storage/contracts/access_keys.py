@@ -20,6 +20,8 @@ from llmspell.storage.contracts.pages import Page
 
 AccessKeyStatus: TypeAlias = Literal["active", "expired", "revoked"]
 
+KEY_PREFIX = "lsk"
+"""What a whole key begins with, as it is presented."""
 HASH_BYTES = 32
 PEPPER_BYTES = 32
 PEPPER_ID_MAX_BYTES = 32

@@ -13,9 +13,9 @@ import msgspec
 from llmspell.clock import optional_instant
 from llmspell.codec import NAME_MAX_BYTES, require_key, require_text
 from llmspell.errors import AlreadyExists, InvalidInput, InvalidKey, InvalidLimit, NotFound
-from llmspell.ids import parse_id
 from llmspell.storage.contracts.access_keys import (
     HASH_BYTES,
+    KEY_PREFIX,
     OVERLAP_MAX_S,
     PEPPER_ID_MAX_BYTES,
     REASON_MAX_BYTES,
@@ -30,6 +30,26 @@ from llmspell.storage.contracts.access_keys import (
 
 EXPIRED_REASON = "expired"
 _SCOPE = re.compile(r"[a-z][a-z0-9_]*(?::[a-z][a-z0-9_]*)?")
+
+
+def require_key_id(value: object) -> UUID:
+    """Return the id of a key. What was given in its place is never shown: it may be a whole key.
+
+    Raises:
+        InvalidKey: it is no UUID.
+    """
+    if isinstance(value, UUID):
+        return value
+    text = value if isinstance(value, str) else ""
+    try:
+        return UUID(text)
+    except ValueError:
+        pass
+    # Outside: the exception in flight holds the text.
+    if text.startswith(f"{KEY_PREFIX}_"):
+        hint = "`info.key_id` of what `issue` returned is its id, and a list of keys shows it."
+        raise InvalidKey("key_id", "must be the id of an access key; this is a whole key", hint=hint)
+    raise InvalidKey("key_id", "must be a UUID")
 
 
 def require_scope(value: object, *, field: str = "scope") -> str:
@@ -90,7 +110,7 @@ def require_new(new: NewAccessKey) -> NewAccessKey:
         InvalidInput: names the field.
     """
     return NewAccessKey(
-        key_id=parse_id(new.key_id, field="key_id"),
+        key_id=require_key_id(new.key_id),
         name=require_key(new.name, field="name", max_bytes=NAME_MAX_BYTES),
         principal=require_key(new.principal, field="principal", max_bytes=NAME_MAX_BYTES),
         scopes=require_scopes(new.scopes),
@@ -106,7 +126,7 @@ def require_successor(new: Successor) -> Successor:
         InvalidInput: names the field.
     """
     return Successor(
-        key_id=parse_id(new.key_id, field="key_id"),
+        key_id=require_key_id(new.key_id),
         hashed=require_hashed(new.hashed),
         expires_at=optional_instant(new.expires_at, field="expires_at"),
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
 from llmspell.clock import optional_instant
-from llmspell.codec import require_key, require_limit, require_metadata
+from llmspell.codec import require_key, require_metadata, require_size
 from llmspell.errors import InvalidInput
 from llmspell.ids import parse_id
 from llmspell.storage.contracts.api_keys import (
@@ -65,7 +64,7 @@ def require_resealed(items: Sequence[ResealedApiKey]) -> list[ResealedApiKey]:
     Raises:
         InvalidInput: names the field; `InvalidLimit`: more than 1,000.
     """
-    require_limit(len(items), field="items", maximum=RESEAL_MAX, minimum=0)
+    require_size(items, field="items", maximum=RESEAL_MAX)
     checked = [
         ResealedApiKey(
             key_id=parse_id(item.key_id, field="key_id"),
@@ -86,8 +85,3 @@ def as_of(info: ApiKeyInfo, now: datetime) -> ApiKeyInfo:
 def position(info: ApiKeyInfo) -> dict[str, Any]:
     """Return where a page ends."""
     return {"at": info.created_at.isoformat(), "id": str(info.key_id)}
-
-
-def id_text(key_id: UUID | None) -> str | None:
-    """Return an id as the table and the audit log hold it."""
-    return None if key_id is None else str(key_id)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from llmspell.clock import Clock, parse_instant
 from llmspell.codec import require_limit
 from llmspell.errors import AlreadyExists, NotFound, TenantInactive
-from llmspell.ids import IdSource, parse_id
+from llmspell.ids import IdSource
 from llmspell.storage.contracts.access_keys import (
     NOTED_EVERY_S,
     SWEEP_MAX,
@@ -29,6 +29,7 @@ from llmspell.storage.contracts.access_keys_checks import (
     made_of,
     position,
     require_hashed,
+    require_key_id,
     require_new,
     require_overlap,
     require_reason,
@@ -76,7 +77,7 @@ class InMemoryAccessKeys:
         return await self._unit.write(work)
 
     async def find(self, key_id: UUID | str) -> Credential | None:
-        id = parse_id(key_id, field="key_id")
+        id = require_key_id(key_id)
         now = self._clock.now()
         try:
             found = await self._unit.read(lambda state: state.access_keys.get(id))
@@ -85,7 +86,7 @@ class InMemoryAccessKeys:
         return None if found is None else Credential(key=as_of(found.key, now), key_hash=found.key_hash)
 
     async def get(self, key_id: UUID | str) -> AccessKey | None:
-        id = parse_id(key_id, field="key_id")
+        id = require_key_id(key_id)
         now = self._clock.now()
         found = await self._unit.read(lambda state: state.access_keys.get(id))
         return None if found is None else as_of(found.key, now)
@@ -106,7 +107,7 @@ class InMemoryAccessKeys:
         return await self._cursors.page(found[: limit + 1], limit=limit, query=query, position=position)
 
     async def note_use(self, key_id: UUID | str) -> bool:
-        id = parse_id(key_id, field="key_id")
+        id = require_key_id(key_id)
         now = self._clock.now()
         stale = now - timedelta(seconds=NOTED_EVERY_S)
 
@@ -120,7 +121,7 @@ class InMemoryAccessKeys:
         return await self._unit.write(work)
 
     async def rehash(self, key_id: UUID | str, hashed: KeyHash, *, expected_pepper: str) -> bool:
-        id = parse_id(key_id, field="key_id")
+        id = require_key_id(key_id)
         require_hashed(hashed)
 
         def work(state: State) -> bool:
@@ -134,7 +135,7 @@ class InMemoryAccessKeys:
         return await self._unit.write(work)
 
     async def revoke(self, key_id: UUID | str, *, reason: str | None = None, actor: str | None = None) -> AccessKey:
-        id = parse_id(key_id, field="key_id")
+        id = require_key_id(key_id)
         said = require_reason(reason)
         entry = _entry("revoke", id, require_actor(actor), reason=said)
         now = self._clock.now()
@@ -155,7 +156,7 @@ class InMemoryAccessKeys:
     async def rotate(
         self, key_id: UUID | str, successor: Successor, *, overlap_s: float = 0, actor: str | None = None
     ) -> AccessKey:
-        id = parse_id(key_id, field="key_id")
+        id = require_key_id(key_id)
         checked = require_successor(successor)
         overlap = require_overlap(overlap_s)
         entry = _entry("rotate", id, require_actor(actor), rotated_to=str(checked.key_id), overlap_s=overlap)

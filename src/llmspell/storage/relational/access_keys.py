@@ -9,7 +9,6 @@ from uuid import UUID
 from llmspell.clock import parse_instant
 from llmspell.codec import require_limit
 from llmspell.errors import AlreadyExists, CorruptStore, NotFound
-from llmspell.ids import parse_id
 from llmspell.storage.contracts.access_keys import (
     NOTED_EVERY_S,
     PEPPER_BYTES,
@@ -27,6 +26,7 @@ from llmspell.storage.contracts.access_keys_checks import (
     made_of,
     position,
     require_hashed,
+    require_key_id,
     require_new,
     require_overlap,
     require_reason,
@@ -116,7 +116,7 @@ class RelationalAccessKeys:
         return changed > 0
 
     async def revoke(self, key_id: UUID | str, *, reason: str | None = None, actor: str | None = None) -> AccessKey:
-        id = parse_id(key_id, field="key_id")
+        id = require_key_id(key_id)
         said = require_reason(reason)
         entry = _entry("revoke", id, require_actor(actor), reason=said)
 
@@ -134,7 +134,7 @@ class RelationalAccessKeys:
     async def rotate(
         self, key_id: UUID | str, successor: Successor, *, overlap_s: float = 0, actor: str | None = None
     ) -> AccessKey:
-        id = parse_id(key_id, field="key_id")
+        id = require_key_id(key_id)
         checked = require_successor(successor)
         overlap = require_overlap(overlap_s)
         entry = _entry("rotate", id, require_actor(actor), rotated_to=str(checked.key_id), overlap_s=overlap)
@@ -184,7 +184,7 @@ class RelationalAccessKeys:
         return key
 
     def _id(self, key_id: UUID | str) -> Any:
-        return self._runtime.dialect.id(parse_id(key_id, field="key_id"))
+        return self._runtime.dialect.id(require_key_id(key_id))
 
     def _instant(self, value: datetime | None) -> Any:
         return None if value is None else self._runtime.dialect.instant(value)
