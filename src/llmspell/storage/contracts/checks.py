@@ -11,6 +11,8 @@ from llmspell.errors import InvalidInput, InvalidLimit, InvalidMetadata
 from llmspell.storage.contracts.audit import PRINCIPAL_MAX_BYTES
 from llmspell.storage.contracts.kv import VALUE_MAX_BYTES
 
+TTL_MIN_S = 1e-6
+"""The precision of instants: what lives shorter would have ended when it begins."""
 TTL_MAX_S = 100 * 365 * 86_400.0
 DATA_MAX_BYTES = 4 * 1024 * 1024
 DATA_MAX_DEPTH = 64
@@ -42,7 +44,7 @@ def require_value(value: object, *, field: str = "value") -> bytes:
 
 
 def require_ttl(value: object, *, field: str = "ttl_s") -> float:
-    """Return a time to live in seconds: positive, finite, at most 100 years.
+    """Return a time to live in seconds: positive, finite, at most 100 years. Less than a microsecond counts as one.
 
     Raises:
         InvalidLimit: anything else.
@@ -54,7 +56,7 @@ def require_ttl(value: object, *, field: str = "ttl_s") -> float:
         or not 0 < value <= TTL_MAX_S
     ):
         raise InvalidLimit(field, "must be a positive number of seconds, at most 100 years", given=value)
-    return float(value)
+    return max(float(value), TTL_MIN_S)
 
 
 def require_score(value: object, *, field: str = "min_score") -> float | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from msgspec import UNSET, Struct, UnsetType
 
 from llmspell.codec import decode_json, encode_json, require_json, require_limit
-from llmspell.errors import InvalidInput, InvalidMetadata
+from llmspell.errors import AlreadyExists, InvalidInput, InvalidMetadata
 from llmspell.storage.contracts.checks import require_ttl
 from llmspell.storage.contracts.sessions import DATA_MAX_BYTES, SESSION_STATUSES, SessionStatus
 
@@ -46,6 +47,15 @@ def require_data(value: object) -> dict[str, Any]:
         )
     plain: dict[str, Any] = decode_json(encoded)
     return plain
+
+
+def taken(id: UUID) -> AlreadyExists:
+    """Return the error of a session whose id is taken, maybe by one that has expired."""
+    return AlreadyExists(
+        "There is a session with this id already.",
+        id=id,
+        hint="Use another id: one that has expired keeps its own until it is deleted, and cannot be updated either.",
+    )
 
 
 def require_status(value: object) -> SessionStatus:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from llmspell.clock import Clock, from_microseconds, to_microseconds
 from llmspell.codec import require_limit
-from llmspell.errors import AlreadyExists, NotFound, VersionConflict
+from llmspell.errors import NotFound, VersionConflict
 from llmspell.ids import IdSource, parse_id
 from llmspell.storage.contracts import sessions_checks as checks
 from llmspell.storage.contracts.checks import require_ttl
@@ -60,7 +60,7 @@ class InMemorySessions:
 
         def work(state: State) -> SessionRecord:
             if record.id in state.sessions:
-                raise AlreadyExists("There is a session with this id already.", id=record.id)
+                raise checks.taken(record.id)
             state.sessions.put(record.id, record)
             return _shown(state, record, now)
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from llmspell.clock import from_microseconds, to_microseconds
 from llmspell.codec import require_limit
-from llmspell.errors import AlreadyExists, Conflict, LlmspellError, NotFound, VersionConflict
+from llmspell.errors import Conflict, LlmspellError, NotFound, VersionConflict
 from llmspell.ids import parse_id
 from llmspell.observe import logger
 from llmspell.storage.contracts import sessions_checks as checks
@@ -74,7 +74,7 @@ class RelationalSessions:
             now=self._dialect.instant(now),
         )
         if not inserted:
-            raise AlreadyExists("There is a session with this id already.", id=record.id)
+            raise checks.taken(record.id)
         return record
 
     async def get(self, id: UUID | str) -> SessionRecord | None:

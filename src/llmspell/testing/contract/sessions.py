@@ -106,11 +106,22 @@ class SessionsContract:
         id = (await sessions.create(ttl_s=1)).id
         clock.advance(seconds=1)
 
-        with pytest.raises(AlreadyExists):
+        with pytest.raises(AlreadyExists, match="keeps its own until it is deleted"):
             await sessions.create(id=id)
         assert await sessions.delete_expired() == 1
 
         assert (await sessions.create(id=id)).version == 1
+
+    @pytest.mark.parametrize("ttl_s", [1e-9, 5e-7, 5e-324])
+    async def test_the_shortest_life_is_a_microsecond(self, backend: Backend, clock: ManualClock, ttl_s: float) -> None:
+        sessions = (await open_tenant(backend)).sessions
+
+        created = await sessions.create(ttl_s=ttl_s)
+
+        assert (created.status, created.expires_at) == ("active", clock.now() + timedelta(microseconds=1))
+        assert await sessions.get(created.id) == created
+        clock.set(clock.now() + timedelta(microseconds=1))
+        assert await sessions.get(created.id) is None
 
     async def test_data_comes_back_value_for_value(self, backend: Backend) -> None:
         sessions = (await open_tenant(backend)).sessions
