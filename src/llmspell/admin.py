@@ -68,6 +68,7 @@ class TenantRegistry:
         Raises:
             InvalidTenant: the id is refused.
             AlreadyExists: it is registered, and `exist_ok` is False. The id of a deleted tenant stays taken.
+            TenantInactive: `exist_ok` is True, and the tenant was deleted.
         """
         return await self._tenants.create(
             tenant_id(id),

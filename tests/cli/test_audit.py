@@ -56,6 +56,13 @@ def test_a_chain_is_verified_against_the_head_that_was_noted(acme: Shell) -> Non
         assert acme("audit", "verify", *ACME, "--anchor", wrong).code == 2
 
 
+def test_the_chain_of_nobody_is_not_called_intact(acme: Shell) -> None:
+    for command in (["verify"], ["head"], ["list"], ["verify", "--as-operator"]):
+        done = acme("audit", *command, "--tenant", "never-there")
+        assert (done.code, done.out) == (1, "")
+        assert "never-there" in done.err
+
+
 def test_a_broken_chain_is_exit_code_1_and_named(acme: Shell) -> None:
     with sqlite3.connect(acme.file) as connection:
         connection.execute("UPDATE audit_log SET principal = 'nobody' WHERE sequence = 2")

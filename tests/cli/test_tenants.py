@@ -18,7 +18,9 @@ def test_a_tenant_is_registered_and_shown(shell: Shell) -> None:
 def test_a_tenant_that_is_registered_already_is_exit_code_5(shell: Shell) -> None:
     shell("tenants", "create", "acme", "--name", "Acme")
 
-    assert shell("tenants", "create", "acme").code == 5
+    refused = shell("tenants", "create", "acme")
+    assert refused.code == 5
+    assert "hint: Pass --exist-ok to accept that." in refused.err
     assert shell("tenants", "create", "acme", "--exist-ok", "--json").document["name"] == "Acme"
 
 
@@ -88,6 +90,11 @@ def test_a_deleted_tenant_stays_deleted(shell: Shell) -> None:
     assert shell("add", "Tea.", "--tenant", "acme").code == 4
     assert shell("tenants", "resume", "acme").code == 4
     assert shell("tenants", "show", "acme", "--json").document["status_reason"] == "left"
+    for flags, code in (([], 5), (["--exist-ok"], 4)):
+        again = shell("tenants", "create", "acme", *flags)
+        assert (again.code, again.out) == (code, "")
+        assert "which is final" in again.err
+        assert "hint: Choose another id." in again.err
 
 
 @pytest.mark.parametrize("verb", ["suspend", "resume"])

@@ -80,6 +80,7 @@ COMMAND_HINTS: dict[type[errors.LlmspellError], Callable[[errors.LlmspellError],
     errors.TenantUnknown: lambda error: (
         f"Run: llmspell tenants create {shlex.quote(str(error.fields.get('tenant', 'ID')))}"
     ),
+    errors.AlreadyExists: lambda error: error.hint.replace("exist_ok=True", "--exist-ok"),
 }
 """Hints in the words of the command line, where the error's own are in those of Python."""
 

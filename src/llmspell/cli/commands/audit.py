@@ -14,6 +14,7 @@ import click
 from llmspell.cli.output import async_command, counted, current_output, group, printable
 from llmspell.cli.problems import ExitCode
 from llmspell.cli.session import current_settings, open_spell
+from llmspell.errors import TenantUnknown
 from llmspell.storage.contracts.audit import AuditEntry, AuditHead, Decision
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ async def head(*, as_operator: bool) -> None:
 async def _open_audit(as_operator: bool) -> AsyncIterator[Audit]:
     id = current_settings().tenant_id
     async with open_spell() as spell:
+        if await spell.tenants.get(id) is None:  # a chain that nobody began must not be called intact
+            raise TenantUnknown(tenant=id)
         yield spell.tenants.audit(id) if as_operator else spell.tenant(id).audit
 
 

@@ -81,6 +81,7 @@ class Tenants(Protocol):
 
         Raises:
             AlreadyExists: it is registered and `exist_ok` is False. The id of a deleted tenant stays taken.
+            TenantInactive: `exist_ok` is True, and the tenant was deleted.
         """
         ...
 

@@ -22,6 +22,7 @@ from llmspell.storage.contracts.tenants import (
 from llmspell.tenant import TenantId, tenant_id
 
 VERSION_MAX = 2**31 - 1
+DELETED = "The tenant was deleted, which is final."
 Operation: TypeAlias = Literal["create", "update", "suspend", "resume", "delete"]
 _OPERATIONS: dict[TenantStatus, Operation] = {"suspended": "suspend", "active": "resume", "deleted": "delete"}
 
@@ -60,9 +61,20 @@ def new_tenant(
     return Change(record=record, entry=_entry("create", record, actor, name=record.name))
 
 
-def taken(tenant: TenantId) -> AlreadyExists:
-    """Return the error of a tenant that is registered already."""
-    return AlreadyExists("The tenant exists already.", tenant=tenant, hint="Pass exist_ok=True to accept that.")
+def registered(known: TenantRecord, *, exist_ok: bool) -> TenantRecord:
+    """Return a tenant that is registered already, where that is accepted. A deleted one never is: it serves nobody again.
+
+    Raises:
+        AlreadyExists: it is not accepted; `TenantInactive`: it would be, and the tenant was deleted.
+    """
+    if known.status == "deleted":
+        kind = TenantInactive if exist_ok else AlreadyExists
+        raise kind(DELETED, tenant=known.tenant_id, hint="Choose another id.")
+    if not exist_ok:
+        raise AlreadyExists(
+            "The tenant exists already.", tenant=known.tenant_id, hint="Pass exist_ok=True to accept that."
+        )
+    return known
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,7 +216,7 @@ def _changeable(tenant: TenantId, known: TenantRecord | None, expected_version: 
     if expected_version not in (None, known.version):
         raise VersionConflict(tenant=tenant, expected=expected_version, current=known.version)
     if known.status == "deleted":
-        raise TenantInactive("The tenant was deleted, which is final.", tenant=tenant)
+        raise TenantInactive(DELETED, tenant=tenant)
     return known
 
 

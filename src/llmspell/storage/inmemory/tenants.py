@@ -49,9 +49,7 @@ class InMemoryTenants:
             if known is None:
                 self._register(new)
                 return new.record
-        if not exist_ok:
-            raise checks.taken(known.tenant_id)
-        return known
+        return checks.registered(known, exist_ok=exist_ok)
 
     async def get(self, tenant: TenantId) -> TenantRecord | None:
         with self._mutex:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from llmspell.codec import require_limit
-from llmspell.errors import CorruptStore
+from llmspell.errors import Conflict, CorruptStore
 from llmspell.storage.contracts import tenants_checks as checks
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.pages import Cursors, Page
@@ -57,9 +57,9 @@ class RelationalTenants:
                 await record_audit(executor, self._runtime, new.entry)
                 return new.record
             row = await executor.row(self._queries.get)
-            if row is None or not exist_ok:
-                raise checks.taken(new.record.tenant_id)
-            return self._record(row)
+            if row is None:  # under a snapshot that is older than the other registration
+                raise Conflict("The tenant was registered at the same time.", tenant=new.record.tenant_id)
+            return checks.registered(self._record(row), exist_ok=exist_ok)
 
         return await self._unit_of(new.record.tenant_id).write(work)
 

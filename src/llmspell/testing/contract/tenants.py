@@ -207,9 +207,12 @@ class TenantsContract:
         ):
             with pytest.raises(TenantInactive):
                 await change
-        with pytest.raises(AlreadyExists):
+        text = f"The tenant was deleted, which is final. (tenant='{tenant}') Choose another id."
+        with pytest.raises(AlreadyExists) as taken:
             await backend.tenants.create(tenant)
-        assert await backend.tenants.create(tenant, exist_ok=True) == deleted
+        with pytest.raises(TenantInactive) as refused:
+            await backend.tenants.create(tenant, exist_ok=True)
+        assert str(taken.value) == str(refused.value) == text
 
     async def test_what_is_not_registered_cannot_be_changed(self, backend: Backend) -> None:
         tenant = unused()
