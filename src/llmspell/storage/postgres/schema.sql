@@ -1115,7 +1115,7 @@ CREATE INDEX idx_vector_768_exact ON llmspell.vector_embeddings_768 USING btree 
 CREATE INDEX idx_vector_768_hnsw ON llmspell.vector_embeddings_768 USING hnsw (embedding public.vector_cosine_ops) WITH (m='16', ef_construction='128') WHERE ann;
 CREATE INDEX idx_vector_768_scope ON llmspell.vector_embeddings_768 USING btree (tenant_id, space_id, scope);
 CREATE INDEX idx_workflow_states_created ON llmspell.workflow_states USING btree (tenant_id, created_at, workflow_id);
-CREATE INDEX idx_workflow_states_status ON llmspell.workflow_states USING btree (tenant_id, status, last_updated);
+CREATE INDEX idx_workflow_states_ended ON llmspell.workflow_states USING btree (tenant_id, last_updated, workflow_id) WHERE (((status)::text <> 'pending'::text) AND ((status)::text <> 'running'::text));
 CREATE INDEX idx_workflow_states_status_created ON llmspell.workflow_states USING btree (tenant_id, status, created_at, workflow_id);
 CREATE UNIQUE INDEX unique_live_job ON llmspell.jobs USING btree (tenant_id, kind, dedupe_key) WHERE ((dedupe_key IS NOT NULL) AND (state = ANY (ARRAY['queued'::text, 'running'::text])));
 CREATE TRIGGER agent_states_data_version BEFORE UPDATE OF state_data ON llmspell.agent_states FOR EACH ROW WHEN ((new.state_data IS DISTINCT FROM old.state_data)) EXECUTE FUNCTION llmspell.bump_agent_data_version();

@@ -682,7 +682,8 @@ CREATE TABLE workflow_states (
 
 CREATE INDEX idx_workflow_states_created ON workflow_states (tenant_id, created_at, workflow_id);
 
-CREATE INDEX idx_workflow_states_status ON workflow_states (tenant_id, status, last_updated);
+CREATE INDEX idx_workflow_states_ended ON workflow_states (tenant_id, last_updated, workflow_id)
+    WHERE status <> 'pending' AND status <> 'running';
 
 CREATE INDEX idx_workflow_states_status_created ON workflow_states (tenant_id, status, created_at, workflow_id);
 

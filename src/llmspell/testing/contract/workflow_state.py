@@ -329,6 +329,18 @@ class WorkflowStateContract:
         assert await workflows.prune(before=cut) == 0
         assert [one.workflow_id for one in (await workflows.list()).items] == ["new", "old-running", "old-pending"]
 
+    async def test_sweeps_at_the_same_time_share_the_work(self, backend: Backend, clock: ManualClock) -> None:
+        """One that finds rows in the hands of another goes on to the next: fewer than `limit` means that none is left."""
+        workflows = (await open_tenant(backend)).workflow_state
+        for number in range(CALLERS * 3):
+            await brought_to(workflows, f"w{number:02}", ("completed", "failed", "cancelled")[number % 3])
+        clock.advance(seconds=1)
+
+        swept = await asyncio.gather(*(workflows.prune(before=clock.now(), limit=3) for _ in range(CALLERS)))
+
+        assert swept == [3] * CALLERS
+        assert (await workflows.list()).items == []
+
     async def test_delete_says_whether_it_was_there(self, backend: Backend) -> None:
         workflows = (await open_tenant(backend)).workflow_state
         await workflows.create("w", {})

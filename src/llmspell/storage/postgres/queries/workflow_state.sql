@@ -78,23 +78,11 @@ WHERE tenant_id = :tenant_id AND workflow_id = :workflow_id
   AND (:expected_version::integer IS NULL OR version = :expected_version);
 
 -- name: prune -> count
--- Delete what ended and was last touched before an instant, the oldest first; each status by its own range of the index.
--- The outer conditions hold again what may have changed meanwhile, so that whoever ran again is kept.
+-- Delete what ended and was last touched before an instant, the oldest first. It holds what it chose, and leaves to another sweep
+-- what that one holds: each deletes as many as there are, up to its limit. ANY(ARRAY(…)) chooses once.
 DELETE FROM llmspell.workflow_states
-WHERE tenant_id = :tenant_id AND last_updated < :before AND status <> 'pending' AND status <> 'running'
-  AND workflow_id = ANY(ARRAY(
-    SELECT ended.workflow_id FROM (
-        (SELECT workflow_id, last_updated FROM llmspell.workflow_states
-        WHERE tenant_id = :tenant_id AND status = 'completed' AND last_updated < :before
-        ORDER BY last_updated, workflow_id LIMIT :limit::bigint)
-        UNION ALL
-        (SELECT workflow_id, last_updated FROM llmspell.workflow_states
-        WHERE tenant_id = :tenant_id AND status = 'failed' AND last_updated < :before
-        ORDER BY last_updated, workflow_id LIMIT :limit::bigint)
-        UNION ALL
-        (SELECT workflow_id, last_updated FROM llmspell.workflow_states
-        WHERE tenant_id = :tenant_id AND status = 'cancelled' AND last_updated < :before
-        ORDER BY last_updated, workflow_id LIMIT :limit::bigint)
-    ) AS ended
-    ORDER BY ended.last_updated, ended.workflow_id LIMIT :limit::bigint
+WHERE tenant_id = :tenant_id AND workflow_id = ANY(ARRAY(
+  SELECT workflow_id FROM llmspell.workflow_states
+  WHERE tenant_id = :tenant_id AND status <> 'pending' AND status <> 'running' AND last_updated < :before
+  ORDER BY last_updated, workflow_id LIMIT :limit::bigint FOR UPDATE SKIP LOCKED
 ));

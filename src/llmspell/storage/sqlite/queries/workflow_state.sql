@@ -78,27 +78,10 @@ WHERE tenant_id = :tenant_id AND workflow_id = :workflow_id
   AND (:expected_version IS NULL OR version = :expected_version);
 
 -- name: prune -> count
--- Delete what ended and was last touched before an instant, the oldest first; each status by its own range of the index.
+-- Delete what ended and was last touched before an instant, the oldest first.
 DELETE FROM workflow_states
 WHERE tenant_id = :tenant_id AND workflow_id IN (
-    SELECT ended.workflow_id FROM (
-        SELECT * FROM (
-            SELECT workflow_id, last_updated FROM workflow_states
-            WHERE tenant_id = :tenant_id AND status = 'completed' AND last_updated < :before
-            ORDER BY last_updated, workflow_id LIMIT :limit
-        )
-        UNION ALL
-        SELECT * FROM (
-            SELECT workflow_id, last_updated FROM workflow_states
-            WHERE tenant_id = :tenant_id AND status = 'failed' AND last_updated < :before
-            ORDER BY last_updated, workflow_id LIMIT :limit
-        )
-        UNION ALL
-        SELECT * FROM (
-            SELECT workflow_id, last_updated FROM workflow_states
-            WHERE tenant_id = :tenant_id AND status = 'cancelled' AND last_updated < :before
-            ORDER BY last_updated, workflow_id LIMIT :limit
-        )
-    ) AS ended
-    ORDER BY ended.last_updated, ended.workflow_id LIMIT :limit
+  SELECT workflow_id FROM workflow_states
+  WHERE tenant_id = :tenant_id AND status <> 'pending' AND status <> 'running' AND last_updated < :before
+  ORDER BY last_updated, workflow_id LIMIT :limit
 );
