@@ -210,8 +210,8 @@ HOT = (
     hot("workflow_state.page_of_status", "idx_workflow_states_status_created", "idx_workflow_states_status_created"),
     hot(
         "workflow_state.prune",
-        "idx_workflow_states_status workflow_states_pkey",
-        "idx_workflow_states_status sqlite_autoindex_workflow_states_1",
+        "idx_workflow_states_ended workflow_states_pkey",
+        "idx_workflow_states_ended sqlite_autoindex_workflow_states_1",
     ),
     hot("memories.get_batch", "memories_pkey", "sqlite_autoindex_memories_1"),
     hot("memories.page_by_at_desc", "idx_memories_event", "idx_memories_event"),
