@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.api.conftest import Store
@@ -14,7 +16,9 @@ from tests.api.conftest import Store
 from llmspell import Settings, Spell, Tenant, connect_blocking
 from llmspell.blocking import BlockingTenant
 from llmspell.clock import ManualClock
-from llmspell.errors import InvalidLimit, NotFound, TenantInactive
+from llmspell.errors import Conflict, InvalidLimit, NotFound, TenantInactive
+from llmspell.spell import Transaction
+from llmspell.storage.contracts.artifacts import ArtifactRecord
 
 CONTENT = random.Random(3).randbytes(3 * 1_048_576 + 5)
 THREADS = 8
@@ -89,6 +93,73 @@ async def test_a_stream_does_not_pass_the_gate_of_a_tenant_that_is_shut_off(
         await acme.artifacts.read(put.id)
     with pytest.raises(TenantInactive):
         await acme.sessions.get(session.id)
+
+
+async def test_a_file_that_eight_put_at_once_under_keys_is_whole_in_each(acme: Tenant) -> None:
+    """On a server they conflict, and are tried again: each reads its file again."""
+    session = (await acme.sessions.create()).id
+    content = CONTENT[:200_001]
+
+    def put(number: int, file: io.BytesIO) -> Awaitable[ArtifactRecord]:
+        return acme.once(f"k{number}").artifacts.put(session, "n", file)
+
+    done = await asyncio.gather(*(put(number, io.BytesIO(content)) for number in range(THREADS)))
+    again = await asyncio.gather(*(put(number, io.BytesIO(content)) for number in range(THREADS)))
+
+    assert {one.content_hash for one in done} == {done[0].content_hash}
+    assert [one.size_bytes for one in done] == [len(content)] * THREADS
+    assert again == done
+    assert (await acme.artifacts.stats()).artifacts == THREADS
+    assert await acme.artifacts.read(done[0].id) == content
+
+
+async def test_a_file_that_eight_put_at_once_by_run_is_whole_in_each(acme: Tenant) -> None:
+    session = (await acme.sessions.create()).id
+    content = CONTENT[:200_001]
+
+    async def put(file: io.BytesIO) -> ArtifactRecord:
+        return await acme.run(lambda tx: tx.artifacts.put(session, "n", file), attempts=100)
+
+    done = await asyncio.gather(*(put(io.BytesIO(content)) for _ in range(THREADS)))
+
+    assert [one.size_bytes for one in done] == [len(content)] * THREADS
+    assert sorted(one.sequence for one in done) == list(range(THREADS))
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_a_put_that_is_tried_again_reads_its_file_again(
+    acme: Tenant, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keyed: bool
+) -> None:
+    session = (await acme.sessions.create()).id
+    (tmp_path / "in").write_bytes(b"header" + CONTENT)
+    tries = []
+    put_once = Transaction._once
+
+    async def work(tx: Transaction) -> ArtifactRecord:
+        put = await tx.artifacts.put(session, "n", file)
+        tries.append(put)
+        if len(tries) < 3:
+            raise Conflict("another one was first")
+        return put
+
+    async def conflicting(tx: Transaction, *given: Any) -> Any:
+        tries.append(await put_once(tx, *given))
+        if len(tries) < 3:
+            raise Conflict("another one was first")
+        return tries[-1]
+
+    with (tmp_path / "in").open("rb") as file:
+        file.seek(6)
+        if keyed:
+            monkeypatch.setattr(Transaction, "_once", conflicting)
+            put = await acme.once("k").artifacts.put(session, "n", file)
+        else:
+            put = await acme.run(work)
+        assert file.tell() == 6
+
+    assert [one.size_bytes for one in tries] == [len(CONTENT)] * 3
+    assert await acme.artifacts.read(put.id) == CONTENT
+    assert (await acme.artifacts.stats()).artifacts == 1
 
 
 def test_without_await_a_file_goes_in_and_comes_out(blocking_acme: BlockingTenant, tmp_path: Path) -> None:

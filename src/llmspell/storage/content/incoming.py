@@ -6,12 +6,14 @@ Rule 1: what is large waits in a temporary file without a name, which vanishes w
 mebibytes, whatever the size.
 Rule 2: the caller's file is read, and what is large is hashed and compressed, off the event loop.
 Rule 3: nothing here touches a store, so none is held while the caller is slow.
+Rule 4: a file that can be rewound is left where it stood, so that a repeated try reads the same.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import inspect
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -191,6 +193,14 @@ async def _receive(data: ContentSource, limit_bytes: int) -> Incoming:
     if not hasattr(data, "__aiter__") and not callable(getattr(data, "read", None)):
         hint = "Encode text with `.encode()`." if isinstance(data, str) else ""
         raise InvalidInput("data", _NOT_BYTES, given=type(data).__name__, hint=hint)
+    if inspect.isasyncgen(data) and data.ag_frame is None:
+        # At a second try it would be an empty content, and nobody would know.
+        raise InvalidInput(
+            "data",
+            "must not have been read to its end already",
+            given=type(data).__name__,
+            hint="What is tried again needs bytes, a file that can be rewound, or a generator that is made for each try.",
+        )
     receiving = _Receiving(limit_bytes)
     try:
         if hasattr(data, "__aiter__"):
@@ -204,8 +214,25 @@ async def _receive(data: ContentSource, limit_bytes: int) -> Incoming:
 
 
 def _receive_file(file: BinaryIO, receiving: _Receiving) -> None:
-    while piece := _bytes(file.read(PIECE_BYTES)):
-        receiving.add(piece)
+    start = _start_of(file)
+    try:
+        while piece := _bytes(file.read(PIECE_BYTES)):
+            receiving.add(piece)
+    finally:
+        if start is not None:
+            file.seek(start)
+
+
+def _start_of(file: BinaryIO) -> int | None:
+    """Return where a file stands, or None when it cannot be brought back there."""
+    if not hasattr(file, "seek"):
+        return None
+    try:
+        start = file.tell()
+        file.seek(start)  # some that cannot be rewound do say where they stand
+    except (OSError, TypeError, AttributeError):
+        return None
+    return start
 
 
 async def _receive_pieces(pieces: AsyncIterable[bytes], receiving: _Receiving) -> None:

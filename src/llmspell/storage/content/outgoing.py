@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import BinaryIO
 
 import msgspec
 from blake3 import blake3
 
-from llmspell.errors import CorruptStore
+from llmspell.errors import CorruptStore, InvalidInput
 from llmspell.storage.content.compression import PIECE_BYTES, Damaged, Decompressor
 from llmspell.storage.content.incoming import OFF_LOOP_BYTES, checksum
 
@@ -66,6 +67,29 @@ async def opened(head: Head, stored: AsyncIterator[bytes]) -> AsyncIterator[byte
     reading.require_whole()
     if held:
         yield held
+
+
+async def written(pieces: AsyncIterator[bytes], into: BinaryIO) -> int:
+    """Write every piece into a file, off the event loop, and return how many bytes those were.
+
+    Raises:
+        InvalidInput: the file does not take what it is given.
+    """
+    size_bytes = 0
+    async for piece in pieces:
+        await asyncio.to_thread(_write_all, piece, into)
+        size_bytes += len(piece)
+    return size_bytes
+
+
+def _write_all(piece: bytes, into: BinaryIO) -> None:
+    """Write a piece to its end: a file without a buffer may take less than it is given."""
+    rest: bytes | memoryview = piece
+    while rest:
+        taken = into.write(rest)
+        if not isinstance(taken, int) or not 0 < taken <= len(rest):
+            raise InvalidInput("into", "must take what is written to it, and say how many bytes it took", given=taken)
+        rest = memoryview(rest)[taken:]
 
 
 async def _off_loop(size_bytes: int, pieces: Iterator[bytes]) -> bytes | None:

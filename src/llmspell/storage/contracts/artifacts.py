@@ -8,7 +8,7 @@ Rule 2: what is read is verified; a content that does not fit its hash is report
 Rule 3: an artifact of an expired session is absent, as its session is.
 Rule 4: a content never changes; name, tags and metadata do, and each change is a new `revision`. `version` counts contents
 along a line of parents.
-Rule 5: the number of an artifact in its session is never given again, so neither is its id.
+Rule 5: the number of an artifact is never given again as long as its session is there, so neither is its id.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ class Artifacts(Protocol):
     ) -> ArtifactRecord:
         """Store a content as an artifact of a session, and return the artifact.
 
-        `data` may be bytes, a file opened in binary mode (read from where it stands to its end), or an asynchronous iterable of
-        bytes; up to 100 MiB, of which only a few are in memory at a time. With `parent`, the id of an artifact, this is its next
-        version.
+        `data` may be bytes, a file opened in binary mode (read from where it stands to its end, and left where it stood if it can
+        be rewound), or an asynchronous iterable of bytes; up to 100 MiB, of which only a few are in memory at a time. With
+        `parent`, the id of an artifact, this is its next version.
 
         Raises:
             NotFound: the session or the parent is absent or expired.
@@ -131,7 +131,8 @@ class Artifacts(Protocol):
         """Write the content into a binary file, as `stream` gives it, and return how many bytes those were.
 
         Raises:
-            NotFound, CorruptStore.
+            NotFound, CorruptStore: as `stream` does; a part may be written.
+            InvalidInput: the file takes nothing of what it is given.
         """
         ...
 

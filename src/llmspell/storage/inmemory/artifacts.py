@@ -5,7 +5,6 @@ Rule: nothing is counted ahead: whether a content is referred to is looked up am
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
@@ -21,7 +20,7 @@ from llmspell.codec import require_limit
 from llmspell.errors import CorruptStore, NotFound, VersionConflict
 from llmspell.ids import parse_id
 from llmspell.storage.content.incoming import ContentSource, received
-from llmspell.storage.content.outgoing import Head, opened
+from llmspell.storage.content.outgoing import Head, opened, written
 from llmspell.storage.contracts import artifacts_checks as checks
 from llmspell.storage.contracts.artifacts import (
     CONTENT_MAX_BYTES,
@@ -140,11 +139,7 @@ class InMemoryArtifacts:
             yield piece
 
     async def download(self, id: str, into: BinaryIO) -> int:
-        size_bytes = 0
-        async for piece in self.stream(id):
-            await asyncio.to_thread(into.write, piece)
-            size_bytes += len(piece)
-        return size_bytes
+        return await written(self.stream(id), into)
 
     async def _content(self, key: ArtifactKey) -> StoredContent | None:
         now = self._clock.now()

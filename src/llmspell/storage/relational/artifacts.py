@@ -10,7 +10,6 @@ Rule 3: one value, and a deletion, is one round trip. Chunks are written one by 
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +26,7 @@ from llmspell.codec import require_limit
 from llmspell.errors import Conflict, CorruptStore, LlmspellError, NotFound, VersionConflict
 from llmspell.ids import parse_id
 from llmspell.storage.content.incoming import CHUNK_BYTES, ContentSource, Incoming, Packed, checksum, received
-from llmspell.storage.content.outgoing import Head, damaged, opened, require_chunk
+from llmspell.storage.content.outgoing import Head, damaged, opened, require_chunk, written
 from llmspell.storage.contracts import artifacts_checks as checks
 from llmspell.storage.contracts.artifacts import (
     CONTENT_MAX_BYTES,
@@ -115,9 +114,12 @@ class RelationalArtifacts:
         return await self._unit.row_after([*first, keep], self._queries.insert, **parameters)
 
     def _first(self, details: Details, parameters: dict[str, Any]) -> builtins.list[Statement]:
-        """Return what holds the sessions that a put depends on, and takes the number of the artifact."""
+        """Return what holds the sessions that a put depends on, and takes the number of the artifact.
+
+        With a parent they are held before that: whether it is there must not change from one statement to the next.
+        """
         first: builtins.list[Statement] = [(self._queries.take_number, parameters)]
-        if details.parent is not None and details.parent.session != details.session:
+        if details.parent is not None:
             both = self._dialect.array([details.session, details.parent.session])
             first.insert(0, (self._queries.lock_sessions, {"ids": both}))
         return first
@@ -213,11 +215,7 @@ class RelationalArtifacts:
             yield piece
 
     async def download(self, id: str, into: BinaryIO) -> int:
-        size_bytes = 0
-        async for piece in self.stream(id):
-            await asyncio.to_thread(into.write, piece)
-            size_bytes += len(piece)
-        return size_bytes
+        return await written(self.stream(id), into)
 
     def _opened(self, row: Row) -> AsyncIterator[bytes]:
         content_hash, is_compressed, size_bytes, stored_bytes, data = row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -176,6 +177,100 @@ class ArtifactsContract:
         put = await storages.artifacts.put(session, "n", Trickle(content))  # type: ignore[arg-type]
 
         assert await storages.artifacts.read(put.id) == content
+
+    async def test_a_file_is_left_where_it_stood(self, backend: Backend) -> None:
+        """So a try that is repeated reads the same, and not the nothing after the end."""
+        storages, session = await open_session(backend)
+        file = io.BytesIO(b"skipped" + noise(MEBIBYTE + 4_321))
+        file.seek(7)
+
+        put = await storages.artifacts.put(session, "n", file)
+        again = await storages.artifacts.put(session, "n", file)
+        with pytest.raises(NotFound):
+            await storages.artifacts.put(uuid4(), "n", file)
+
+        assert file.tell() == 7
+        assert put.content_hash == again.content_hash
+        assert put.size_bytes == again.size_bytes == MEBIBYTE + 4_321
+
+    async def test_a_file_that_is_refused_is_left_where_it_stood(self, backend: Backend) -> None:
+        storages, session = await open_session(backend)
+        file = io.StringIO("text")
+        file.seek(2)
+
+        async with refused(InvalidInput, "data"):
+            await storages.artifacts.put(session, "n", file)  # type: ignore[arg-type]
+
+        assert file.tell() == 2
+
+    async def test_a_file_that_cannot_be_rewound_is_read_to_its_end(self, backend: Backend) -> None:
+        class Response(io.BytesIO):
+            """Says where it stands, as some of the network do, and cannot go there."""
+
+            def seek(self, *_: int) -> int:
+                raise io.UnsupportedOperation("seek")
+
+        class ReadOnly:
+            def __init__(self, content: bytes) -> None:
+                self.read = io.BytesIO(content).read
+
+        storages, session = await open_session(backend)
+        content = noise(10_500)
+        ends = os.pipe()
+        with os.fdopen(ends[0], "rb") as pipe:
+            os.write(ends[1], content)
+            os.close(ends[1])
+            sources: list[Any] = [Response(content), ReadOnly(content), pipe]
+
+            put = [await storages.artifacts.put(session, "n", source) for source in sources]
+
+        assert {one.content_hash for one in put} == {put[0].content_hash}
+        assert await storages.artifacts.read(put[0].id) == content
+
+    async def test_a_generator_that_was_read_already_is_no_empty_content(self, backend: Backend) -> None:
+        storages, session = await open_session(backend)
+        pieces = pieces_of(b"abc", 1)
+        await storages.artifacts.put(session, "n", pieces)
+
+        async with refused(InvalidInput, "data"):
+            await storages.artifacts.put(session, "n", pieces)
+
+        assert (await storages.artifacts.stats()).artifacts == 1
+
+    @pytest.mark.parametrize("size", [10_500, 3 * MEBIBYTE])
+    async def test_a_download_into_a_file_that_takes_little_at_a_time_is_whole(
+        self, backend: Backend, size: int
+    ) -> None:
+        class Sip(io.RawIOBase):
+            """Takes a part of what it is given, as a file without a buffer may."""
+
+            def __init__(self) -> None:
+                self.taken = bytearray()
+
+            def write(self, piece: Any) -> int:
+                part = bytes(memoryview(piece)[:100_000])
+                self.taken += part
+                return len(part)
+
+        storages, session = await open_session(backend)
+        content, into = noise(size), Sip()
+        put = await storages.artifacts.put(session, "n", content)
+
+        assert await storages.artifacts.download(put.id, into) == size  # type: ignore[arg-type]
+
+        assert into.taken == content
+
+    @pytest.mark.parametrize("answer", [None, 0, -1, 4, "3"])
+    async def test_a_download_into_a_file_that_does_not_take_it_is_refused(self, backend: Backend, answer: Any) -> None:
+        class Full(io.RawIOBase):
+            def write(self, _: Any) -> Any:
+                return answer
+
+        storages, session = await open_session(backend)
+        put = await storages.artifacts.put(session, "n", b"abc")
+
+        async with refused(InvalidInput, "into"):
+            await storages.artifacts.download(put.id, Full())  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("data", ["text", None, 5, ["a"], io.StringIO("text"), {"a": 1}])
     async def test_what_gives_no_bytes_is_refused(self, backend: Backend, data: Any) -> None:
