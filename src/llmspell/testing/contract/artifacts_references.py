@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from llmspell.clock import ManualClock
 from llmspell.errors import Conflict, InvalidCursor, InvalidInput, InvalidLimit, NotFound
-from llmspell.storage.contracts.artifacts import Artifacts, ArtifactStats, ArtifactSummary, ArtifactType
+from llmspell.storage.contracts.artifacts import ArtifactRecord, Artifacts, ArtifactStats, ArtifactSummary, ArtifactType
 from llmspell.storage.contracts.backend import Backend, Storages
 from llmspell.testing.contract import new_tenant, open_tenant, refused
 from llmspell.testing.contract.artifacts import MEBIBYTE, NOTHING, noise, open_session
@@ -108,6 +108,53 @@ class ArtifactReferencesContract:
 
         assert (first.sequence, again.sequence) == (0, 1)
         assert await storages.artifacts.get(first.id) is None
+
+    async def test_a_session_that_is_made_again_under_its_id_counts_from_0(self, backend: Backend) -> None:
+        storages, session = await open_session(backend)
+        first = await storages.artifacts.put(session, "n", b"same")
+        await storages.sessions.delete(session)
+
+        await storages.sessions.create(id=session)
+
+        assert await storages.artifacts.get(first.id) is None
+        assert (await storages.artifacts.put(session, "n", b"same")).id == first.id
+
+    @pytest.mark.parametrize("size", [3, 2 * MEBIBYTE])
+    async def test_a_put_that_failed_has_taken_no_number_and_is_no_look_at_its_session(
+        self, backend: Backend, clock: ManualClock, size: int
+    ) -> None:
+        storages, session = await open_session(backend)
+        other = (await storages.sessions.create()).id
+        before = await storages.sessions.get(session)
+        deleted = await storages.artifacts.put(other, "n", b"deleted")
+        await storages.artifacts.delete(deleted.id)
+        clock.advance(seconds=5)
+
+        for parent in (f"{session}:7:{'a' * 64}", f"{uuid4()}:0:{'a' * 64}", deleted.id):
+            with pytest.raises(NotFound):
+                await storages.artifacts.put(session, "n", noise(size), parent=parent)
+
+        assert await storages.sessions.get(session) == before
+        assert await storages.artifacts.stats() == NOTHING
+        assert (await storages.artifacts.put(session, "n", noise(size))).sequence == 0
+
+    async def test_puts_whose_parent_is_deleted_at_once_leave_no_gap(self, backend: Backend) -> None:
+        """Each deletion meets puts that depend on what it deletes; a number is taken by who succeeds, and by nobody else."""
+        storages, session = await open_session(backend)
+        numbers = []
+        for _ in range(ROUNDS):
+            parent = await storages.artifacts.put(session, "n", b"parent")
+            numbers.append(parent.sequence)
+            done = await asyncio.gather(
+                *(storages.artifacts.put(session, "n", bytes([one]), parent=parent.id) for one in range(WRITERS // 2)),
+                storages.artifacts.delete(parent.id),
+                *(storages.artifacts.put(session, "n", bytes([one]), parent=parent.id) for one in range(WRITERS // 2)),
+                return_exceptions=True,
+            )
+            numbers += sorted(one.sequence for one in done if isinstance(one, ArtifactRecord))
+            assert all(one is True or isinstance(one, (ArtifactRecord, NotFound)) for one in done), done
+
+        assert numbers == list(range(len(numbers)))
 
     async def test_a_session_counts_its_artifacts(self, backend: Backend) -> None:
         storages, session = await open_session(backend)

@@ -25,9 +25,9 @@ SELECT session_id FROM llmspell.sessions
 WHERE tenant_id = (SELECT :tenant_id) AND session_id = ANY(:ids::uuid[]) ORDER BY session_id FOR UPDATE;
 
 -- name: take_number -> count
--- Give the next artifact of a live session its number, and hold the session.
+-- Give the next artifact of a live session its number, and hold the session; nothing is given when the parent is not there.
 UPDATE llmspell.sessions AS s SET artifact_sequence = s.artifact_sequence + 1, last_accessed_at = :now
-WHERE s.tenant_id = (SELECT :tenant_id) AND s.session_id = :session AND {live};
+WHERE s.tenant_id = (SELECT :tenant_id) AND s.session_id = :session AND {live} AND {parent_is_there};
 
 -- name: keep_content -> count
 -- Store a content in one value for an artifact that can be put; one that is there is held until the end of the transaction.

@@ -24,9 +24,9 @@ SELECT session_id FROM sessions
 WHERE tenant_id = :tenant_id AND session_id IN (SELECT unhex(value) FROM json_each(:ids)) ORDER BY session_id;
 
 -- name: take_number -> count
--- Give the next artifact of a live session its number, and hold the session.
+-- Give the next artifact of a live session its number, and hold the session; nothing is given when the parent is not there.
 UPDATE sessions AS s SET artifact_sequence = artifact_sequence + 1, last_accessed_at = :now
-WHERE s.tenant_id = :tenant_id AND s.session_id = :session AND {live};
+WHERE s.tenant_id = :tenant_id AND s.session_id = :session AND {live} AND {parent_is_there};
 
 -- name: keep_content -> count
 -- Store a content in one value for an artifact that can be put, unless it is there. A row is written with all of its data at every
