@@ -6,7 +6,7 @@ Rule 1: a read never waits for its entry and never fails because of it. What the
 count is recorded in the chain of its tenant and in the log of the process.
 Rule 2: no argument of a read is recorded: keys and questions may be personal.
 Rule 3: a read brings no tenant into being, and no tenant that is refused is written for. Where none is registered there was nothing
-to be read, and nothing is recorded; for one that was suspended or deleted after the read, it is dropped and the process's log says so.
+to be read, and nothing is recorded. Where one was suspended or deleted since, the read is dropped, as the process's log says.
 """
 
 from __future__ import annotations
