@@ -1,18 +1,22 @@
-"""Write the tables of methods in docs/reference/ from the classes themselves.
+"""Write the tables of methods and of fields in docs/reference/ from the classes themselves.
 
     python scripts/generate_api_reference.py            rewrite them
     python scripts/generate_api_reference.py --check    exit 1 when one is out of date
 
-A table stands between `<!-- methods of X -->` and `<!-- end of methods -->`; the words around it are written by hand.
+A table stands between `<!-- methods of X -->` and `<!-- end of methods -->`, that of a record between `<!-- fields of X -->` and
+`<!-- end of fields -->`; the words around it are written by hand.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 from llmspell.admin import Admin, JobAdmin, TenantRegistry
 from llmspell.memory.knowledge import KnowledgeGraph
@@ -23,17 +27,26 @@ from llmspell.ops.worker import JobContext, Worker
 from llmspell.security.access_keys import HashedAccessKeys
 from llmspell.security.api_keys import SealedApiKeys
 from llmspell.spell import Spell, Tenant, Transaction
-from llmspell.storage.contracts.agent_state import AgentStates
+from llmspell.storage.contracts.access_keys import AccessKey
+from llmspell.storage.contracts.agent_state import AgentState, AgentStates, AgentStateSummary, StateCheck
+from llmspell.storage.contracts.api_keys import ApiKeyInfo
 from llmspell.storage.contracts.artifacts import Artifacts
-from llmspell.storage.contracts.audit import Audit
-from llmspell.storage.contracts.event_log import EventLog
-from llmspell.storage.contracts.hook_history import HookHistory
+from llmspell.storage.contracts.audit import Audit, AuditEntry, AuditHead, AuditVerification, NewAuditEntry
+from llmspell.storage.contracts.event_log import EventLog, EventRecord, EventStats, NewEvent
+from llmspell.storage.contracts.hook_history import (
+    HookExecution,
+    HookHistory,
+    HookStatistics,
+    NewHookExecution,
+    RetentionPolicy,
+)
 from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.jobs import Jobs
 from llmspell.storage.contracts.kv import KV
-from llmspell.storage.contracts.procedures import Procedures
-from llmspell.storage.contracts.sessions import Sessions
-from llmspell.storage.contracts.workflow_state import WorkflowStates
+from llmspell.storage.contracts.procedures import Pattern, Prediction, Procedures
+from llmspell.storage.contracts.sessions import SessionRecord, Sessions
+from llmspell.storage.contracts.tenants import TenantRecord
+from llmspell.storage.contracts.workflow_state import WorkflowState, WorkflowStates, WorkflowSummary
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 CLASSES = {
@@ -56,12 +69,34 @@ CLASSES = {
         *(SealedApiKeys, HashedAccessKeys, VectorCollection, KnowledgeGraph, Memory, Idempotency),
     )
 }
+RECORDS = {
+    kind.__name__: kind
+    for kind in (
+        *(TenantRecord, SessionRecord, AgentState, AgentStateSummary, StateCheck, WorkflowState, WorkflowSummary),
+        *(Pattern, Prediction, NewEvent, EventRecord, EventStats),
+        *(NewHookExecution, HookExecution, HookStatistics, RetentionPolicy),
+        *(NewAuditEntry, AuditEntry, AuditHead, AuditVerification, ApiKeyInfo, AccessKey),
+    )
+}
+ATTRIBUTES = {
+    "Spell": {
+        "tenants": "The [registry of tenants](tenants.md): who may be served.",
+        "admin": "The operator's side of the store, [below](#admin-spelladmin).",
+        "settings": "The frozen [settings](settings.md) in use.",
+    },
+    "Admin": {
+        "jobs": "The [queue of all tenants](jobs.md#the-operators-side-spelladminjobs), and the store's own jobs."
+    },
+}
+"""What a handle has besides methods: made when it is, so it has no docstring."""
+FIELDS = re.compile(r"<!-- fields of (\w+) -->\n.*?<!-- end of fields -->", re.DOTALL)
 TABLE = re.compile(r"<!-- methods of (\w+) -->\n.*?<!-- end of methods -->", re.DOTALL)
 
 
 def table(kind: type) -> Iterator[str]:
     """Yield the lines of the table of a class."""
     yield "| method | what it does |\n|---|---|"
+    yield from (f"| `{name}` | {what} |" for name, what in ATTRIBUTES.get(kind.__name__, {}).items())
     for name, member in vars(kind).items():
         if name.startswith("_"):
             continue
@@ -70,6 +105,48 @@ def table(kind: type) -> Iterator[str]:
             yield f"| `{name}` | {line} |"
         elif inspect.isfunction(member):
             yield f"| `{name}{written(inspect.signature(member))}` | {line} |"
+
+
+def record(kind: type) -> Iterator[str]:
+    """Yield what a record is, and the lines of the table of its fields: name, type with default, and its docstring."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    if not isinstance(body, ast.ClassDef):
+        raise TypeError(f"{kind.__name__} is no class")
+    rows: list[tuple[str, str, str]] = []
+    for node in body.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            default = "" if node.value is None else f" = {_code(node.value)}"
+            rows.append((node.target.id, _type(kind, node.annotation) + default, ""))
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and rows:
+            rows[-1] = (*rows[-1][:2], inspect.cleandoc(str(node.value.value)))
+        elif isinstance(node, ast.FunctionDef) and node.returns is not None and _is_property(node):
+            rows.append((node.name, _type(kind, node.returns), ast.get_docstring(node) or ""))
+    yield f"**`{kind.__name__}`**: {_on_one_line(inspect.getdoc(kind) or '')}\n"
+    said = any(text for *_, text in rows)
+    yield "| field | type | what it is |\n|---|---|---|" if said else "| field | type |\n|---|---|"
+    for name, type_, text in rows:
+        cells = f"| `{name}` | `{type_}` |"
+        yield f"{cells} {_on_one_line(text)} |".replace("  |", " |") if said else cells
+
+
+def _is_property(node: ast.FunctionDef) -> bool:
+    return any(isinstance(one, ast.Name) and one.id == "property" for one in node.decorator_list)
+
+
+def _type(kind: type, annotation: ast.expr) -> str:
+    """Return an annotation as it is written; the name of a choice becomes what there is to choose from."""
+    alias = vars(sys.modules[kind.__module__]).get(annotation.id) if isinstance(annotation, ast.Name) else None
+    if get_origin(alias) is Literal:
+        return " \\| ".join(f'"{choice}"' for choice in get_args(alias))
+    return _code(annotation).replace(" | ", " \\| ")
+
+
+def _code(node: ast.expr) -> str:
+    return ast.unparse(node).replace("'", '"').replace("builtins.", "")
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def written(signature: inspect.Signature) -> str:
@@ -92,7 +169,11 @@ def rewritten(page: str) -> tuple[str, str]:
         rows = "\n".join(table(CLASSES[found[1]]))
         return f"<!-- methods of {found[1]} -->\n{rows}\n<!-- end of methods -->"
 
-    return text, TABLE.sub(made, text)
+    def told(found: re.Match[str]) -> str:
+        rows = "\n".join(record(RECORDS[found[1]]))
+        return f"<!-- fields of {found[1]} -->\n{rows}\n<!-- end of fields -->"
+
+    return text, FIELDS.sub(told, TABLE.sub(made, text))
 
 
 def main(arguments: list[str]) -> int:

@@ -30,14 +30,18 @@ from llmspell.security.keyring import new_master_key
 from llmspell.settings import SecuritySettings
 from llmspell.spell import Admin, Spell, Tenant, TenantRegistry
 from llmspell.storage.contracts import memories, vectors
-from llmspell.storage.contracts.agent_state import AgentStates
+from llmspell.storage.contracts.access_keys import AccessKey
+from llmspell.storage.contracts.agent_state import AgentState, AgentStates
+from llmspell.storage.contracts.api_keys import ApiKeyInfo
 from llmspell.storage.contracts.artifacts import Artifacts
-from llmspell.storage.contracts.event_log import EventLog
-from llmspell.storage.contracts.hook_history import HookHistory
+from llmspell.storage.contracts.audit import AuditEntry, NewAuditEntry
+from llmspell.storage.contracts.event_log import EventLog, EventRecord, NewEvent
+from llmspell.storage.contracts.hook_history import HookExecution, HookHistory, NewHookExecution, RetentionPolicy
 from llmspell.storage.contracts.kv import KV
-from llmspell.storage.contracts.procedures import Procedures
-from llmspell.storage.contracts.sessions import Sessions
-from llmspell.storage.contracts.workflow_state import WorkflowStates
+from llmspell.storage.contracts.procedures import Pattern, Procedures
+from llmspell.storage.contracts.sessions import SessionRecord, Sessions
+from llmspell.storage.contracts.tenants import TenantRecord
+from llmspell.storage.contracts.workflow_state import WorkflowState, WorkflowStates
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -235,6 +239,58 @@ def test_every_public_method_of_both_kinds_is_listed(kind: type, page: str) -> N
     listed = set(re.findall(r"^\| `(\w+)", (REFERENCE / page).read_text("utf-8"), re.MULTILINE))
 
     assert public(kind) <= listed, sorted(public(kind) - listed)
+
+
+RECORD_BLOCK = re.compile(r"^<!-- fields of (\w+) -->$(.*?)^<!-- end of fields -->$", re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "page"),
+    [
+        (TenantRecord, "tenants.md"),
+        (SessionRecord, "sessions.md"),
+        (AgentState, "agent_state.md"),
+        (WorkflowState, "workflow_state.md"),
+        (Pattern, "procedures.md"),
+        (NewEvent, "event_log.md"),
+        (EventRecord, "event_log.md"),
+        (NewHookExecution, "hook_history.md"),
+        (HookExecution, "hook_history.md"),
+        (RetentionPolicy, "hook_history.md"),
+        (NewAuditEntry, "audit.md"),
+        (AuditEntry, "audit.md"),
+        (ApiKeyInfo, "api_keys.md"),
+        (AccessKey, "access_keys.md"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_every_field_of_a_record_is_listed(kind: type[msgspec.Struct], page: str) -> None:
+    blocks = dict(RECORD_BLOCK.findall((REFERENCE / page).read_text("utf-8")))
+    listed = re.findall(r"^\| `(\w+)` \|", blocks[kind.__name__], re.MULTILINE)
+
+    assert set(kind.__struct_fields__) <= set(listed)
+
+
+async def test_everything_that_a_handle_has_is_named(spell: Spell) -> None:
+    text = (REFERENCE / "python-api.md").read_text("utf-8")
+    for handle in (spell, spell.tenant("acme"), spell.admin):
+        names = [name for name in vars(handle) if not name.startswith("_")]
+
+        assert names
+        assert [name for name in names if f"`{name}`" not in text] == [], type(handle).__name__
+
+
+@pytest.mark.parametrize(
+    "name", ["AuditHead", "NewAuditEntry", "QuotaLimits", "RetentionPolicy", "Secret", "SecretRef"]
+)
+def test_what_users_must_make_is_imported_on_a_page(name: str) -> None:
+    imports = [
+        line
+        for page in REFERENCE.glob("*.md")
+        for line in re.findall(r"^from llmspell import (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    ]
+
+    assert name in {one.strip() for line in imports for one in line.split(",")}
 
 
 def test_the_fields_of_filters_are_all_named() -> None:
