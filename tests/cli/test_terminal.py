@@ -69,13 +69,6 @@ def test_a_drawing_in_a_pipe_has_no_spaces_at_the_ends_of_its_lines(capsys: pyte
     assert capsys.readouterr().out == "wide\n  end\n"
 
 
-class Terminal(io.StringIO):
-    """Where a person reads."""
-
-    def isatty(self) -> bool:
-        return True
-
-
 PAGE = {"items": [1, 2], "next_cursor": "onward"}
 
 
@@ -88,11 +81,16 @@ def test_a_list_is_a_table_on_a_terminal_and_lines_in_a_pipe(
     emit()
     assert capsys.readouterr().out == "acme\tactive\nglobex\tgone\n"
 
-    monkeypatch.setattr(sys, "stdout", Terminal())
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setenv("NO_COLOR", "1")
     emit()
-    drawn = sys.stdout.getvalue()  # type: ignore[attr-defined]
-    assert [line.split() for line in drawn.splitlines()] == [["id", "status"], ["acme", "active"], ["globex", "gone"]]
+    assert [line.split() for line in screen.getvalue().splitlines()] == [
+        ["id", "status"],
+        ["acme", "active"],
+        ["globex", "gone"],
+    ]
 
 
 @pytest.mark.parametrize(
