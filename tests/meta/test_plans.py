@@ -76,7 +76,7 @@ VALUES: dict[str, Any] = {
     "state": "queued",
     "alone": "f",
     "lease_id": ID,
-    "low": "",
+    "tenants": "{tenant-3,tenant-5}",
     "high": "z",
     "done": "1",
     "total": "2",

@@ -7,8 +7,9 @@ Rule 2: whatever a worker says of a job names the lease; a statement that finds 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from random import SystemRandom
 from typing import Any
 from uuid import UUID
@@ -59,6 +60,8 @@ class RelationalJobQueue:
     ) -> None:
         """`has_operator`: whether `operator_unit` works at all; without it named tenants are served by their own right."""
         self._operator_unit = operator_unit
+        self._unit_of = unit_of
+        self._has_operator = has_operator
         self._named_unit = operator_unit if has_operator else unit_of
         self._runtime = runtime
         self._dialect = runtime.dialect
@@ -87,23 +90,26 @@ class RelationalJobQueue:
         require_limit(limit, maximum=LEASES_MAX)
         lasts = timedelta(seconds=checks.require_lease_s(lease_s))
         after = self._after
+        take = partial(self._take, kinds=wanted, worker=worker, lasts=lasts)
         if tenants is None:
-            bounds = {"after": after, "low": "", "high": HIGHEST_TENANT}
-            unit = self._operator_unit(NO_TENANT)
-            found = await self._take(unit, bounds, wanted, worker=worker, limit=limit, lasts=lasts)
+            found = await take(self._operator_unit(NO_TENANT), after=after, high=HIGHEST_TENANT, limit=limit)
         else:
             named = sorted({tenant_id(tenant) if tenant != STORE_TENANT else tenant for tenant in tenants})
-            turned = [*(one for one in named if one > after), *(one for one in named if one <= after)]
-            found = await self._take_by_turns(turned, wanted, worker=worker, limit=limit, lasts=lasts)
+            if self._has_operator:
+                unit = self._operator_unit(NO_TENANT)
+                found = await take(unit, after=after, tenants=named, limit=limit) if named else []
+            else:
+                turned = [*(one for one in named if one > after), *(one for one in named if one <= after)]
+                found = await self._take_by_turns(turned, take, limit)
         found = in_turn(found, after)
         if found:
             self._after = found[-1].tenant
         return found
 
     async def _take_by_turns(
-        self, turned: Sequence[TenantId], kinds: Sequence[str] | None, *, worker: str, limit: int, lasts: timedelta
+        self, turned: Sequence[TenantId], take: Callable[..., Awaitable[list[LeasedJob]]], limit: int
     ) -> list[LeasedJob]:
-        """Ask named tenants, each by its own right: all for the same number, then those that had it for what is left."""
+        """Ask tenants, each by its own right: all for the same number, then those that had it for what is left."""
         found: list[LeasedJob] = []
         while turned and len(found) < limit:
             each = max(1, (limit - len(found)) // len(turned))
@@ -111,8 +117,7 @@ class RelationalJobQueue:
             for one in turned:
                 if len(found) == limit:
                     break
-                bounds = {"after": "", "low": one, "high": one}
-                taken = await self._take(self._named_unit(one), bounds, kinds, worker=worker, limit=each, lasts=lasts)
+                taken = await take(self._unit_of(one), tenants=[one], limit=each)
                 found += taken
                 if len(taken) == each:
                     generous.append(one)
@@ -122,14 +127,16 @@ class RelationalJobQueue:
     async def _take(
         self,
         unit: Unit,
-        bounds: Mapping[str, str],
-        kinds: Sequence[str] | None,
         *,
+        kinds: Sequence[str] | None,
         worker: str,
         limit: int,
         lasts: timedelta,
+        after: str = "",
+        high: str = "",
+        tenants: Sequence[TenantId] = (),
     ) -> list[LeasedJob]:
-        within = {"low": bounds["low"], "high": bounds["high"]}
+        within = {"high": high, "tenants": self._dialect.array(list(tenants))}
         if kinds is None:
             kinds = [row[0] for row in await unit.rows(self._queries.waiting_kinds, most=KINDS_MAX, **within)]
         now = self._runtime.clock.now()
@@ -144,7 +151,8 @@ class RelationalJobQueue:
             "until": until,
             "worker": worker,
             "now": at,
-            **bounds,
+            "after": after,
+            **within,
         }
         *_, taken = await unit.batch(
             [

@@ -155,6 +155,27 @@ class JobQueueContract:
 
         assert Counter(lease.tenant for lease in leases) == {tenants[1]: 6, tenants[2]: 1, tenants[3]: 3}
 
+    async def test_whoever_serves_named_tenants_leaves_those_between_them_alone(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        kind = new_kind()
+        first, between, last = tenants = sorted([await new_tenant(backend) for _ in range(3)])
+        for tenant in tenants:
+            for _ in range(3):
+                await backend.storages(tenant).jobs.enqueue(kind)
+        held = await backend.job_queue.lease(worker="gone", kinds=[kind], tenants=[between], lease_s=1)
+        clock.advance(seconds=2)
+
+        leases = [
+            lease
+            for _ in range(3)
+            for lease in await backend.job_queue.lease(worker="w", kinds=[kind], limit=2, tenants=[last, first])
+        ]
+
+        assert Counter(lease.tenant for lease in leases) == {first: 3, last: 3}
+        assert await backend.job_queue.lease(worker="w", kinds=[kind], tenants=[]) == []
+        assert await backend.storages(between).jobs.get(held[0].job.id) == held[0].job, "not even taken back"
+
     async def test_the_tenant_that_sorts_last_is_served_too(self, backend: Backend) -> None:
         kind, tenant = new_kind(), TenantId("\U0010ffff" * 24 + uuid4().hex)
         await backend.tenants.create(tenant)

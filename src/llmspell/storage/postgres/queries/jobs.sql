@@ -1,4 +1,5 @@
--- What leases work runs as the operator, on all tenants, or as a tenant for itself: :low and :high bound the tenants it looks at.
+-- What leases work runs as the operator, on all tenants, or as a tenant for itself: on the tenants up
+-- to :high (so on none, or on all) and on those that :tenants names.
 
 -- fragment: job
 job_id, kind, payload, state, priority, dedupe_key, attempt, max_attempts, run_at, worker, leased_until,
@@ -89,7 +90,7 @@ UPDATE llmspell.jobs AS j SET
   error_class = :error_class, error = :error, worker = NULL, lease_id = NULL, leased_until = NULL, updated_at = :now
 WHERE j.ctid = ANY(ARRAY(
   SELECT r.ctid FROM llmspell.jobs r
-  WHERE r.state = 'running' AND r.leased_until <= :now AND r.tenant_id || '' >= :low AND r.tenant_id || '' <= :high
+  WHERE r.state = 'running' AND r.leased_until <= :now AND (r.tenant_id || '' <= :high OR r.tenant_id || '' = ANY(:tenants::text[]))
   ORDER BY r.leased_until, r.tenant_id, r.job_id LIMIT :most FOR UPDATE SKIP LOCKED));
 
 -- name: wake -> count
@@ -98,7 +99,7 @@ WHERE j.ctid = ANY(ARRAY(
 UPDATE llmspell.jobs AS j SET ready = TRUE
 WHERE j.ctid = ANY(ARRAY(
   SELECT s.ctid FROM llmspell.jobs s
-  WHERE s.state = 'queued' AND NOT s.ready AND s.run_at <= :now AND s.tenant_id || '' >= :low AND s.tenant_id || '' <= :high
+  WHERE s.state = 'queued' AND NOT s.ready AND s.run_at <= :now AND (s.tenant_id || '' <= :high OR s.tenant_id || '' = ANY(:tenants::text[]))
   ORDER BY s.run_at, s.tenant_id, s.job_id LIMIT :most FOR UPDATE SKIP LOCKED));
 
 -- name: lease -> count
@@ -111,21 +112,24 @@ WITH RECURSIVE turn (kind, last, tenant_id, place) AS (
   SELECT k.kind, part.last, (
     SELECT j.tenant_id FROM llmspell.jobs j
     WHERE j.state = 'queued' AND j.ready AND j.kind = k.kind AND j.tenant_id > part.beyond AND j.tenant_id <= part.last
-      AND j.tenant_id >= :low AND j.tenant_id <= :high
     ORDER BY j.tenant_id LIMIT 1), 1
-  FROM unnest(:kinds::text[]) AS k (kind) CROSS JOIN (VALUES (:after::text, :high::text), ('', :after::text)) AS part (beyond, last)
+  FROM unnest(:kinds::text[]) AS k (kind) CROSS JOIN (VALUES (:after::text, :high::text), ('', least(:after::text, :high::text))) AS part (beyond, last)
   UNION ALL
   SELECT t.kind, t.last, (
     SELECT j.tenant_id FROM llmspell.jobs j
     WHERE j.state = 'queued' AND j.ready AND j.kind = t.kind AND j.tenant_id > t.tenant_id AND j.tenant_id <= t.last
-      AND j.tenant_id <= :high
     ORDER BY j.tenant_id LIMIT 1), t.place + 1
   FROM turn t WHERE t.tenant_id IS NOT NULL AND t.place < :wanted::bigint
+),
+served (kind, tenant_id) AS (
+  SELECT t.kind, t.tenant_id FROM turn t WHERE t.tenant_id IS NOT NULL
+  UNION ALL
+  SELECT k.kind, n.tenant_id FROM unnest(:kinds::text[]) AS k (kind) CROSS JOIN unnest(:tenants::text[]) AS n (tenant_id)
 ),
 candidate AS (
   SELECT h.place, h.tenant_id,
     row_number() OVER (PARTITION BY h.tenant_id ORDER BY h.priority DESC, h.run_at, h.job_id) AS nth
-  FROM turn t CROSS JOIN LATERAL (
+  FROM served t CROSS JOIN LATERAL (
     SELECT j.ctid AS place, j.tenant_id, j.job_id, j.priority, j.run_at FROM llmspell.jobs j
     WHERE j.state = 'queued' AND j.ready AND j.kind = t.kind AND j.tenant_id = t.tenant_id
     ORDER BY j.priority DESC, j.run_at, j.job_id LIMIT :reach
@@ -156,10 +160,10 @@ ORDER BY j.tenant_id, j.priority DESC, j.run_at, j.job_id;
 -- cross-tenant: the operator leases for all tenants; as a tenant, row-level security leaves its own
 WITH RECURSIVE known (kind) AS (
   (SELECT j.kind FROM llmspell.jobs j
-   WHERE j.state = 'queued' AND j.tenant_id >= :low AND j.tenant_id <= :high ORDER BY j.kind LIMIT 1)
+   WHERE j.state = 'queued' AND (j.tenant_id <= :high OR j.tenant_id = ANY(:tenants::text[])) ORDER BY j.kind LIMIT 1)
   UNION ALL
   SELECT (SELECT j.kind FROM llmspell.jobs j
-    WHERE j.state = 'queued' AND j.kind > k.kind AND j.tenant_id >= :low AND j.tenant_id <= :high
+    WHERE j.state = 'queued' AND j.kind > k.kind AND (j.tenant_id <= :high OR j.tenant_id = ANY(:tenants::text[]))
     ORDER BY j.kind LIMIT 1)
   FROM known k WHERE k.kind IS NOT NULL
 )

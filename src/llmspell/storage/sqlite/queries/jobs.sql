@@ -1,4 +1,5 @@
--- What leases work runs as the operator, on all tenants, or as a tenant for itself: :low and :high bound the tenants it looks at.
+-- What leases work runs as the operator, on all tenants, or as a tenant for itself: on the tenants up
+-- to :high (so on none, or on all) and on those that :tenants names.
 
 -- fragment: job
 job_id, kind, payload, state, priority, dedupe_key, attempt, max_attempts, run_at, worker, leased_until,
@@ -86,7 +87,7 @@ UPDATE jobs AS j SET
   error_class = :error_class, error = :error, worker = NULL, lease_id = NULL, leased_until = NULL, updated_at = :now
 FROM (
   SELECT r.tenant_id, r.job_id FROM jobs r INDEXED BY idx_jobs_running
-  WHERE r.state = 'running' AND r.leased_until <= :now AND r.tenant_id >= :low AND r.tenant_id <= :high
+  WHERE r.state = 'running' AND r.leased_until <= :now AND (r.tenant_id <= :high OR r.tenant_id IN (SELECT value FROM json_each(:tenants)))
   ORDER BY r.leased_until, r.tenant_id, r.job_id LIMIT :most
 ) AS late
 WHERE j.tenant_id = late.tenant_id AND j.job_id = late.job_id;
@@ -97,7 +98,7 @@ WHERE j.tenant_id = late.tenant_id AND j.job_id = late.job_id;
 UPDATE jobs AS j SET ready = TRUE
 FROM (
   SELECT s.tenant_id, s.job_id FROM jobs s INDEXED BY idx_jobs_scheduled
-  WHERE s.state = 'queued' AND NOT s.ready AND s.run_at <= :now AND s.tenant_id >= :low AND s.tenant_id <= :high
+  WHERE s.state = 'queued' AND NOT s.ready AND s.run_at <= :now AND (s.tenant_id <= :high OR s.tenant_id IN (SELECT value FROM json_each(:tenants)))
   ORDER BY s.run_at, s.tenant_id, s.job_id LIMIT :most
 ) AS due
 WHERE j.tenant_id = due.tenant_id AND j.job_id = due.job_id;
@@ -109,22 +110,25 @@ WITH RECURSIVE turn (kind, last, tenant_id, place) AS (
   SELECT k.kind, part.last, (
     SELECT j.tenant_id FROM jobs j
     WHERE j.state = 'queued' AND j.ready = 1 AND j.kind = k.kind AND j.tenant_id > part.beyond AND j.tenant_id <= part.last
-      AND j.tenant_id >= :low AND j.tenant_id <= :high
     ORDER BY j.tenant_id LIMIT 1), 1
   FROM (SELECT value AS kind FROM json_each(:kinds)) AS k
-  CROSS JOIN (SELECT :after AS beyond, :high AS last UNION ALL SELECT '', :after) AS part
+  CROSS JOIN (SELECT :after AS beyond, :high AS last UNION ALL SELECT '', min(:after, :high)) AS part
   UNION ALL
   SELECT t.kind, t.last, (
     SELECT j.tenant_id FROM jobs j
     WHERE j.state = 'queued' AND j.ready = 1 AND j.kind = t.kind AND j.tenant_id > t.tenant_id AND j.tenant_id <= t.last
-      AND j.tenant_id <= :high
     ORDER BY j.tenant_id LIMIT 1), t.place + 1
   FROM turn t WHERE t.tenant_id IS NOT NULL AND t.place < :wanted
+),
+served (kind, tenant_id) AS (
+  SELECT t.kind, t.tenant_id FROM turn t WHERE t.tenant_id IS NOT NULL
+  UNION ALL
+  SELECT k.value, n.value FROM json_each(:kinds) AS k CROSS JOIN json_each(:tenants) AS n
 ),
 candidate AS (
   SELECT h.rowid AS row, h.tenant_id,
     row_number() OVER (PARTITION BY h.tenant_id ORDER BY h.priority DESC, h.run_at, h.job_id) AS nth
-  FROM turn t CROSS JOIN jobs h ON h.rowid IN (
+  FROM served t CROSS JOIN jobs h ON h.rowid IN (
     SELECT j.rowid FROM jobs j
     WHERE j.state = 'queued' AND j.ready = 1 AND j.kind = t.kind AND j.tenant_id = t.tenant_id
     ORDER BY j.priority DESC, j.run_at, j.job_id LIMIT :reach)
@@ -146,10 +150,10 @@ ORDER BY j.tenant_id, j.priority DESC, j.run_at, j.job_id;
 -- cross-tenant: the operator leases for all tenants; as a tenant, row-level security leaves its own
 WITH RECURSIVE known (kind) AS (
   SELECT (SELECT j.kind FROM jobs j INDEXED BY idx_jobs_waiting
-    WHERE j.state = 'queued' AND j.tenant_id >= :low AND j.tenant_id <= :high ORDER BY j.kind LIMIT 1)
+    WHERE j.state = 'queued' AND (j.tenant_id <= :high OR j.tenant_id IN (SELECT value FROM json_each(:tenants))) ORDER BY j.kind LIMIT 1)
   UNION ALL
   SELECT (SELECT j.kind FROM jobs j INDEXED BY idx_jobs_waiting
-    WHERE j.state = 'queued' AND j.kind > k.kind AND j.tenant_id >= :low AND j.tenant_id <= :high
+    WHERE j.state = 'queued' AND j.kind > k.kind AND (j.tenant_id <= :high OR j.tenant_id IN (SELECT value FROM json_each(:tenants)))
     ORDER BY j.kind LIMIT 1)
   FROM known k WHERE k.kind IS NOT NULL
 )
