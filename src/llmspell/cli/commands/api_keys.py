@@ -116,10 +116,10 @@ async def delete(service: str, *, yes: bool, actor: str | None) -> None:
 @by_whom
 @async_command
 async def reseal(*, dry_run: bool, all_tenants: bool, actor: str | None) -> ExitCode:
-    """Seal keys that lie under an older master key under the active one. Exit code 1 when one of them does not open.
+    """Seal keys that lie under an older master key under the active one. Exit code 1 when one of them stays as it is.
 
     It may be stopped and run again. A key that does not open is printed with its tenant, parted by a tab. A tenant that is not
-    active keeps its keys as they are, and is named.
+    active keeps its keys as they are, and is named: resume it and run this again. A deleted one cannot be resumed.
     """
     output = current_output()
     totals = Totals()

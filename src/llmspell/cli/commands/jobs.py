@@ -121,7 +121,10 @@ async def _open_jobs(of_store: bool) -> AsyncIterator[_Kept]:
 @STORE_OPTION
 @async_command
 async def list_(state: JobState | None, kind: str | None, limit: int, cursor: str | None, of_store: bool) -> None:
-    """List the tenant's jobs, the latest first."""
+    """List the tenant's jobs, the latest first.
+
+    In a pipe each job is a line: id, state, kind, attempts of how many, progress, error or message, parted by tabs.
+    """
     async with _open_jobs(of_store) as kept:
         page = await kept.list(state=state, kind=kind, cursor=cursor, limit=limit)
     current_output().emit({"items": page.items, "next_cursor": page.next_cursor}, lines=lambda: map(_line, page.items))
@@ -182,7 +185,9 @@ async def cancel(id_: str, of_store: bool) -> ExitCode:
 async def stats() -> ExitCode:
     """Judge the queue of all tenants: ok, degraded or red, with the reasons. Exit code 1 when it is red.
 
-    On a server this needs the operator's role (DATABASE_OPERATOR_URL).
+    The first line is the verdict with its counts, then comes a line for each reason, and then one for each kind of job: kind,
+    waiting, scheduled, running, stuck, dead, parted by tabs. On a server this needs the operator's role
+    (DATABASE_OPERATOR_URL).
     """
     async with open_spell() as spell:
         health = await spell.admin.jobs.health()
