@@ -251,7 +251,14 @@ class BlockingAdmin(_Twin, of=Admin):
 
 
 class BlockingWorker(_Twin, of=Worker):
-    pass
+    def __enter__(self) -> BlockingWorker:
+        self._runner.run(self._inner.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.run(functools.partial(self._inner.__aexit__, kind, error, trace))
 
 
 class _Concerns(_Twin, of=Concerns):

@@ -909,6 +909,10 @@ class BlockingAdmin:
 
 class BlockingWorker:
     """Runs jobs until it is stopped, or until there are none."""
+    def __enter__(self) -> BlockingWorker: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
     def stop(self) -> None:
         """Begin nothing new and end: safe in a signal handler."""
     def run(self, *, until_idle: bool = False, max_jobs: int | None = None) -> Tally:

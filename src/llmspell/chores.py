@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID, uuid5
 
 from llmspell.clock import Clock, to_microseconds
-from llmspell.errors import AlreadyExists, JobError, JobImpossible, LlmspellError, TenantError
+from llmspell.errors import AlreadyExists, JobError, JobImpossible, LlmspellError, TenantError, TenantUnknown
 from llmspell.observe import logger
 from llmspell.ops.worker import Handler, JobContext
 from llmspell.storage.contracts.backend import Backend
@@ -125,18 +125,34 @@ class Timetable:
     """Enqueues the recurring jobs: call it before looking for work."""
 
     def __init__(
-        self, backend: Backend, settings: JobsSettings, clock: Clock, tenants: tuple[TenantId, ...] | None
+        self,
+        backend: Backend,
+        settings: JobsSettings,
+        clock: Clock,
+        tenants: tuple[TenantId, ...] | None,
+        *,
+        builtin: bool = True,
     ) -> None:
-        """`tenants`: those that the worker serves; None for all of them, where the jobs are the store's own."""
+        """`tenants`: those that the worker serves; None for all of them, where the jobs are the store's own. Without `builtin`
+        nothing recurs.
+        """
         self._clock = clock
         self._settings = settings
-        self._due = [one for one in TIMETABLE if one.available(backend) and (tenants is None or one.for_tenants)]
+        useful = [one for one in TIMETABLE if one.available(backend) and (tenants is None or one.for_tenants)]
+        self._due = useful if builtin else []
+        self._unseen = list(tenants or ())
         self._backend = backend
         self._tenants = (STORE_TENANT,) if tenants is None else tenants
         self._periods: dict[str, int] = {}
 
     async def __call__(self) -> None:
-        """Enqueue what has come due since the last call."""
+        """Enqueue what has come due since the last call; the first time, look whether the tenants are there.
+
+        Raises:
+            TenantUnknown: one that the worker shall serve is not registered, where no write would create it.
+        """
+        while self._unseen:
+            await self._require_served(self._unseen.pop())
         now = to_microseconds(self._clock.now())
         for one in self._due:
             interval_s = one.interval_s(self._settings)
@@ -147,6 +163,15 @@ class Timetable:
                 for tenant in self._tenants:
                     await self._enqueue(tenant, one.kind, f"{tenant}/{one.kind}/{interval_s:g}/{period}")
                 self._periods[one.kind] = period
+
+    async def _require_served(self, tenant: TenantId) -> None:
+        record = await self._backend.tenants.get(tenant)
+        if record is None and not self._backend.auto_create_tenants:
+            raise TenantUnknown(tenant=tenant)
+        if record is None or record.status != "active":
+            logger.warning(
+                "the tenant %r has no jobs to serve now: it is %s", tenant, record.status if record else "unknown"
+            )
 
     async def _enqueue(self, tenant: TenantId, kind: str, period: str) -> None:
         if tenant == STORE_TENANT:

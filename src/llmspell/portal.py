@@ -189,7 +189,7 @@ class Portal:
         if threading.current_thread() is self._thread:
             raise Unsupported(
                 "A blocking call was made from the thread that would do its work; it would wait for itself forever.",
-                hint="Use the async API inside embedders, or do the call after the outer one has returned.",
+                hint="Use the async API inside embedders and async handlers, or do the call after the outer one has returned.",
             )
         if self._pid != os.getpid():
             raise Unavailable("The store was opened in another process.", hint="Open it after the fork.")

@@ -209,27 +209,33 @@ class Spell:
 
         Args:
             handlers: what runs jobs of your own kinds; `async def handler(context) -> dict | None`, which must bear being
-                repeated. One for a kind of llmspell's own replaces it.
+                repeated; a plain function runs on a thread. `spell.tenant(context.tenant)` is whose job it is. One for a kind of
+                llmspell's own replaces it.
             builtin: also run llmspell's own jobs: embed, expire, promote.
             tenants: serve these alone. Serving all of them needs the operator's role where the database isolates tenants.
             name: as it is shown beside the jobs that it runs (default: host and process).
             concurrency: jobs at once (default: the settings').
 
         Raises:
-            InvalidInput: there is nothing to run.
+            InvalidInput: there is nothing to run, or a handler is no function.
+            TenantUnknown (when it runs): one of `tenants` is not registered, where no write would create it.
         """
         from llmspell import chores
         from llmspell.ops.worker import Worker, WorkerOptions
 
         settings = self.settings.jobs
+        if isinstance(tenants, str):
+            raise InvalidInput("tenants", "must be a list of ids", given=tenants, hint="Put brackets around it.")
         named = None if tenants is None else tuple(tenant_id(tenant) for tenant in tenants)
+        if handlers is not None and not isinstance(handlers, Mapping):
+            raise InvalidInput("handlers", "must be kinds of jobs, each with its function", given=handlers)
         own = chores.handlers(self, self._backend, self._clock) if builtin else {}
         return Worker(
             self._backend.job_queue,
             {**own, **(handlers or {})},
             name=name,
             clock=self._clock,
-            before_looking=chores.Timetable(self._backend, settings, self._clock, named) if builtin else None,
+            before_looking=chores.Timetable(self._backend, settings, self._clock, named, builtin=builtin),
             options=WorkerOptions(
                 concurrency=settings.concurrency if concurrency is None else concurrency,
                 lease_s=settings.lease_s,

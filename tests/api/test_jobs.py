@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import uuid4
 
 import msgspec
 import pytest
-from tests.fixtures.stores import STORES, fresh_tenant, fresh_tenants, opened
+from tests.fixtures.stores import STORES, fresh_tenant, fresh_tenants, opened, url_of
 
 import llmspell
 from llmspell import chores
 from llmspell.chores import EMBED_SWEEP_KIND, EXPIRE_KIND, PROMOTE_KIND, PROMOTE_SWEEP_KIND
 from llmspell.clock import ManualClock
-from llmspell.errors import InvalidSetting, ProviderUnavailable
+from llmspell.errors import IllegalTransition, InvalidInput, InvalidSetting, ProviderUnavailable, TenantUnknown
 from llmspell.ops.worker import JobContext, Worker, WorkerOptions
 from llmspell.providers.hashing import HashingEmbedder
 from llmspell.settings import JobsSettings, PostgresSettings, Settings, StorageSettings
@@ -168,11 +169,69 @@ async def test_a_worker_makes_no_tenant_of_a_name_that_it_was_told_to_serve(
 ) -> None:
     async with opened(backend, request, tmp_path, clock=ManualClock()) as spell:
         name = f"nobody-{uuid4()}"
+        worker = spell.worker(tenants=[name])
 
-        tally = await spell.worker(tenants=[name]).run(until_idle=True)
+        if spell._backend.auto_create_tenants:
+            assert (await worker.run(until_idle=True)).total == 0
+        else:
+            with pytest.raises(TenantUnknown):
+                await worker.run(until_idle=True)
 
-        assert tally.total == 0
         assert await spell.tenants.get(name) is None
+
+
+async def test_a_plain_function_runs_on_a_thread_and_once(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    threads: list[str] = []
+
+    def send(context: JobContext) -> dict[str, Any]:
+        threads.append(threading.current_thread().name)
+        return {"attempt": context.attempt, "id": str(context.id)}
+
+    async with opened(backend, request, tmp_path) as spell:
+        acme = await fresh_tenant(spell)
+        plain, made = await acme.jobs.enqueue("plain"), await acme.jobs.enqueue("made")
+        handlers = {"plain": send, "made": lambda context: asyncio.to_thread(send, context)}
+
+        await spell.worker(handlers, builtin=False, tenants=[acme.id]).run(until_idle=True)
+
+        for job in (plain, made):
+            done = await acme.jobs.get(job.id)
+            assert done is not None
+            assert (done.state, done.result) == ("succeeded", {"attempt": 1, "id": str(job.id)})
+        assert len(threads) == 2
+        assert threading.main_thread().name not in threads
+
+
+async def test_what_is_no_handler_or_no_list_of_tenants_is_refused_before_anything_runs(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    async with opened(backend, request, tmp_path) as spell:
+        for arguments, problem in (
+            ({"handlers": {"n": 5}}, r"`handlers\['n'\]` must be a function"),
+            ({"handlers": [1]}, "`handlers` must be kinds"),
+            ({"tenants": "acme"}, "`tenants` must be a list of ids"),
+        ):
+            with pytest.raises(InvalidInput, match=problem):
+                spell.worker(**arguments)  # type: ignore[arg-type]
+
+
+async def test_a_job_that_is_not_over_or_has_succeeded_cannot_be_put_back(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    async with opened(backend, request, tmp_path) as spell:
+        acme = await fresh_tenant(spell)
+        job = await acme.jobs.enqueue("send")
+        with pytest.raises(IllegalTransition, match=r"is queued cannot be put back.*Let it take its course"):
+            await acme.jobs.retry(job.id)
+
+        await spell.worker({"send": lambda _: None}, builtin=False, tenants=[acme.id]).run(until_idle=True)
+
+        with pytest.raises(IllegalTransition, match=r"has succeeded cannot be put back.*Enqueue a new one"):
+            await acme.jobs.retry(job.id)
+        with pytest.raises(InvalidInput, match="`dead`"):
+            await acme.jobs.prune("2100-01-01", dead="yes")  # type: ignore[arg-type]
 
 
 async def test_spaces_that_have_outgrown_exact_search_are_promoted_by_jobs(
@@ -254,6 +313,16 @@ def test_the_blocking_twin_enqueues_and_works(tmp_path: Path) -> None:
         acme = spell.tenant("acme")
         with acme.transaction() as tx:
             job = tx.jobs.enqueue("send", {"to": "ada"})
+        beside = threading.Event()
+
+        def write(context: JobContext) -> None:
+            spell.tenant(context.tenant).kv.set("written by a job", b"")  # a plain handler uses the blocking verbs
+            beside.set()
+
+        acme.jobs.enqueue("write")
+        with spell.worker({"write": write}, builtin=False):
+            assert beside.wait(LIMIT_S)
+        assert acme.kv.list_keys() == ["written by a job"]
         tally = spell.worker({"send": send}).run(until_idle=True)
 
         assert tally.failed == 0
@@ -261,3 +330,31 @@ def test_the_blocking_twin_enqueues_and_works(tmp_path: Path) -> None:
         assert done is not None
         assert done.result == {"to": "ada"}
         assert spell.admin.jobs.health().status == "ok"
+
+
+async def test_without_the_operators_role_named_tenants_take_turns_as_well(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Each is asked by its own right, and the answer is that of one query for all of them."""
+    settings = Settings(storage=StorageSettings(postgres=PostgresSettings(operator_url=None)))
+    url = url_of("postgres", request, tmp_path)
+    async with llmspell.connect(url, settings=settings, embedder="hashing", clock=ManualClock()) as spell:
+        tenants = sorted(tenant.id for tenant in await fresh_tenants(spell, 4))
+        for name, count in zip(tenants, (12, 0, 12, 2), strict=True):
+            for _ in range(count):
+                await spell.tenant(name).jobs.enqueue("send")
+
+        served = [
+            [tenants.index(lease.tenant) for lease in leases]
+            for limit in (2, 5, 7)
+            for leases in [await spell._backend.job_queue.lease(worker="w", limit=limit, tenants=tenants)]
+        ]
+
+        assert served == [[0, 2], [3, 0, 2, 3, 0], [2, 0, 2, 0, 2, 0, 2]]
+
+
+def test_the_page_names_all_that_expires() -> None:
+    page = Path(__file__).parents[2] / "docs/reference/jobs.md"
+    (row,) = [line for line in page.read_text("utf-8").splitlines() if line.startswith("| `expire` |")]
+
+    assert set(re.findall(r"`(\w+)`", row.split("|")[2])) == set(chores.EXPIRIES)

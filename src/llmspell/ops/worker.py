@@ -23,12 +23,14 @@ it is still being done: the lease passes, and that was an attempt.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from random import SystemRandom
 from typing import Any, Final, TypeAlias
+from uuid import UUID
 
 import msgspec
 
@@ -84,8 +86,13 @@ class JobContext:
 
     @property
     def tenant(self) -> TenantId:
-        """Whose job it is."""
+        """The id of the tenant whose job it is."""
         return self._lease.tenant
+
+    @property
+    def id(self) -> UUID:
+        """The id of the job: the same at every attempt, so what the handler does may be keyed by it."""
+        return self._lease.job.id
 
     @property
     def kind(self) -> str:
@@ -138,7 +145,8 @@ class JobContext:
         return {"done": done, "total": total, "message": message}
 
 
-Handler: TypeAlias = "Callable[[JobContext], Awaitable[Mapping[str, Any] | None]]"
+Handler: TypeAlias = "Callable[[JobContext], Awaitable[Mapping[str, Any] | None] | Mapping[str, Any] | None]"
+"""What runs a kind of job. A plain function runs on a thread of its own, which nothing can stop: it has to look at `stopping`."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,8 +189,12 @@ class Worker:
         before_looking: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`before_looking` is called each time before the worker looks for jobs: it enqueues what is due."""
-        if not handlers:
-            raise InvalidInput("handlers", "must name at least one kind of job", given=handlers)
+        if not isinstance(handlers, Mapping) or not handlers:
+            raise InvalidInput("handlers", "must name at least one kind of job, each with its function", given=handlers)
+        for kind, handler in handlers.items():
+            if not callable(handler):
+                problem = "must be a function of one argument, the context of the job"
+                raise InvalidInput(f"handlers[{kind!r}]", problem, given=handler)
         self.name = require_worker(name or f"{socket.gethostname()}-{os.getpid()}")
         self.tally = Tally()
         self._queue = queue
@@ -350,7 +362,7 @@ class Worker:
     async def _handle(self, context: JobContext) -> dict[str, Any] | None:
         async with asyncio.timeout(self._options.time_limit_s) as limit:
             try:
-                result = await self._handlers[context.kind](context)
+                result = await _called(self._handlers[context.kind], context)
             except TimeoutError:
                 if limit.expired():
                     raise
@@ -448,3 +460,11 @@ def _status(error: BaseException | None, tenant: TenantId) -> str | None:
     if not isinstance(error, TenantError) or error.fields.get("tenant") != tenant:
         return None
     return "unknown" if isinstance(error, TenantUnknown) else str(error.fields.get("status"))
+
+
+async def _called(handler: Handler, context: JobContext) -> Mapping[str, Any] | None:
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
+        made = handler(context)
+    else:
+        made = await asyncio.to_thread(handler, context)
+    return await made if inspect.isawaitable(made) else made

@@ -174,7 +174,7 @@ class Jobs(Protocol):
 
         Raises:
             NotFound: no such job.
-            Conflict: it is neither dead nor cancelled.
+            IllegalTransition: it is neither dead nor cancelled.
             AlreadyExists: another live job has its `dedupe_key`.
         """
         ...

@@ -12,11 +12,11 @@ import msgspec
 
 from llmspell.clock import parse_instant
 from llmspell.codec import decode_json, encode_json, require_json, require_key, require_limit, require_text
-from llmspell.errors import InvalidInput, InvalidLimit, InvalidMetadata
+from llmspell.errors import IllegalTransition, InvalidInput, InvalidLimit, InvalidMetadata
 from llmspell.ids import parse_id
 from llmspell.observe import redact
 from llmspell.storage.contracts import jobs as contract
-from llmspell.storage.contracts.jobs import JOB_STATES, JobState, LeasedJob
+from llmspell.storage.contracts.jobs import JOB_STATES, Job, JobState, LeasedJob
 
 NO_TEXT = "�"
 
@@ -164,3 +164,13 @@ def error_text(value: object) -> str:
 def error_class(value: object) -> str | None:
     """Return the class of an error as it is kept."""
     return None if value is None else require_key(value, field="error_class", max_bytes=contract.ERROR_CLASS_MAX_BYTES)
+
+
+def cannot_be_put_back(job: Job) -> IllegalTransition:
+    """Return the error of a job that is retried and is neither dead nor cancelled."""
+    ended = job.state == "succeeded"
+    return IllegalTransition(
+        f"A job that {'has succeeded' if ended else f'is {job.state}'} cannot be put back into the queue.",
+        id=str(job.id),
+        hint="Enqueue a new one." if ended else "Let it take its course.",
+    )

@@ -15,8 +15,8 @@ import msgspec
 from msgspec.structs import replace
 
 from llmspell.clock import Clock, from_microseconds, parse_instant, to_microseconds
-from llmspell.codec import require_limit
-from llmspell.errors import AlreadyExists, Conflict, NotFound
+from llmspell.codec import require_flag, require_limit
+from llmspell.errors import AlreadyExists, NotFound
 from llmspell.ids import IdSource, parse_id
 from llmspell.storage.contracts import jobs_checks as checks
 from llmspell.storage.contracts.jobs import EMBED_KIND, JOB_STATES, MAX_ATTEMPTS, Job, JobState
@@ -128,7 +128,7 @@ class InMemoryJobs:
             if stored is None:
                 raise NotFound("There is no such job.", id=wanted)
             if stored.job.state not in ("dead", "cancelled"):
-                raise Conflict("Only a dead or cancelled job can be put back.", id=wanted, state=stored.job.state)
+                raise checks.cannot_be_put_back(stored.job)
             if live_with(state, stored.job.kind, stored.job.dedupe_key) is not None:
                 raise AlreadyExists("Another live job has the key of this one.", id=wanted)
             job = replace(
@@ -155,7 +155,7 @@ class InMemoryJobs:
     async def prune(self, before: datetime | str, *, dead: bool = False, limit: int = 1_000) -> int:
         instant = parse_instant(before, field="before")
         require_limit(limit)
-        states = ("dead",) if dead else ("succeeded", "cancelled")
+        states = ("dead",) if require_flag(dead, field="dead") else ("succeeded", "cancelled")
 
         def work(state: State) -> int:
             ended = [

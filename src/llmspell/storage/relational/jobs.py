@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from llmspell.clock import from_microseconds, parse_instant, to_microseconds
-from llmspell.codec import require_limit
+from llmspell.codec import require_flag, require_limit
 from llmspell.errors import AlreadyExists, Conflict, NotFound
 from llmspell.ids import parse_id
 from llmspell.storage.contracts import jobs_checks as checks
@@ -119,12 +119,7 @@ class RelationalJobs:
         found = await self.get(wanted)
         if found is None:
             raise NotFound("There is no such job.", id=wanted)
-        raise Conflict(
-            "Only a dead or cancelled job can be put back.",
-            id=wanted,
-            state=found.state,
-            hint="Let it take its course.",
-        )
+        raise checks.cannot_be_put_back(found)
 
     async def counts(self) -> dict[str, int]:
         found = {row[0]: int(row[1]) for row in await self._unit.rows(self._queries.counts)}
@@ -132,7 +127,7 @@ class RelationalJobs:
 
     async def prune(self, before: datetime | str, *, dead: bool = False, limit: int = 1_000) -> int:
         instant = self._dialect.instant(parse_instant(before, field="before"))
-        states = self._dialect.array(["dead"] if dead else ["succeeded", "cancelled"])
+        states = self._dialect.array(["dead"] if require_flag(dead, field="dead") else ["succeeded", "cancelled"])
         return await self._unit.execute(self._queries.prune, before=instant, states=states, limit=require_limit(limit))
 
     def _now(self) -> Any:
