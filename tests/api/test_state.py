@@ -320,8 +320,9 @@ async def test_a_sealed_value_opens_for_its_tenant_scope_and_key_alone(spell: Sp
 async def test_a_sealed_value_is_not_served_without_a_key(acme: Tenant) -> None:
     await ScopedState(acme.kv, acme.id, sealer=ToySealer(b"key")).set(ADA, "k", 1)
 
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as caught:
         await acme.state.get(ADA, "k")
+    assert "security.master_keys" in caught.value.hint
 
 
 async def test_values_from_before_sealing_stay_readable_and_are_sealed_when_they_are_set(acme: Tenant) -> None:
