@@ -81,7 +81,7 @@ def migrations() -> None:
 @migrations.command("list")
 @async_command
 async def list_migrations() -> ExitCode:
-    """List every migration: applied or pending. Exit code 5 when something is pending."""
+    """List every migration: its state (applied or pending) and its name. Exit code 5 when something is pending."""
     settings = current_settings()
     return _emit_status(settings, await _status(settings))
 
@@ -229,6 +229,7 @@ def _emit_status(settings: Settings, found: MigrationStatus) -> ExitCode:
     output.emit(
         {**_store(settings), "version": found.version, "applied": found.applied, "pending": found.pending},
         lines=lambda: (f"{state}\t{name}" for name, state in rows),
+        columns=("state", "migration"),
     )
     output.note(f"{_named(settings)}: the schema is at version {found.version}; {len(found.pending)} pending.")
     if found.pending:
