@@ -308,7 +308,7 @@ HOT += (
     hot("sessions.page_by_status", "idx_sessions_tenant_status", "idx_sessions_tenant_status"),
     hot("sessions.expire", f"idx_sessions_unmarked {SESSION[0]}", f"idx_sessions_unmarked {SESSION[1]}"),
     hot("sessions.lock_expired", "idx_sessions_expires", "idx_sessions_expires"),
-    hot("artifacts.take_number", SESSION[0], SESSION[1]),
+    hot("artifacts.take_number", f"artifacts_pkey {SESSION[0]}", f"sqlite_autoindex_artifacts_1 {SESSION[1]}"),
     hot("artifacts.get", f"artifacts_pkey {SESSION[0]}", f"sqlite_autoindex_artifacts_1 {SESSION[1]}"),
     hot(
         "artifacts.open",
