@@ -1,6 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +20,8 @@ from llmspell.clock import ManualClock
 from llmspell.errors import ProviderUnavailable
 from llmspell.providers.hashing import HashingEmbedder
 from llmspell.settings import Settings
+
+PROCESS_LIMIT_S = 60
 
 
 @pytest.fixture
@@ -118,3 +128,44 @@ async def leave_a_job_to_its_lease(file: Path) -> None:
     async with llmspell.connect(f"sqlite:///{file}", settings=Settings(), clock=clock) as spell:
         await spell.tenant().jobs.enqueue("send")
         assert len(await spell._backend.job_queue.lease(worker="w", kinds=["send"])) == 1
+
+
+@contextlib.contextmanager
+def silent_endpoint() -> Iterator[tuple[str, socket.socket]]:
+    """An endpoint on this machine that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PROCESS_LIMIT_S)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1", server
+
+
+def test_a_worker_that_is_asked_to_end_gives_its_job_back(waiting: Shell) -> None:
+    """As a service manager ends it: SIGTERM, while a job waits for a provider that does not answer."""
+    with silent_endpoint() as (url, server):
+        environment = {
+            **os.environ,
+            "LLMSPELL_EMBEDDING__PROVIDER": "openai",
+            "LLMSPELL_EMBEDDING__BASE_URL": url,
+            "LLMSPELL_EMBEDDING__API_KEY": "none",
+            "LLMSPELL_JOBS__GRACE_S": "0",
+            "LLMSPELL_EMBEDDING__TIMEOUT_SECS": "3",  # what is asked of the provider is waited for at the end
+        }
+        command = [sys.executable, "-m", "llmspell", "jobs", "run", "--only", "default", "--json"]
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                connection, _ = server.accept()
+                with connection:
+                    connection.settimeout(PROCESS_LIMIT_S)
+                    assert connection.recv(4), "the handler asks its provider"
+                    process.send_signal(signal.SIGTERM)
+                    out, err = process.communicate(timeout=PROCESS_LIMIT_S)
+            finally:
+                process.kill()
+
+    assert process.returncode == 0, err
+    tally = json.loads(out)
+    assert tally["given_back"] >= 1
+    assert (tally["failed"], tally["lost"]) == (0, 0)
+    (job,) = listed(waiting, "--kind", "memories.embed")
+    assert (job["state"], job["attempt"], job["worker"]) == ("queued", 0, None)
