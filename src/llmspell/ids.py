@@ -18,6 +18,9 @@ VectorId = NewType("VectorId", UUID)
 EntityId = NewType("EntityId", UUID)
 RelationshipId = NewType("RelationshipId", UUID)
 
+LOWEST_ID, HIGHEST_ID = UUID(int=0), UUID(int=2**128 - 1)
+"""Where pages by time and id begin: no id sorts before the one, or after the other."""
+
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
 _COUNTER_BITS = 12

@@ -8,14 +8,13 @@ from uuid import UUID
 
 from llmspell.clock import parse_instant
 from llmspell.codec import require_limit
+from llmspell.ids import HIGHEST_ID
 from llmspell.storage.contracts import agent_state_checks as checks
 from llmspell.storage.contracts.agent_state import VERIFY_MAX, AgentState, AgentStateSummary, StateCheck
 from llmspell.storage.contracts.checks import require_data, require_expected
 from llmspell.storage.contracts.pages import Cursors, Page
 from llmspell.storage.relational.database import Executor, Row, Unit
 from llmspell.storage.relational.runtime import Runtime
-
-HIGHEST_ID = UUID(int=2**128 - 1)
 
 
 class RelationalAgentStates:

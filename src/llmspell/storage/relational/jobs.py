@@ -13,7 +13,7 @@ from uuid import UUID
 from llmspell.clock import from_microseconds, parse_instant, to_microseconds
 from llmspell.codec import require_flag, require_limit
 from llmspell.errors import AlreadyExists, Conflict, NotFound
-from llmspell.ids import parse_id
+from llmspell.ids import HIGHEST_ID, parse_id
 from llmspell.storage.contracts import jobs_checks as checks
 from llmspell.storage.contracts.jobs import JOB_STATES, MAX_ATTEMPTS, Job, JobState
 from llmspell.storage.contracts.pages import Cursors, Page
@@ -21,7 +21,6 @@ from llmspell.storage.relational.database import Dialect, Row, Statement, Unit
 from llmspell.storage.relational.runtime import Runtime
 
 LATEST = datetime.max.replace(tzinfo=UTC)
-HIGHEST_ID = UUID(int=2**128 - 1)
 ENQUEUE_ATTEMPTS = 8
 """How often a key is looked for again whose job ended between two looks."""
 

@@ -16,7 +16,7 @@ import msgspec
 from llmspell.clock import parse_instant
 from llmspell.codec import DIMENSIONS, require_limit, require_size
 from llmspell.errors import AlreadyExists, Conflict, NotFound, VersionConflict
-from llmspell.ids import parse_id
+from llmspell.ids import HIGHEST_ID, LOWEST_ID, parse_id
 from llmspell.storage.contracts import memories_checks as checks
 from llmspell.storage.contracts.filters import parse
 from llmspell.storage.contracts.jobs import EMBED_KIND
@@ -60,7 +60,6 @@ COLUMNS = Columns(
 """Where filters on memories look; the queries call the table `m`."""
 OFFSET_MAX = 1_000_000
 EARLIEST = datetime.min.replace(tzinfo=UTC)
-LOWEST_ID, HIGHEST_ID = UUID(int=0), UUID(int=2**128 - 1)
 
 
 class RelationalMemories:

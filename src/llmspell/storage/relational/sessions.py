@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from llmspell.clock import from_microseconds, to_microseconds
 from llmspell.codec import require_limit
 from llmspell.errors import Conflict, LlmspellError, NotFound, VersionConflict
-from llmspell.ids import parse_id
+from llmspell.ids import HIGHEST_ID, parse_id
 from llmspell.observe import logger
 from llmspell.storage.contracts import sessions_checks as checks
 from llmspell.storage.contracts.checks import require_ttl
@@ -37,7 +37,6 @@ from llmspell.storage.relational.runtime import Runtime
 
 ALL = 2**62
 """No limit, where a query takes one."""
-HIGHEST_ID = UUID(int=2**128 - 1)
 
 
 class RelationalSessions:
