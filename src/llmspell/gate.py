@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
@@ -146,8 +146,10 @@ def _streaming_through(
     @functools.wraps(method)
     async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[T]:
         await enter(writes=writes)
-        async for item in method(*args, **kwargs):
-            yield item
+        # Closed at once when the reader leaves early, and not when the collector finds it.
+        async with contextlib.aclosing(cast("AsyncGenerator[T, None]", method(*args, **kwargs))) as items:
+            async for item in items:
+                yield item
 
     return stream
 
