@@ -97,7 +97,11 @@ def limits_page() -> Iterator[str]:
     yield "| concern | what | limit |\n|---|---|---|"
     for page in sorted(REFERENCE.glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        stated = re.search(r"^## Limits\n+\| what \| limit \| constant \|\n\|---\|---\|---\|\n((?:\|.*\n?)+)", text, re.MULTILINE)
+        stated = re.search(
+            r"^## Limits\n+(?:[^|\n][^\n]*\n+)?\| what \| limit \| constant \|\n\|---\|---\|---\|\n((?:\|.*\n?)+)",
+            text,
+            re.MULTILINE,
+        )
         found = LIMIT.findall(text)
         if stated is not None and len(stated[1].splitlines()) != len(LIMIT.findall(stated[1])):
             raise SystemExit(f"{page.name}: a row of its limits is not `| what | NUMBER unit | `module.CONSTANT` |`")

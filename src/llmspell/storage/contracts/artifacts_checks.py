@@ -9,7 +9,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Struct, UnsetType
 
-from llmspell.codec import require_key, require_limit, require_metadata, require_text
+from llmspell.codec import require_key, require_limit, require_metadata, require_size, require_text
 from llmspell.errors import InvalidInput, InvalidKey, InvalidMetadata
 from llmspell.ids import parse_id
 from llmspell.storage.contracts.artifacts import (
@@ -135,7 +135,7 @@ def require_tags(value: object) -> list[str]:
     """
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence):
         raise InvalidInput("tags", "must be a list of texts", given=value)
-    require_limit(len(value), field="tags", maximum=TAGS_MAX, minimum=0)
+    require_size(value, field="tags", maximum=TAGS_MAX)
     return [require_key(tag, field=f"tags[{n}]", max_bytes=TAG_MAX_BYTES) for n, tag in enumerate(value)]
 
 
