@@ -118,8 +118,8 @@ async def delete(service: str, *, yes: bool, actor: str | None) -> None:
 async def reseal(*, dry_run: bool, all_tenants: bool, actor: str | None) -> ExitCode:
     """Seal keys that lie under an older master key under the active one. Exit code 1 when one of them stays as it is.
 
-    It may be stopped and run again. A key that does not open is printed with its tenant, parted by a tab. A tenant that is not
-    active keeps its keys as they are, and is named: resume it and run this again. A deleted one cannot be resumed.
+    It may be stopped and run again. A key that does not open is printed with its tenant, parted by a tab. A suspended tenant
+    keeps its keys as they are, and is named: resume it and run this again.
     """
     output = current_output()
     totals = Totals()
@@ -135,7 +135,7 @@ async def reseal(*, dry_run: bool, all_tenants: bool, actor: str | None) -> Exit
             hint="Put the master key that sealed them behind the active one: security.master_keys",
         )
     if totals.skipped:
-        output.warn(f"Not active, and left as they are: {printable(', '.join(totals.skipped))}")
+        output.warn(f"Suspended, and left as they are: {printable(', '.join(totals.skipped))}")
     return ExitCode.FAILED if totals.broken or totals.skipped else ExitCode.OK
 
 
@@ -159,7 +159,7 @@ async def _tenants(spell: Spell, totals: Totals, *, every: bool) -> AsyncIterato
         for record in page.items:
             if record.status == "active":
                 yield spell.tenant(record.tenant_id)
-            else:
+            elif record.status == "suspended":  # of a deleted one nobody reads the keys any more
                 totals.skipped.append(record.tenant_id)
         cursor = page.next_cursor
         if cursor is None:

@@ -127,7 +127,11 @@ async def list_(state: JobState | None, kind: str | None, limit: int, cursor: st
     """
     async with _open_jobs(of_store) as kept:
         page = await kept.list(state=state, kind=kind, cursor=cursor, limit=limit)
-    current_output().emit({"items": page.items, "next_cursor": page.next_cursor}, lines=lambda: map(_line, page.items))
+    document = {"items": page.items, "next_cursor": page.next_cursor}
+    current_output().emit(document, lines=lambda: map(_line, page.items), columns=COLUMNS)
+
+
+COLUMNS = ("id", "state", "kind", "attempts", "done", "said")
 
 
 def _line(job: Job) -> str:
