@@ -147,7 +147,6 @@ def test_a_worker_that_is_asked_to_end_gives_its_job_back(waiting: Shell) -> Non
             "LLMSPELL_EMBEDDING__BASE_URL": url,
             "LLMSPELL_EMBEDDING__API_KEY": "none",
             "LLMSPELL_JOBS__GRACE_S": "0",
-            "LLMSPELL_EMBEDDING__TIMEOUT_SECS": "3",  # what is asked of the provider is waited for at the end
         }
         command = [sys.executable, "-m", "llmspell", "jobs", "run", "--only", "default", "--json"]
         with subprocess.Popen(

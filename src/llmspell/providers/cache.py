@@ -17,8 +17,9 @@ import asyncio
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -245,6 +246,14 @@ class EmbeddingCache:
             erase_namespace(self.config.persistence_path, namespace)
 
 
+@dataclass(slots=True, eq=False)
+class Question:
+    """A call of the provider under way, and how many callers wait for it."""
+
+    task: asyncio.Task[dict[Digest, bytes]]
+    callers: int = 0
+
+
 class CachedEmbedder:
     """An `Embedder` with a cache before it. Belongs to one event loop."""
 
@@ -254,8 +263,8 @@ class CachedEmbedder:
         self.cache = cache
         self._namespace = SHARED
         self._tenant: TenantId | None = None
-        self._asked: dict[tuple[str, Digest], asyncio.Task[dict[Digest, bytes]]] = {}
-        self._tasks: set[asyncio.Task[dict[Digest, bytes]]] = set()
+        self._asked: dict[tuple[str, Digest], Question] = {}
+        self._questions: set[Question] = set()
         self._view = False
 
     def __repr__(self) -> str:
@@ -294,7 +303,7 @@ class CachedEmbedder:
             return self
         view = CachedEmbedder(self._embedder, self.cache)
         view._namespace, view._tenant, view._view = namespace_of(tenant), tenant, True
-        view._asked, view._tasks = self._asked, self._tasks
+        view._asked, view._questions = self._asked, self._questions
         return view
 
     async def embed(self, texts: Sequence[str]) -> list[bytes]:
@@ -322,11 +331,17 @@ class CachedEmbedder:
         await self.cache.erase_tenant(tenant)
 
     async def aclose(self) -> None:
-        """Let running questions end, write what is waiting, close the embedder. A tenant's view closes nothing."""
+        """Answer who is waiting, write what is to be kept, close the embedder. A tenant's view closes nothing.
+
+        A question whose callers have all left is given up: a process that ends does not wait for its provider.
+        """
         if self._view:
             return
-        if self._tasks:
-            await asyncio.wait(set(self._tasks))
+        for question in self._questions:
+            if not question.callers:
+                question.task.cancel()
+        if self._questions:
+            await asyncio.wait({question.task for question in self._questions})
         await self.cache.aclose()
         await self._embedder.aclose()
 
@@ -346,36 +361,38 @@ class CachedEmbedder:
         joined = {digest: self._asked[key] for digest in missing if (key := (self._namespace, digest)) in self._asked}
         own = {digest: text for digest, text in missing.items() if digest not in joined}
         answers: dict[Digest, bytes] = {}
-        if own:
-            answers |= await self._start(own, life)
         failed: dict[Digest, str] = {}
-        for digest, task in joined.items():
-            try:
-                answers[digest] = (await asyncio.shield(task))[digest]
-            except ProviderError:
-                # That call may have failed because of its other texts; ask for this one by itself, once.
-                failed[digest] = missing[digest]
+        with waiting_for(set(joined.values())):
+            if own:
+                answers |= await self._start(own, life)
+            for digest, question in joined.items():
+                try:
+                    answers[digest] = (await asyncio.shield(question.task))[digest]
+                except ProviderError:
+                    # That call may have failed because of its other texts; ask for this one by itself, once.
+                    failed[digest] = missing[digest]
         if failed:
             answers |= await self._start(failed, life)
         return answers
 
     async def _start(self, missing: dict[Digest, str], life: Life) -> dict[Digest, bytes]:
         """Ask in a task of our own, so that a caller who leaves takes nothing from those who joined."""
-        task = asyncio.get_running_loop().create_task(self._generate(missing, life))
+        question = Question(asyncio.get_running_loop().create_task(self._generate(missing, life)))
         keys = [(self._namespace, digest) for digest in missing]
-        self._asked.update(dict.fromkeys(keys, task))
-        self._tasks.add(task)
+        self._asked.update(dict.fromkeys(keys, question))
+        self._questions.add(question)
 
         def ended(done: asyncio.Task[dict[Digest, bytes]]) -> None:
-            self._tasks.discard(done)
+            self._questions.discard(question)
             for key in keys:
-                if self._asked.get(key) is done:
+                if self._asked.get(key) is question:
                     del self._asked[key]
             if not done.cancelled():
                 done.exception()  # seen by whoever waits; nobody may be waiting any more
 
-        task.add_done_callback(ended)
-        return await asyncio.shield(task)
+        question.task.add_done_callback(ended)
+        with waiting_for({question}):
+            return await asyncio.shield(question.task)
 
     async def _generate(self, missing: dict[Digest, str], life: Life) -> dict[Digest, bytes]:
         vectors = await self._embedder.embed(list(missing.values()))
@@ -384,6 +401,18 @@ class CachedEmbedder:
         for digest, vector in answers.items():
             self.cache.keep(life, digest, vector)
         return answers
+
+
+@contextmanager
+def waiting_for(questions: set[Question]) -> Iterator[None]:
+    """Count the caller among those who wait for the questions, until the block ends."""
+    for question in questions:
+        question.callers += 1
+    try:
+        yield
+    finally:
+        for question in questions:
+            question.callers -= 1
 
 
 def key_digest(model: str, dimension: int, text: str, *, tenant: TenantId | None = None) -> Digest:

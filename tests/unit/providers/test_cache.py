@@ -125,6 +125,48 @@ async def test_a_caller_who_leaves_takes_nothing_from_those_who_joined(opened: O
     await cached.aclose()
 
 
+async def test_closing_answers_who_waits_and_gives_up_what_nobody_waits_for(opened: Opened) -> None:
+    embedder = Counting()
+    embedder.gate = asyncio.Event()
+    cached = opened(embedder)
+
+    waiting = asyncio.create_task(cached.embed(["wanted"]))
+    leaving = asyncio.create_task(cached.embed(["given up"]))
+    while len(embedder.asked) < 2:
+        await asyncio.sleep(0)
+    joining = asyncio.create_task(cached.embed(["wanted"]))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    waiting.cancel()
+    await asyncio.gather(leaving, waiting, return_exceptions=True)
+    closing = asyncio.create_task(cached.aclose())
+    while len(cached._questions) > 1:
+        await asyncio.sleep(0)
+    assert not closing.done()
+    embedder.gate.set()
+    await closing
+
+    assert len((await joining)[0]) == cached.dimension * 4
+    assert embedder.asked == [["wanted"], ["given up"]]
+    assert embedder.closed == 1
+
+
+async def test_closing_does_not_wait_for_an_answer_that_nobody_awaits(opened: Opened) -> None:
+    embedder = Counting()
+    embedder.gate = asyncio.Event()  # never set: a provider that does not answer
+    cached = opened(embedder)
+    leaving = asyncio.create_task(cached.embed(["given up"]))
+    while not embedder.asked:
+        await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+
+    async with asyncio.timeout(5):
+        await cached.aclose()
+
+    assert embedder.closed == 1
+
+
 async def test_a_failure_reaches_the_caller_and_is_not_remembered(opened: Opened) -> None:
     embedder = Counting()
     embedder.failure = ProviderUnavailable("down")
