@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmspell.storage.index import exact
 from llmspell.storage.index.exact import Found, Rows, make_rows, merge, nearest, owner_words, unit_vector
 from llmspell.storage.index.planner import Path, plan
 
@@ -28,9 +29,9 @@ def brute(vectors: list[list[float]], owners: list[bytes], query: list[float], l
     best: dict[bytes, float] = {}
     exact_query = list(array("f", query))
     for vector, owner in zip(vectors, owners, strict=True):
-        exact = list(array("f", vector))
-        product = math.fsum(a * b for a, b in zip(exact, exact_query, strict=True))
-        lengths = math.sqrt(math.fsum(a * a for a in exact) * math.fsum(b * b for b in exact_query))
+        stored = list(array("f", vector))
+        product = math.fsum(a * b for a, b in zip(stored, exact_query, strict=True))
+        lengths = math.sqrt(math.fsum(a * a for a in stored) * math.fsum(b * b for b in exact_query))
         score = round(max(-1.0, min(1.0, product / lengths)), 6)
         best[owner] = max(score, best.get(owner, -2.0))
     return sorted(best.items(), key=lambda item: (-item[1], item[0]))[:limit]
@@ -53,6 +54,18 @@ def test_it_agrees_with_brute_force_including_ties_at_the_cut(
     random.shuffle(owners)  # type: ignore[attr-defined]
 
     assert ask(rows_of(vectors, owners), query, limit) == brute(vectors, owners, query, limit)
+
+
+@pytest.mark.parametrize("at_once", [1, 2 * DIMENSION, 3 * DIMENSION + 1])
+def test_rows_are_scored_in_as_many_products_as_it_takes(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(exact, "SCORED_AT_ONCE", at_once)
+    source = np.random.default_rng(4)
+    vectors = source.normal(size=(50, DIMENSION)).tolist()
+    owners = [source.bytes(16) for _ in vectors]
+
+    for nearest_row in (0, 25, 49):
+        query = vectors[nearest_row]
+        assert ask(rows_of(vectors, owners), query, 5) == brute(vectors, owners, query, 5)
 
 
 @settings(max_examples=100, deadline=None)
