@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -15,6 +17,7 @@ import pytest
 
 import llmspell
 from llmspell.errors import InvalidSetting, InvalidTime
+from llmspell.ops.postgres_installation import program_folder, server_account
 from llmspell.settings import PostgresSettings, Settings, StorageSettings
 from llmspell.storage.contracts.event_log import EventLog, NewEvent
 from llmspell.storage.postgres import statements
@@ -32,6 +35,11 @@ MONTHS = [f"2019-{month:02}" for month in range(1, 7)]
 EACH = 40
 WRITERS = 6
 TABLE_OF = "SELECT DISTINCT tableoid::regclass::text FROM llmspell.event_log ORDER BY 1"
+BRING_BACK = (
+    "ALTER TABLE llmspell_archive.event_log_2019_03 SET SCHEMA llmspell",
+    """ALTER TABLE llmspell.event_log ATTACH PARTITION llmspell.event_log_2019_03
+        FOR VALUES FROM ('2019-03-01 00:00:00+00') TO ('2019-04-01 00:00:00+00')""",
+)
 
 
 @asynccontextmanager
@@ -52,6 +60,26 @@ def owner_runs(database: PostgresDatabase, *commands: str) -> None:
 def operator_sees(database: PostgresDatabase, query: str) -> list[Any]:
     with psycopg.connect(database.operator_url) as operator:
         return [row[0] for row in operator.execute(query).fetchall()]
+
+
+def server_program(name: str, *arguments: str) -> str:
+    """Run a program of the PostgreSQL that the tests run on: another version's pg_dump may refuse."""
+    program = program_folder(server_account()) / name
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def assert_isolated(database: PostgresDatabase, name: str) -> None:
+    """Row-level security is enabled and forced, and tenants have no way to a month by its name."""
+    flags = f"SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = 'llmspell.{name}'::regclass"
+    policies = f"SELECT count(*) FROM pg_policies WHERE schemaname = 'llmspell' AND tablename = '{name}'"
+    assert operator_sees(database, flags) == [True]
+    assert operator_sees(database, policies) == [5]
+    with psycopg.connect(database.app_url) as app, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        app.execute(f"SELECT * FROM llmspell.{name}")
+    with psycopg.connect(database.admin_url) as owner:  # FORCE: not even the owner sees a row
+        assert owner.execute(f"SELECT count(*) FROM llmspell.{name}").fetchall() == [(0,)]
 
 
 async def fresh_log(spell: Spell, name: str = "acme") -> EventLog:
@@ -145,21 +173,13 @@ async def test_no_event_is_lost_or_refused_while_its_month_is_made(postgres_data
 
 
 async def test_a_month_made_later_is_isolated_like_the_rest(postgres_database: PostgresDatabase) -> None:
-    """AMB-072: row-level security is enabled and forced, and tenants have no way to a month by its name."""
+    """AMB-072."""
     name, starts_at = await newest_month(postgres_database)
     async with opened(postgres_database) as spell:
         owner_runs(postgres_database, f"DROP TABLE llmspell.{name}")
         await spell.admin.ensure_event_partitions()
         await (await fresh_log(spell)).append("test.event", at=starts_at)
-
-    flags = f"SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = 'llmspell.{name}'::regclass"
-    policies = f"SELECT count(*) FROM pg_policies WHERE schemaname = 'llmspell' AND tablename = '{name}'"
-    assert operator_sees(postgres_database, flags) == [True]
-    assert operator_sees(postgres_database, policies) == [5]
-    with psycopg.connect(postgres_database.app_url) as app, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        app.execute(f"SELECT * FROM llmspell.{name}")
-    with psycopg.connect(postgres_database.admin_url) as owner:  # FORCE: not even the owner sees a row
-        assert owner.execute(f"SELECT count(*) FROM llmspell.{name}").fetchall() == [(0,)]
+    assert_isolated(postgres_database, name)
 
 
 async def test_archiving_moves_months_and_nothing_else(postgres_database: PostgresDatabase) -> None:
@@ -194,15 +214,35 @@ async def test_an_archived_month_can_be_brought_back(postgres_database: Postgres
         await spell.admin.archive_event_partitions("2019-04-01")
         assert await log.get(event.id) is None
 
-        owner_runs(
-            postgres_database,
-            "ALTER TABLE llmspell_archive.event_log_2019_03 SET SCHEMA llmspell",
-            "ALTER TABLE llmspell.event_log ATTACH PARTITION llmspell.event_log_2019_03"
-            " FOR VALUES FROM ('2019-03-01 00:00:00+00') TO ('2019-04-01 00:00:00+00')",
-        )
+        owner_runs(postgres_database, *BRING_BACK)
 
         assert (await log.list()).items == [event]
         assert await log.tail() == [event]
+
+
+async def test_a_month_that_was_dumped_and_dropped_can_be_brought_back(
+    postgres_database: PostgresDatabase, tmp_path: Path
+) -> None:
+    """EVT-16, with the commands of docs/how-to/archive-events.md."""
+    table, dump = "llmspell_archive.event_log_2019_03", str(tmp_path / "event_log_2019_03.dump")
+    async with opened(postgres_database) as spell:
+        events = []
+        for name in ("acme", "rival"):
+            log = await fresh_log(spell, name)
+            events.append(await log.append("test.event", {"of": name}, at="2019-03-15"))
+        await spell.admin.archive_event_partitions("2019-04-01")
+
+        options = ["--enable-row-security", "-t", table, "-F", "c", "-f", dump]
+        server_program("pg_dump", *options, postgres_database.operator_url)
+        assert re.search(r"TABLE DATA llmspell_archive event_log_2019_03 ", server_program("pg_restore", "-l", dump))
+        owner_runs(postgres_database, f"DROP TABLE {table}")
+        server_program("pg_restore", "--exit-on-error", "-d", postgres_database.superuser_url, dump)
+        owner_runs(postgres_database, *BRING_BACK)
+
+        for event in events:
+            log = spell.tenant(event.payload["of"]).event_log
+            assert (await log.list()).items == [event]
+    assert_isolated(postgres_database, "event_log_2019_03")
 
 
 async def test_no_event_is_hidden_when_its_bounds_are_not_known(postgres_database: PostgresDatabase) -> None:
