@@ -11,7 +11,15 @@ from uuid import UUID
 import msgspec
 
 from llmspell.clock import parse_instant
-from llmspell.codec import decode_json, encode_json, require_json, require_key, require_limit, require_text
+from llmspell.codec import (
+    decode_json,
+    encode_json,
+    require_json,
+    require_key,
+    require_limit,
+    require_size,
+    require_text,
+)
 from llmspell.errors import IllegalTransition, InvalidInput, InvalidLimit, InvalidMetadata
 from llmspell.ids import parse_id
 from llmspell.observe import redact
@@ -72,11 +80,8 @@ def require_kinds(values: Sequence[str] | None) -> list[str] | None:
     """Return the kinds that a worker serves, each once; None is any."""
     if values is None:
         return None
-    if isinstance(values, str):
-        raise InvalidInput("kinds", "must be a list of names", given=values)
-    kinds = sorted({require_kind(value, field=f"kinds[{position}]") for position, value in enumerate(values)})
-    require_limit(len(kinds), field="kinds", maximum=contract.KINDS_MAX)
-    return kinds
+    require_size(values, field="kinds", maximum=contract.KINDS_MAX, minimum=1)
+    return sorted({require_kind(value, field=f"kinds[{position}]") for position, value in enumerate(values)})
 
 
 def require_state(value: object) -> JobState | None:

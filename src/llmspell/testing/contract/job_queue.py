@@ -443,6 +443,7 @@ class JobQueueContract:
             ({"worker": ""}, InvalidKey),
             ({"kinds": []}, InvalidLimit),
             ({"kinds": "send"}, InvalidInput),
+            ({"kinds": [f"kind.{n}" for n in range(101)]}, InvalidLimit),
             ({"limit": 0}, InvalidLimit),
             ({"limit": 101}, InvalidLimit),
             ({"lease_s": 0}, InvalidLimit),
