@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import statistics
 import sys
@@ -53,7 +54,7 @@ async def refused_keys(spell: Spell) -> tuple[str, dict[str, str]]:
     assert read is not None
     secret = _from_base32(text.rpartition("_")[2])[:32]
     return text, {
-        AGAINST: _key_text(read.tenant, read.key_id, bytes(32)),
+        AGAINST: _key_text(read.tenant, read.key_id, os.urandom(32)),
         "an unknown id": _key_text(read.tenant, uuid4(), secret),
         "a foreign tenant": _key_text(tenant_id("globex"), read.key_id, secret),
         "an unknown tenant": _key_text(tenant_id("nobody"), read.key_id, secret),
