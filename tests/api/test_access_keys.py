@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import pytest
@@ -218,6 +219,29 @@ async def test_every_refusal_is_the_same_answer_after_the_same_work(
 
 def seen(counts: QueryCounts) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.queries.items()))
+
+
+async def test_a_refusal_waits_for_its_tick_however_long_its_work_took(
+    spell: Spell, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = (await (await fresh_tenant(spell)).access_keys.issue(name="ci", scopes=["read"])).key.reveal()
+    read = read_key(key)
+    assert read is not None
+    unknown = access_keys._key_text(read.tenant, uuid4(), bytes(access_keys.SECRET_BYTES))
+    works_s, rests = [0.000_3, 0.001_9, 0.002_5, 0.000_3], []
+
+    def compare(*arguments: object) -> bool:
+        clock.advance(seconds=works_s.pop(0))
+        return original_compare(*arguments)  # type: ignore[arg-type]
+
+    original_compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    monkeypatch.setattr(access_keys, "time", SimpleNamespace(sleep=rests.append))
+    for _ in range(3):
+        assert await spell.authenticate(unknown) is None
+    assert await spell.authenticate(key) is not None
+
+    assert rests == pytest.approx([0.001_7, 0.000_1, 0.001_5])
 
 
 async def test_what_cannot_be_a_key_costs_no_query(spell: Spell) -> None:
