@@ -4,13 +4,40 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 # `pytest` alone, unlike `python -m pytest`, does not put the repository on the path.
 ROOT = str(Path(__file__).resolve().parent.parent)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
+from tests.fixtures.soak import tell, totals  # noqa: E402 - found by the path above
+
+TOTALS = "llmspell_totals"
+
 pytest_plugins = [
     "llmspell.testing.plugin",
     "tests.fixtures.postgres",
 ]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add what a worker of a parallel run has done."""
+    tell(**getattr(node, "workeroutput", {}).get(TOTALS, {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what this worker of a parallel run has done."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[TOTALS] = dict(totals)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests that repeat have done: operations, questions, kills, and what was lost."""
+    if totals:
+        terminalreporter.section("what was tried")
+        for name, count in sorted(totals.items()):
+            terminalreporter.write_line(f"{name.replace('_', ' '):<32}{count:>12,}")

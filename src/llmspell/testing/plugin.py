@@ -87,7 +87,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         callspec = getattr(item, "callspec", None)
         if callspec is None or "backend" not in callspec.params or "contract" not in item.path.parts:
             continue
-        others = [str(value) for name, value in sorted(callspec.params.items()) if name != "backend"]
+        others = [ascii(value) for name, value in sorted(callspec.params.items()) if name != "backend"]
         name = "::".join([*item.nodeid.split("::")[:-1], getattr(item, "originalname", item.name)])
         item.user_properties.append((BACKEND, str(callspec.params["backend"])))
         item.user_properties.append((CASE, f"{name}[{'-'.join(others)}]" if others else name))

@@ -42,7 +42,8 @@ NOTHING = ArtifactStats(
     saved_by_deduplication_bytes=0,
     saved_by_compression_bytes=0,
 )
-UNKNOWN = f"{uuid4()}:0:{'a' * 64}"
+SOME_ID = "5f0c8a3e-3c1b-4a55-9d0e-0c6f3b9f2a10"
+UNKNOWN = f"{SOME_ID}:0:{'a' * 64}"
 
 
 def noise(size: int, seed: int = 0) -> bytes:
@@ -368,7 +369,7 @@ class ArtifactsContract:
             assert await storages.artifacts.get(put.id) == put
 
     @pytest.mark.parametrize(
-        "id", ["", "x", f"{uuid4()}", f"{uuid4()}:0", f"{uuid4()}:-1:{'a' * 64}", f"{uuid4()}:00:{'a' * 64}", 5, None]
+        "id", ["", "x", SOME_ID, f"{SOME_ID}:0", f"{SOME_ID}:-1:{'a' * 64}", f"{SOME_ID}:00:{'a' * 64}", 5, None]
     )
     async def test_what_is_no_id_is_refused(self, backend: Backend, id: Any) -> None:
         artifacts = (await open_tenant(backend)).artifacts
