@@ -204,8 +204,11 @@ class KvContract:
         ours, theirs = (await open_tenant(backend)).kv, (await open_tenant(backend)).kv
         await ours.set("k", b"ours")
         await theirs.set("k", b"theirs")
+        assert (await ours.get("k"), await theirs.get("k")) == (b"ours", b"theirs")
 
         assert await theirs.clear() == 1
+        assert await theirs.get("k") is None
+        assert not await theirs.exists("k")
         assert not await theirs.delete("k")
         assert await theirs.get_batch(["k"]) == {}
         assert await theirs.list_keys() == []

@@ -1,0 +1,322 @@
+"""Bugs to plant, one at a time: what each changes in the code, and the tests that must turn red.
+
+Each was seen in a public system, or made here once. A test file that protects a promise appears with the bug that it is for.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+GRAPH_INSTANTS = "r.valid_time_start <= :as_of AND r.valid_time_end > :as_of"
+
+
+class Edit(msgspec.Struct, frozen=True):
+    """One change of the text of a file below `llmspell`: every occurrence of `old`, and there must be one."""
+
+    file: str
+    old: str
+    new: str
+
+
+class Bug(msgspec.Struct, frozen=True, kw_only=True):
+    """A fault: `what` goes wrong, by which `edits`, and `caught_by` which tests."""
+
+    what: str
+    edits: tuple[Edit, ...]
+    caught_by: tuple[str, ...]
+    own_server: bool = False
+    """The tests start a server of their own, so they are not given that of the run."""
+
+
+def everywhere(file: str, old: str, new: str) -> tuple[Edit, ...]:
+    """The same change in the catalogues of both databases."""
+    return tuple(Edit(f"storage/{database}/{file}", old, new) for database in ("sqlite", "postgres"))
+
+
+BUGS: dict[str, Bug] = {
+    # --- tenants ------------------------------------------------------------------------------------------------------
+    "tenant_bound_to_the_session": Bug(
+        what="the tenant is set for the session and stays on the pooled connection",
+        edits=(
+            Edit(
+                "storage/postgres/link.py",
+                "set_config('app.current_tenant_id', $1, true)",
+                "set_config('app.current_tenant_id', $1, false)",
+            ),
+        ),
+        caught_by=("tests/tenancy/test_units_of_work.py::test_no_tenant_is_left_after_a_call",),
+    ),
+    "owner_not_forced": Bug(
+        what="row-level security is enabled and not forced, so the owner sees every tenant",
+        edits=(
+            Edit(
+                "storage/postgres/migrations/V001__initial_setup.sql",
+                "EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', target);",
+                "",
+            ),
+        ),
+        caught_by=("tests/migrations/test_postgres_isolation.py::test_the_owner_without_a_tenant_sees_no_row_either",),
+    ),
+    "read_without_tenant": Bug(
+        what="a query of a file forgets its tenant",
+        edits=(
+            Edit(
+                "storage/sqlite/queries/kv.sql",
+                "SELECT value FROM kv_store\nWHERE tenant_id = :tenant_id AND",
+                "SELECT value FROM kv_store\nWHERE (:tenant_id IS NOT NULL) AND",
+            ),
+        ),
+        caught_by=("tests/contract/test_kv.py::TestKv::test_another_tenant_sees_and_loses_nothing",),
+    ),
+    "delete_without_tenant": Bug(
+        what="clearing one tenant's keys clears everybody's (mem0#3928)",
+        edits=(
+            Edit(
+                "storage/sqlite/queries/kv.sql",
+                "DELETE FROM kv_store WHERE tenant_id = :tenant_id;",
+                "DELETE FROM kv_store WHERE :tenant_id IS NOT NULL;",
+            ),
+        ),
+        caught_by=("tests/contract/test_kv.py::TestKv::test_another_tenant_sees_and_loses_nothing",),
+    ),
+    "foreign_statistics": Bug(
+        what="the ranking by words counts the texts of all tenants",
+        edits=(
+            Edit(
+                "storage/sqlite/queries/postings.sql",
+                "SELECT coalesce(sum(documents), 0), coalesce(sum(terms), 0) FROM text_stats\nWHERE tenant_id = :tenant_id AND",
+                "SELECT coalesce(sum(documents), 0), coalesce(sum(terms), 0) FROM text_stats\nWHERE :tenant_id IS NOT NULL AND",
+            ),
+        ),
+        caught_by=(
+            "tests/contract/test_memories_search.py::TestMemoriesSearch::test_another_tenants_rows_never_change_a_score",
+        ),
+    ),
+    "cursor_of_another_tenant": Bug(
+        what="the signature of a cursor is not looked at",
+        edits=(
+            Edit("storage/contracts/pages.py", "if not hmac.compare_digest(", "if False and not hmac.compare_digest("),
+        ),
+        caught_by=(
+            "tests/contract/test_event_log.py::TestEventLog::test_a_cursor_belongs_to_its_tenant_and_its_query",
+        ),
+    ),
+    # --- time ---------------------------------------------------------------------------------------------------------
+    "interval_without_its_start": Bug(
+        what="a fact is not true at the very instant that it begins",
+        edits=everywhere(
+            "queries/graph.sql", GRAPH_INSTANTS, "r.valid_time_start < :as_of AND r.valid_time_end > :as_of"
+        ),
+        caught_by=("tests/contract/test_graph_questions.py", "tests/property/test_graph_model.py"),
+    ),
+    "interval_with_its_end": Bug(
+        what="a fact is still true at the instant that it ends",
+        edits=everywhere(
+            "queries/graph.sql", GRAPH_INSTANTS, "r.valid_time_start <= :as_of AND r.valid_time_end >= :as_of"
+        ),
+        caught_by=("tests/contract/test_graph_questions.py", "tests/property/test_graph_model.py"),
+    ),
+    "recorded_time_goes_back": Bug(
+        what="two changes are recorded at one instant, or in the wrong order, when the clock stands or goes back",
+        edits=(
+            Edit(
+                "storage/sqlite/queries/graph.sql",
+                "max(excluded.last_recorded, tenant_clocks.last_recorded + 1)",
+                "excluded.last_recorded",
+            ),
+            Edit(
+                "storage/postgres/queries/graph.sql",
+                "greatest(excluded.last_recorded, tenant_clocks.last_recorded + interval '1 microsecond')",
+                "excluded.last_recorded",
+            ),
+        ),
+        caught_by=(
+            "tests/contract/test_graph_changes.py::TestGraphChanges::test_a_transaction_whose_first_change_failed_still_has_one_instant",
+        ),
+    ),
+    "expired_key_is_read": Bug(
+        what="a key whose time has passed is still answered",
+        edits=everywhere(
+            "queries/kv.sql",
+            "AND key = :key AND (expires_at IS NULL OR expires_at > :now);\n\n-- name: set",
+            "AND key = :key AND (expires_at IS NULL OR expires_at > :now OR TRUE);\n\n-- name: set",
+        ),
+        caught_by=("tests/contract/test_kv.py::TestKv::test_an_expired_key_is_absent_before_it_is_deleted",),
+    ),
+    # --- durability ---------------------------------------------------------------------------------------------------
+    "acknowledged_before_the_commit": Bug(
+        what="a caller hears of success before the commit",
+        edits=(
+            Edit(
+                "storage/sqlite/writer.py",
+                "                done.append(job)\n                self._attempt(job)\n",
+                "                done.append(job)\n                self._attempt(job)\n"
+                "                self._finish([job])\n                self._deliver()\n                done.pop()\n",
+            ),
+        ),
+        caught_by=("tests/crash/test_sigkill.py",),
+    ),
+    "group_without_savepoints": Bug(
+        what="a write of several statements that fails in the middle leaves its first half in the group's commit",
+        edits=(
+            Edit("storage/sqlite/writer.py", 'control(connection, "SAVEPOINT job")', "pass"),
+            Edit("storage/sqlite/writer.py", 'control(connection, "RELEASE job")', "pass"),
+            Edit("storage/sqlite/writer.py", 'self._undo("ROLLBACK TO job")', "pass"),
+            Edit("storage/sqlite/writer.py", 'self._undo("RELEASE job")', "pass"),
+        ),
+        caught_by=("tests/unit/storage/sqlite/test_writer.py::test_a_failing_write_of_a_group_fails_alone",),
+    ),
+    "lost_answer_called_failure": Bug(
+        what="a commit whose answer was lost is said to have failed",
+        edits=(
+            Edit(
+                "storage/postgres/errors.py",
+                "    if commits:\n        return OutcomeUnknown(",
+                "    if False:\n        return OutcomeUnknown(",
+            ),
+        ),
+        caught_by=("tests/tenancy/test_units_of_work.py::test_a_commit_whose_answer_is_lost_is_of_unknown_outcome",),
+    ),
+    "key_recorded_without_its_answer": Bug(
+        what="a repeated call under its key has its effect again",
+        edits=(
+            Edit(
+                "storage/relational/idempotency.py",
+                "        if claimed:\n            return None",
+                "        if claimed or True:\n            return None",
+            ),
+        ),
+        caught_by=("tests/api/test_once.py::test_of_callers_with_one_key_one_has_the_effect_and_all_have_its_answer",),
+    ),
+    # --- counting and racing ------------------------------------------------------------------------------------------
+    "content_dropped_while_it_is_referred_to": Bug(
+        what="the content of a deleted artifact goes although another artifact has it",
+        edits=everywhere(
+            "queries/artifacts.sql",
+            "AND content_hash = :hash AND reference_count = 0;",
+            "AND content_hash = :hash;",
+        ),
+        caught_by=(
+            "tests/contract/test_artifacts.py::TestArtifactReferences::test_the_same_content_of_two_sessions_is_stored_once",
+        ),
+    ),
+    "content_not_verified": Bug(
+        what="the content of an artifact is served without a look at its hash",
+        edits=(
+            Edit(
+                "storage/content/outgoing.py",
+                "if not whole or self._hash.hexdigest() != self._head.content_hash:",
+                "if not whole:",
+            ),
+        ),
+        caught_by=("tests/crash/test_damaged_artifacts.py::test_a_flipped_bit_in_one_value_is_found_wherever_it_is",),
+    ),
+    "lease_without_fencing": Bug(
+        what="a worker whose lease was taken by another may still finish the job",
+        edits=everywhere(
+            "queries/jobs.sql",
+            "j.state = 'running' AND j.lease_id = :lease_id",
+            "j.state = 'running' AND (j.lease_id = :lease_id OR TRUE)",
+        ),
+        caught_by=("tests/contract/test_jobs.py::TestJobQueue::test_a_stale_worker_changes_nothing_and_is_told",),
+    ),
+    "updates_get_lost": Bug(
+        what="an artifact's expected revision is not compared",
+        edits=everywhere(
+            "queries/artifacts.sql", "OR a.revision = :expected_revision", "OR a.revision <= :expected_revision + 9"
+        ),
+        caught_by=(
+            "tests/contract/test_artifacts.py::TestArtifacts::test_an_update_at_another_revision_is_a_conflict_with_both",
+        ),
+    ),
+    "transaction_begins_deferred": Bug(
+        what="a transaction takes its lock at the first write, so that one who has read before is told that the file is busy",
+        edits=(Edit("storage/sqlite/writer.py", '"BEGIN IMMEDIATE"', '"BEGIN"'),),
+        caught_by=("tests/concurrency/test_processes.py",),
+    ),
+    "audit_chain_without_links": Bug(
+        what="an entry of the audit log does not follow the hash of the one before",
+        edits=(
+            Edit(
+                "storage/contracts/audit_checks.py",
+                "previous = entry_hash(link.tenant, entry, previous)",
+                "previous = entry_hash(link.tenant, entry, link.head.entry_hash)",
+            ),
+        ),
+        caught_by=("tests/tampering/test_audit_chain.py::test_an_edited_entry_is_found_at_every_position",),
+    ),
+    "connection_in_doubt_is_lent_again": Bug(
+        what="a connection that came back in the middle of a transaction serves the next caller",
+        edits=(Edit("storage/postgres/pool.py", "if self._closed or not link.idle or", "if self._closed or"),),
+        caught_by=("tests/tenancy/test_units_of_work.py",),
+    ),
+    # --- what guards the doors ----------------------------------------------------------------------------------------
+    "partition_without_policies": Bug(
+        what="a month of events that is made later has no row-level security of its own",
+        edits=(
+            Edit(
+                "storage/postgres/migrations/V011__event_log.sql",
+                "    PERFORM llmspell.apply_tenant_rls(format('llmspell.%I', partition_name)::regclass);",
+                "",
+            ),
+        ),
+        caught_by=("tests/migrations/test_postgres_isolation.py::test_a_partition_made_later_is_isolated_by_itself",),
+    ),
+    "small_tenant_starved": Bug(
+        what="an approximate search that met too few rows of a small tenant is taken for the whole answer (MemOS#2231)",
+        edits=(
+            Edit(
+                "storage/postgres/queries/nearest.sql",
+                "OFFSET (SELECT count(*) FROM near)\n  ) THEN 2.0::float8",
+                "OFFSET (SELECT count(*) FROM near)\n  ) THEN 1.0::float8",
+            ),
+        ),
+        caught_by=(
+            "tests/unit/storage/postgres/test_nearest.py::test_new_vectors_never_stand_in_for_nearer_ones_that_the_index_did_not_give",
+        ),
+    ),
+    ),
+    "secret_of_another_row_opens": Bug(
+        what="a sealed secret is not bound to its tenant and row",
+        edits=(Edit("security/keyring.py", "_associated(header, bound_to)", "_associated(header, ())"),),
+        caught_by=("tests/unit/security/test_keyring.py::test_bytes_of_another_row_or_tenant_never_open",),
+    ),
+    "any_text_of_a_key_is_accepted": Bug(
+        what="whoever knows the public part of an access key is let in",
+        edits=(Edit("security/access_keys.py", "if found is None or not same or", "if found is None or"),),
+        caught_by=("tests/api/test_access_keys.py::test_every_refusal_is_the_same_answer_after_the_same_work",),
+    ),
+    "cache_shared_by_tenants": Bug(
+        what="the cache of embeddings tells one tenant what another has embedded",
+        edits=(
+            Edit(
+                "providers/cache.py",
+                'return "t-" + hashlib.blake2b(tenant.encode(), digest_size=16).hexdigest()',
+                'return "t-" + hashlib.blake2b(b"", digest_size=16).hexdigest()',
+            ),
+        ),
+        caught_by=("tests/unit/providers/test_cache.py::test_a_tenants_entries_are_its_own_and_erased_with_it",),
+    ),
+    "secret_is_printed": Bug(
+        what="a secret shows itself when it is printed",
+        edits=(
+            Edit(
+                "_sections.py",
+                "    def __repr__(self) -> str:\n        return MASK",
+                "    def __repr__(self) -> str:\n        return self._text",
+            ),
+        ),
+        caught_by=("tests/api/test_no_secret_is_shown.py::test_of_a_thousand_marked_secrets_none_is_said",),
+    ),
+    "owner_may_serve": Bug(
+        what="a store opens as a role that row-level security does not bind",
+        edits=(
+            Edit(
+                "storage/postgres/roles.py",
+                'return "owns the tables, or is a member of the role that does" if facts.owns_tables else ""',
+                'return ""',
+            ),
+        ),
+        caught_by=("tests/unit/storage/postgres/test_backend.py::test_the_owner_is_refused",),
+    ),
+}
