@@ -246,9 +246,21 @@ BUGS: dict[str, Bug] = {
         caught_by=("tests/tampering/test_audit_chain.py::test_an_edited_entry_is_found_at_every_position",),
     ),
     "connection_in_doubt_is_lent_again": Bug(
-        what="a connection that came back in the middle of a transaction serves the next caller",
-        edits=(Edit("storage/postgres/pool.py", "if self._closed or not link.idle or", "if self._closed or"),),
-        caught_by=("tests/tenancy/test_units_of_work.py",),
+        what="a connection that came back in the middle of a transaction serves the next caller; three locks must fail for it",
+        edits=(
+            Edit(
+                "storage/postgres/executor.py",
+                "await link.exchange((bind_texts(ROLLBACK),), commits=False, name=ROLLBACK.label)",
+                "pass",
+            ),
+            Edit("storage/postgres/pool.py", "if self._closed or not link.idle or", "if self._closed or"),
+            Edit(
+                "storage/postgres/link.py",
+                "            return False\n        return self.idle",
+                "            return False\n        return True",
+            ),
+        ),
+        caught_by=("tests/tenancy/test_units_of_work.py::test_no_tenant_is_left_after_a_failing_transaction",),
     ),
     # --- what guards the doors ----------------------------------------------------------------------------------------
     "partition_without_policies": Bug(
@@ -274,7 +286,6 @@ BUGS: dict[str, Bug] = {
         caught_by=(
             "tests/unit/storage/postgres/test_nearest.py::test_new_vectors_never_stand_in_for_nearer_ones_that_the_index_did_not_give",
         ),
-    ),
     ),
     "secret_of_another_row_opens": Bug(
         what="a sealed secret is not bound to its tenant and row",
