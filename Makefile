@@ -3,9 +3,10 @@
 PYTHON_BIN := .venv/bin/python
 BACKEND ?= sqlite
 FILE ?=
+SHARE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: demo test check bench help again
+.PHONY: demo test soak check bench help again
 
 ifneq ($(shell cat .venv/.stamp 2>/dev/null),$(CURDIR))
 STALE := again
@@ -19,6 +20,9 @@ demo: .venv/.stamp ## Tell the story on a sample; BACKEND=memory|sqlite|postgres
 
 test: .venv/.stamp ## Run every test, on all three backends (PostgreSQL included)
 	$(PYTHON_BIN) -m pytest
+
+soak: .venv/.stamp ## What repeats, at its long size (a night); SHARE=0.01 takes a hundredth. Prints what was tried and lost
+	SOAK=$(SHARE) $(PYTHON_BIN) -m pytest -q tests/property tests/tenancy tests/concurrency tests/crash tests/planted
 
 check: .venv/.stamp ## Lint, check the formatting, the types and the layers
 	$(PYTHON_BIN) -m ruff check .

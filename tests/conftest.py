@@ -13,7 +13,7 @@ ROOT = str(Path(__file__).resolve().parent.parent)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from tests.fixtures.soak import tell, totals  # noqa: E402 - found by the path above
+from tests.fixtures.soak import SOAK, tell, totals  # noqa: E402 - found by the path above
 
 TOTALS = "llmspell_totals"
 
@@ -21,6 +21,13 @@ pytest_plugins = [
     "llmspell.testing.plugin",
     "tests.fixtures.postgres",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A long run takes as long as it takes: limits are for the size of continuous integration."""
+    if SOAK:
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0), append=False)
 
 
 @pytest.hookimpl(optionalhook=True)
