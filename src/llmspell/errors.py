@@ -71,12 +71,13 @@ if TYPE_CHECKING:
     Outcome: TypeAlias = Literal["failed", "unknown"]
 
 SHOWN_CHARACTERS = 80
+PATH_CHARACTERS = 1_024
 
 
-def shown(value: object) -> str:
+def shown(value: object, characters: int = SHOWN_CHARACTERS) -> str:
     """Return `repr(value)`, shortened so that an error text stays one readable line."""
-    text = repr(value[:SHOWN_CHARACTERS] if isinstance(value, (str, bytes)) else value)
-    return text if len(text) <= SHOWN_CHARACTERS + 3 else text[:SHOWN_CHARACTERS] + "…"
+    text = repr(value[:characters] if isinstance(value, (str, bytes)) else value)
+    return text if len(text) <= characters + 3 else text[:characters] + "…"
 
 
 class LlmspellError(Exception):
@@ -95,7 +96,11 @@ class LlmspellError(Exception):
         super().__init__(self.detail)
 
     def __str__(self) -> str:
-        named = ", ".join(f"{name}={shown(value)}" for name, value in self.fields.items())
+        # The end of a path is what tells it from others.
+        limits = {"path": PATH_CHARACTERS}
+        named = ", ".join(
+            f"{name}={shown(value, limits.get(name, SHOWN_CHARACTERS))}" for name, value in self.fields.items()
+        )
         return self.detail + (f" ({named})" if named else "") + (f" {self.hint}" if self.hint else "")
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -231,11 +231,16 @@ async def test_a_url_of_a_file_with_too_few_slashes_is_answered_with_the_right_o
 
 
 async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
-    file = tmp_path / "letter.txt"
+    folder = tmp_path / ("deep" * 40)
+    folder.mkdir()
+    file = folder / "letter.txt"
     file.write_text("Dear Ada, " * 1_000)
     before = file.read_bytes()
 
-    assert type(await refused(f"sqlite:///{file}")) is NotADatabase
+    error = await refused(f"sqlite:///{file}")
+
+    assert type(error) is NotADatabase
+    assert str(file) in str(error)
     assert file.read_bytes() == before
 
 
