@@ -230,3 +230,19 @@ def test_every_row_of_the_storages_is_on_the_acceptance_page_with_what_proves_it
     assert sorted(row for row, _ in rows) == sorted(expected)
     assert [row for row, proofs in rows if not proofs.strip()] == ["EVT-12", "EVT-13"]
     assert not lost, complaint("Name the file that proves it now.", lost)
+
+
+def test_every_invariant_names_tests_that_exist() -> None:
+    """Also in the pages that tell of isolation and of durability."""
+    lost, pages = [], ("invariants", "isolation", "durability")
+    for page in pages:
+        text = (DOCS / f"explanation/{page}.md").read_text("utf-8")
+        for file, test in re.findall(r"`(?:tests/)?([\w/]+\.py)::(\w+)", text):
+            path = ROOT / "tests" / file
+            if not path.is_file() or not re.search(rf"def {test}\(", path.read_text("utf-8")):
+                lost.append(f"{page}.md: {file}::{test}")
+    rows = re.findall(r"^\| (\d+) \|([^|]+)\|([^|]+)\|$", (DOCS / "explanation/invariants.md").read_text("utf-8"), re.MULTILINE)
+
+    assert [int(number) for number, _, _ in rows] == list(range(1, 16))
+    assert [number for number, _, proofs in rows if "::test_" not in proofs] == ["9", "11", "12"]
+    assert not lost, complaint("Name the test that proves it now.", lost)

@@ -20,7 +20,7 @@ from llmspell.storage.postgres.backend import PostgresBackend, open_postgres
 from llmspell.storage.relational.vectors import free_space
 from llmspell.tenant import TenantId
 
-pytest.importorskip("psycopg")
+psycopg = pytest.importorskip("psycopg")
 
 if TYPE_CHECKING:
     from tests.fixtures.postgres import PostgresDatabase
@@ -112,6 +112,27 @@ async def test_a_promoted_space_among_larger_tenants_still_gives_all_matching_ro
         await backend.promote(tenant, free_space(384), dimension=384)
     hits = await backend.storages(small).vectors.search(center, limit=10)
     assert [hit.id for hit in hits] == exact(far, center, ids, 10)
+
+
+async def test_an_index_that_was_dropped_is_not_missed_and_can_be_built_again(
+    postgres_database: PostgresDatabase,
+) -> None:
+    data = some_vectors(80, 384, seed=8)
+    where = "indexname = 'idx_vector_384_hnsw'"
+    backend = await open_postgres(postgres_database.app_url, pool_size=2)
+    tenant = await fresh_tenant(backend)
+    storage = backend.storages(tenant).vectors
+    ids = await storage.insert([VectorEntry(embedding=row) for row in data])
+    await backend.promote(tenant, free_space(384), dimension=384)
+    answers = [[hit.id for hit in await storage.search(data[3], limit=20)]]
+    with psycopg.connect(postgres_database.admin_url, autocommit=True) as owner:
+        found = owner.execute(f"SELECT indexdef FROM pg_indexes WHERE {where}".encode()).fetchall()
+        for statement in ("DROP INDEX llmspell.idx_vector_384_hnsw", found[0][0]):
+            owner.execute(statement.encode())
+            answers.append([hit.id for hit in await storage.search(data[3], limit=20)])
+    await backend.close()
+
+    assert answers == [exact(data, data[3], ids, 20)] * 3
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e5])
