@@ -13,4 +13,5 @@ if ROOT not in sys.path:
 pytest_plugins = [
     "llmspell.testing.plugin",
     "tests.fixtures.postgres",
+    "tests.fixtures.pgbouncer",
 ]

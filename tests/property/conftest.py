@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fixtures.backends import BACKENDS, open_for_test
+from tests.fixtures.backends import BACKENDS, DISTINCT, open_for_test
 
 from llmspell.clock import ManualClock
 from llmspell.storage.contracts.backend import Backend
@@ -31,7 +31,8 @@ def stores(
     request: pytest.FixtureRequest, loop: asyncio.Runner, clock: ManualClock, tmp_path: Path
 ) -> Iterator[dict[str, Backend]]:
     """Every store, by name."""
-    opened = {name: loop.run(open_for_test(name, request, clock=clock, folder=tmp_path)) for name in BACKENDS}
+    names = [name for name in BACKENDS if name in DISTINCT]
+    opened = {name: loop.run(open_for_test(name, request, clock=clock, folder=tmp_path)) for name in names}
     yield opened
     for backend in opened.values():
         loop.run(backend.close())
