@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fixtures.backends import BACKENDS, DISTINCT, open_for_test
+from tests.fixtures.backends import COMPARED, open_for_test
 
 from llmspell.clock import ManualClock
 from llmspell.storage.contracts.backend import Backend
@@ -31,8 +31,7 @@ def stores(
     request: pytest.FixtureRequest, loop: asyncio.Runner, clock: ManualClock, tmp_path: Path
 ) -> Iterator[dict[str, Backend]]:
     """Every store, by name."""
-    names = [name for name in BACKENDS if name in DISTINCT]
-    opened = {name: loop.run(open_for_test(name, request, clock=clock, folder=tmp_path)) for name in names}
+    opened = {name: loop.run(open_for_test(name, request, clock=clock, folder=tmp_path)) for name in COMPARED}
     yield opened
     for backend in opened.values():
         loop.run(backend.close())
