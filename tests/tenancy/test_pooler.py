@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 from tests.fixtures.pgbouncer import PgBouncer, running_pgbouncer
-from tests.fixtures.stores import fresh_tenants, opened
 
 from llmspell.clock import SystemClock
 from llmspell.errors import Conflict, LlmspellError, OutcomeUnknown, Unavailable
@@ -20,11 +18,13 @@ from llmspell.storage.postgres.roles import require_suitable
 from llmspell.storage.relational.catalog import parse
 from llmspell.tenant import TenantId
 
-psycopg = pytest.importorskip("psycopg")
+pytest.importorskip("psycopg")
+
+import psycopg
+from tests.tenancy.answer_losing_relay import Relay, relayed
 
 from llmspell.storage.postgres.address import read_url
 from llmspell.storage.postgres.database import Connector, Database
-from tests.tenancy.answer_losing_relay import Relay, relayed
 
 if TYPE_CHECKING:
     from tests.fixtures.postgres import PostgresDatabase, PostgresServer
@@ -160,9 +160,7 @@ async def test_a_store_that_was_not_told_of_the_pooler_runs_no_statement_of_anot
 
 
 @asynccontextmanager
-async def behind_a_relay(
-    server: PostgresServer, database: PostgresDatabase
-) -> AsyncIterator[tuple[Relay, Database]]:
+async def behind_a_relay(server: PostgresServer, database: PostgresDatabase) -> AsyncIterator[tuple[Relay, Database]]:
     async with relayed(database.app_url) as relay:
         # In a thread: the pooler is asked, while it starts, through this very loop's relay.
         running = running_pgbouncer(server, connections=2, through=relay.folder)
@@ -194,7 +192,10 @@ async def test_a_commit_whose_answer_is_lost_behind_the_pooler_is_of_unknown_out
     form: str, postgres_cluster: PostgresServer, postgres_shared_database: PostgresDatabase
 ) -> None:
     tenant = fresh_tenant()
-    async with behind_a_relay(postgres_cluster, postgres_shared_database) as (relay, database), asyncio.timeout(LIMIT_S):
+    async with (
+        behind_a_relay(postgres_cluster, postgres_shared_database) as (relay, database),
+        asyncio.timeout(LIMIT_S),
+    ):
         unit = database.unit(tenant)
         await unit.execute(QUERIES["insert"], key="before")
 
@@ -248,7 +249,10 @@ async def test_a_write_that_got_no_server_connection_in_time_did_not_happen(
 async def test_a_read_whose_server_is_lost_behind_the_pooler_may_be_repeated(
     postgres_cluster: PostgresServer, postgres_shared_database: PostgresDatabase
 ) -> None:
-    async with behind_a_relay(postgres_cluster, postgres_shared_database) as (relay, database), asyncio.timeout(LIMIT_S):
+    async with (
+        behind_a_relay(postgres_cluster, postgres_shared_database) as (relay, database),
+        asyncio.timeout(LIMIT_S),
+    ):
         unit = database.unit(fresh_tenant())
         await unit.value(QUERIES["mine"])
         relay.losing = True

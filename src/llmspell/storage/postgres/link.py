@@ -6,8 +6,8 @@ transaction, so nothing is left on the connection. Measured on a local socket: t
 driver's own cursor takes for the statement alone.
 
 Rule 1: one exchange at a time; whoever holds the connection sees to that.
-Rule 2: statements are prepared on their second use: most filtered texts are used once. Their names are this connection's alone: behind
-a pooler that nobody told us of, another client's statement is then never taken for ours.
+Rule 2: statements are prepared on their second use: most filtered texts are used once. Their names are this connection's alone:
+behind a pooler that nobody told us of, another client's statement is then never taken for ours.
 Rule 3: after anything unforeseen the connection is closed: a connection in doubt never serves another unit of work.
 """
 
