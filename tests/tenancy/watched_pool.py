@@ -1,8 +1,8 @@
 """Watches the pool of a real store: which request has which connection, and what every connection shows when it comes back.
 
     with watching(spell, monkeypatch) as pool:
-        request = Request()
-        task = asyncio.create_task(pool.run(request, work))
+        await Round(requests, pool).run(range(1_000))
+        await pool.settle()
 
 A connection that comes back idle is asked, before anybody else can have it, what it shows to somebody without a tenant. One that
 comes back otherwise goes to the pool as it is, which must drop it.
@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from psycopg import pq
+from tests.tenancy.random_requests import Request
 
 from llmspell.spell import Spell
 from llmspell.storage.postgres.link import Link
@@ -36,19 +37,6 @@ PROBE = (
     b" (SELECT count(*) FROM llmspell.sessions), (SELECT count(*) FROM llmspell.vector_embeddings_384)"
 )
 NOTHING = ("", 0, 0, 0, 0, 0, 0)
-
-
-class Request:
-    """What is known of one request while it runs."""
-
-    def __init__(self) -> None:
-        self.link: Link | None = None
-        self.exchanges = 0
-        self.probes = 0
-
-    def in_flight(self) -> bool:
-        """Whether the server has been sent something that it has not answered."""
-        return self.link is not None and self.link._pgconn.transaction_status == pq.TransactionStatus.ACTIVE
 
 
 class WatchedPool:
@@ -72,41 +60,39 @@ class WatchedPool:
         while self._probing:
             await asyncio.gather(*self._probing)
 
-    async def probe_one(self) -> None:
-        """Ask whichever connection is free: for a request that had none."""
-        link = await self._acquire()
-        await self._ask(link, None)
+    async def probe(self, request: Request) -> None:
+        """Ask whichever connection is free, behind a request that had none; those that were used have been asked."""
+        if not request.exchanges:
+            await self._ask(await self._acquire())
 
     async def acquire(self) -> Link:
         """Lend a connection, and note to whom."""
         link = await self._acquire()
         request = self.current.get()
         if request is not None:
-            request.link = link
+            request.waits = lambda: link._pgconn.transaction_status == pq.TransactionStatus.ACTIVE
         return link
 
     def release(self, link: Link) -> None:
         """Take a connection back, by way of the probe."""
         request = self.current.get()
         if request is not None:
-            request.link = None
+            request.waits = lambda: False
         if not link.idle:
             self.dropped += 1
             self._release(link)
             return
-        task = asyncio.create_task(self._ask(link, request))
+        task = asyncio.create_task(self._ask(link))
         self._probing.add(task)
         task.add_done_callback(self._probing.discard)
 
-    async def _ask(self, link: Link, request: Request | None) -> None:
+    async def _ask(self, link: Link) -> None:
         try:
             cursor = await link._connection.execute(PROBE, prepare=False)
             row = await cursor.fetchone()
         finally:
             self._release(link)
         self.seen[tuple(row or ())] += 1
-        if request is not None:
-            request.probes += 1
 
 
 @contextmanager
