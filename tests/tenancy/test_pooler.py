@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -154,6 +156,24 @@ async def test_a_store_that_was_not_told_of_the_pooler_runs_no_statement_of_anot
     assert wrong == []
     assert errors, "nothing was prepared, so nothing was tried"
     assert all(isinstance(one, Conflict) and 'pooler = "transaction"' in str(one) for one in errors), errors
+
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs/how-to/run-behind-pgbouncer.md"
+OF_THE_PLACE = ("listen_", "auth_", "client_tls_", "server_tls_")
+"""Settings of the guide that name an address, a file or a certificate of its example."""
+
+
+async def test_the_settings_of_the_guide_are_understood_and_serve(
+    postgres_cluster: PostgresServer, postgres_shared_database: PostgresDatabase
+) -> None:
+    (block,) = re.findall(r"```ini\n.*?\[pgbouncer\]\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line for line in block.splitlines() if line and not line.startswith(OF_THE_PLACE)]
+    assert "pool_mode = transaction" in lines
+
+    with running_pgbouncer(postgres_cluster, connections=2, more="\n".join([*lines, ""])) as pooler:
+        async with pooled_database(pooler.pooled(postgres_shared_database.app_url)) as database:
+            await database.unit(fresh_tenant()).execute(QUERIES["insert"], key="k")
+        assert "ERROR" not in pooler.log()
 
 
 # --- the server is lost behind it ---------------------------------------------------------------------------------------
