@@ -20,6 +20,7 @@ TOTALS = "llmspell_totals"
 pytest_plugins = [
     "llmspell.testing.plugin",
     "tests.fixtures.postgres",
+    "tests.fixtures.pgbouncer",
 ]
 
 

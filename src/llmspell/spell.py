@@ -400,7 +400,7 @@ class Tenant(Concerns, Keys):
         """Run `work(tx)` in a transaction, again from the beginning while another one was first, and return what it returns.
 
         `work` may run several times, so it does nothing but use `tx` and compute. There are at most `attempts` tries (default:
-        the settings', 10), with a random pause of up to 0.5 s before each but the first.
+        the settings', 100), with a random pause of up to 0.5 s before each but the first.
 
         With an `idempotency_key` it has its effect at most once, whoever calls with that key: the result is recorded with it for
         a day and returned to every later call, as the type that `work` is annotated to return (plain data without an

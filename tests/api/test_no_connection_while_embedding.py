@@ -52,7 +52,7 @@ CALLS: dict[str, Callable[[Tenant, UUID], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("backend", DATABASES)
+@pytest.mark.parametrize("backend", [*DATABASES, "pgbouncer"])
 async def test_keys_are_served_while_four_times_as_many_callers_as_connections_wait_for_the_embedder(
     backend: str, call: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

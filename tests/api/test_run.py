@@ -21,6 +21,7 @@ from llmspell.errors import (
     TransactionError,
     TransactionTimeout,
     Unavailable,
+    VersionConflict,
 )
 from llmspell.providers.hashing import HashingEmbedder
 from llmspell.retries import PAUSE_MAX_S, pauses
@@ -110,7 +111,7 @@ async def test_tries_are_bounded_and_the_last_conflict_is_told(acme: Tenant) -> 
     assert len(tries) == 4
 
 
-@pytest.mark.parametrize("error", [AlreadyExists, ValueError, TransactionTimeout])
+@pytest.mark.parametrize("error", [AlreadyExists, VersionConflict, ValueError, TransactionTimeout])
 async def test_what_a_repetition_cannot_help_is_raised_at_once(acme: Tenant, error: type[Exception]) -> None:
     tries = []
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fixtures.backends import BACKENDS, open_for_test
+from tests.fixtures.backends import COMPARED, open_for_test
 
 from llmspell.clock import ManualClock
 from llmspell.storage.contracts.backend import Backend
@@ -31,7 +31,7 @@ def stores(
     request: pytest.FixtureRequest, loop: asyncio.Runner, clock: ManualClock, tmp_path: Path
 ) -> Iterator[dict[str, Backend]]:
     """Every store, by name."""
-    opened = {name: loop.run(open_for_test(name, request, clock=clock, folder=tmp_path)) for name in BACKENDS}
+    opened = {name: loop.run(open_for_test(name, request, clock=clock, folder=tmp_path)) for name in COMPARED}
     yield opened
     for backend in opened.values():
         loop.run(backend.close())

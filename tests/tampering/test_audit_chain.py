@@ -16,7 +16,7 @@ import apsw
 import psycopg
 import pytest
 from msgspec.structs import replace
-from tests.fixtures.backends import ALL, open_for_test
+from tests.fixtures.backends import DISTINCT, open_for_test
 
 from llmspell.clock import ManualClock
 from llmspell.storage.contracts.audit import Audit, AuditHead, AuditVerification, NewAuditEntry
@@ -204,7 +204,7 @@ class Case:
             self.intruder.restore()
 
 
-@pytest.fixture(params=ALL)
+@pytest.fixture(params=DISTINCT)
 async def case(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Case]:
     clock = ManualClock()
     backend = await open_for_test(request.param, request, clock=clock, folder=tmp_path)

@@ -9,7 +9,7 @@ from typing import cast
 import apsw
 import psycopg
 import pytest
-from tests.fixtures.backends import ALL, open_for_test, with_operator
+from tests.fixtures.backends import ALL, on_server, open_for_test
 from tests.fixtures.postgres import PostgresDatabase
 
 from llmspell.clock import ManualClock
@@ -47,15 +47,14 @@ async def broken(
 ) -> AsyncIterator[Backend]:
     """A store with a tenant, in which no audit entry can be written any more."""
     clock = ManualClock()
-    if request.param == "postgres":
+    if request.param in ("postgres", "pgbouncer"):
         database: PostgresDatabase = request.getfixturevalue("postgres_database")
-        backend = await open_backend(
-            database.app_url, settings=with_operator(database.operator_url), clock=clock, ids=IdSource(clock)
-        )
+        url, settings = on_server(request.param, database, request)
+        backend = await open_backend(url, settings=settings, clock=clock, ids=IdSource(clock))
     else:
         backend = await open_for_test(request.param, request, clock=clock, folder=tmp_path)
     await backend.tenants.create(TENANT)
-    if request.param == "postgres":
+    if request.param in ("postgres", "pgbouncer"):
         with psycopg.connect(database.superuser_url) as superuser:
             superuser.execute(SERVER_TRIGGER.encode())
     elif request.param == "sqlite":

@@ -1,4 +1,4 @@
-"""Units of work on a real server, as `llmspell_app`: what is committed, what is left behind, what an answer is worth."""
+"""Units of work on a server, as `llmspell_app`, also behind a pooler: what is committed, what stays, what an answer is worth."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from tests.fixtures.stores import SERVERS
 
 from llmspell.clock import ManualClock, SystemClock
 from llmspell.errors import (
@@ -101,8 +102,8 @@ def fresh_tenant() -> TenantId:
 
 
 @asynccontextmanager
-async def opened(url: str, *, clock: Any = None, **settings: Any) -> AsyncIterator[Database]:
-    connect = Connector(read_url(url), statement_cache_size=100, require=require_suitable)
+async def opened(url: str, *, clock: Any = None, cached: int = 100, **settings: Any) -> AsyncIterator[Database]:
+    connect = Connector(read_url(url), statement_cache_size=cached, require=require_suitable)
     database = Database(connect, PoolSettings(**settings), clock=clock or SystemClock())
     try:
         yield database
@@ -110,9 +111,14 @@ async def opened(url: str, *, clock: Any = None, **settings: Any) -> AsyncIterat
         database.pool.close()
 
 
-@pytest.fixture
-async def database(postgres_shared_database: PostgresDatabase) -> AsyncIterator[Database]:
-    async with opened(postgres_shared_database.app_url, size=4, timeout_s=10) as found:
+@pytest.fixture(params=SERVERS)
+async def database(
+    request: pytest.FixtureRequest, postgres_shared_database: PostgresDatabase
+) -> AsyncIterator[Database]:
+    url, cached = postgres_shared_database.app_url, 100
+    if request.param == "pgbouncer":
+        url, cached = request.getfixturevalue("pgbouncer").pooled(url), 0
+    async with opened(url, size=4, timeout_s=10, cached=cached) as found:
         yield found
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from tests.fixtures.stores import SERVERS
 
 from llmspell.clock import SystemClock
 from llmspell.storage.postgres.pool import PoolSettings
@@ -41,9 +42,14 @@ SELECT count(*) FROM llmspell.kv_store;
 )
 
 
-@pytest.fixture
-async def database(postgres_shared_database: PostgresDatabase) -> AsyncIterator[Database]:
-    connect = Connector(read_url(postgres_shared_database.app_url), statement_cache_size=100, require=require_suitable)
+@pytest.fixture(params=SERVERS)
+async def database(
+    request: pytest.FixtureRequest, postgres_shared_database: PostgresDatabase
+) -> AsyncIterator[Database]:
+    url, cached = postgres_shared_database.app_url, 100
+    if request.param == "pgbouncer":
+        url, cached = request.getfixturevalue("pgbouncer").pooled(url), 0
+    connect = Connector(read_url(url), statement_cache_size=cached, require=require_suitable)
     found = Database(connect, PoolSettings(size=1, timeout_s=20), clock=SystemClock())
     yield found
     found.pool.close()

@@ -9,7 +9,7 @@ import apsw
 import psycopg
 import pytest
 from msgspec.structs import replace
-from tests.fixtures.backends import BACKENDS, open_for_test
+from tests.fixtures.backends import COMPARED, open_for_test
 
 from llmspell.clock import ManualClock
 from llmspell.errors import CorruptStore
@@ -23,7 +23,7 @@ Tamper = Callable[[TenantId, str], Awaitable[None]]
 """Replaces the data of the agent "victim" by this JSON, and leaves everything else as it is."""
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=COMPARED)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Backend, Tamper]]:
     backend = await open_for_test(request.param, request, clock=ManualClock(), folder=tmp_path)
 

@@ -39,6 +39,8 @@ _RETRYABLE = {
 _TIMEOUTS = frozenset({"25P03", "25P04"})
 _CONSTRAINTS = frozenset({"23000", "23001", "23502", "23503", "23514", "23P01"})
 _UNAVAILABLE_CLASSES = ("08", "57P", "53")
+_NEVER_FORWARDED = ("query_wait_timeout", "cannot connect", "login has been failing", "client_login_timeout")
+"""What PgBouncer says to a client that got no server connection at all."""
 # A failed connection carries no SQLSTATE, only the server's words; these are in English unless its administrator chose otherwise.
 _REFUSALS = (
     "authentication failed",
@@ -63,6 +65,15 @@ class Failure(msgspec.Struct, frozen=True):
     def stale_plan(self) -> bool:
         """Whether a prepared statement no longer fits: the schema changed, or a pooler switched the server."""
         return self.sqlstate == "26000" or (self.sqlstate == "0A000" and self.function in STALE_PLAN_FUNCTIONS)
+
+    @property
+    def lost_behind_pooler(self) -> bool:
+        """Whether a pooler lost the server after it had passed something on.
+
+        It says so in place of the first answer that it did not get, which may be that of a statement whose transaction has
+        committed: unlike an error of the server, it does not tell where the work stopped.
+        """
+        return self.sqlstate.startswith("08") and not any(sign in self.message for sign in _NEVER_FORWARDED)
 
 
 def require_driver() -> None:

@@ -6,13 +6,15 @@ transaction, so nothing is left on the connection. Measured on a local socket: t
 driver's own cursor takes for the statement alone.
 
 Rule 1: one exchange at a time; whoever holds the connection sees to that.
-Rule 2: statements are prepared on their second use: most filtered texts are used once.
+Rule 2: statements are prepared on their second use: most filtered texts are used once. Their names are this connection's alone:
+behind a pooler that nobody told us of, another client's statement is then never taken for ours.
 Rule 3: after anything unforeseen the connection is closed: a connection in doubt never serves another unit of work.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Sequence
@@ -69,6 +71,7 @@ class Link:
         self._prepared: OrderedDict[bytes, bytes] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._names = 0
+        self._own = secrets.token_hex(6).encode()
         self.opened_at = time.monotonic()
         self.released_at = self.opened_at
 
@@ -135,7 +138,7 @@ class Link:
         if started:
             observe.notify_round_trip(name)
         if state.failed is not None:
-            raise self._failed(read_failure(state.failed[1]), query=name)
+            raise self._failed(read_failure(state.failed[1]), commits=commits, query=name)
         return state.results
 
     def rows(self, result: PGresult) -> list[Row]:
@@ -143,9 +146,12 @@ class Link:
         self._transformer.set_pgresult(result)
         return self._transformer.load_rows(0, result.ntuples, tuple)
 
-    def _failed(self, failure: Failure, *, query: str) -> LlmspellError:
+    def _failed(self, failure: Failure, *, commits: bool, query: str) -> LlmspellError:
         if failure.stale_plan:
             self.close()
+        if failure.lost_behind_pooler:
+            self.close()
+            return connection_lost(query=query, commits=commits, message=failure.message)
         return translate(failure, query=query)
 
     def _lost(self, state: _Exchange, exc: Exception, *, commits: bool, name: str) -> LlmspellError:
@@ -154,6 +160,8 @@ class Link:
             return connection_lost(query=name, commits=commits and state.sync_sent, message=str(exc))
         position, result = state.failed
         failure = read_failure(result)
+        if failure.lost_behind_pooler:
+            return connection_lost(query=name, commits=commits and state.sync_sent, message=failure.message)
         # An error of a statement means that its transaction did not commit. But the server may also be stopped after the
         # commit and before it says so: then the error stands where the answer to the Sync should be.
         commit_at = state.sent if state.commit_at is None else state.commit_at
@@ -193,7 +201,7 @@ class Link:
         name = self._prepared.get(command.sql)
         if name is None and not command.planned_anew and self._to_prepare(command.sql):
             self._names += 1
-            name = b"s%d" % self._names
+            name = b"s%d_%s" % (self._names, self._own)
             pgconn.send_prepare(name, command.sql, command.types)
             self._prepared[command.sql] = name
             expected.append((bound, name))
