@@ -17,7 +17,7 @@ import msgspec
 from tests.crash.writer import TENANT
 from tests.crash.writes import KINDS, NAMES, Call, key_of, kind_of
 
-from llmspell.spell import Spell
+from llmspell.spell import Spell, Tenant
 
 LEAD_MAX = 6
 """Writes that a life has acknowledged, at most, before the one that it is to die in."""
@@ -157,9 +157,8 @@ class Sums(msgspec.Struct, frozen=True):
     artifacts: int
 
 
-async def verify(spell: Spell) -> Sums:
-    """Verify the audit chain, every state by its checksum and every content by its hash."""
-    tenant = spell.tenant(TENANT)
+async def verify(tenant: Tenant) -> Sums:
+    """Verify a tenant's audit chain, every state by its checksum and every content by its hash."""
     chain = await tenant.audit.verify()
     assert chain.intact, chain
     states = await tenant.agent_state.verify()

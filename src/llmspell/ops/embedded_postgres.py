@@ -124,14 +124,15 @@ class EmbeddedCluster:
 
     @classmethod
     @contextmanager
-    def temporary(cls) -> Iterator[Self]:
+    def temporary(cls, *, durable: bool = False) -> Iterator[Self]:
         """Run a cluster that ends, with its data, when the block ends or when this process dies, even by SIGKILL.
 
-        A small watchdog process waits on a pipe that only this process holds. It is not durable (see `__init__`).
+        A small watchdog process waits on a pipe that only this process holds. It is `durable` (see `__init__`) when its server is
+        to be killed on purpose.
         A child that this process forks without exec shares the pipe, and so keeps the cluster until it ends too.
         """
         root = _temporary_folder()
-        cluster = cls(root / "cluster", durable=False)
+        cluster = cls(root / "cluster", durable=durable)
         watchdog = cluster._start_watchdog(root)
         try:
             cluster.start()
