@@ -161,6 +161,11 @@ class Ledger:
         assert isinstance(error, (Unavailable, OutcomeUnknown, Conflict)), repr(error)
         self.errors[type(error).__name__] += 1
 
+    def judge(self, kind: str, call: Call, error: LlmspellError, *, happened: bool) -> None:
+        """What is said to have failed has not happened."""
+        assert error.outcome == "unknown" or not happened, f"{kind} {call.name} is there although it failed: {error!r}"
+        self.unknown_that_had_happened += happened
+
 
 class Crowd:
     """Callers that write through one store, whatever becomes of its server."""
@@ -201,10 +206,7 @@ class Crowd:
             self.ledger.note(error)
             await self.up.wait()
             happened = await self._whole(kind, call)
-            if error.outcome == "unknown":
-                self.ledger.unknown_that_had_happened += happened
-            else:
-                assert not happened, f"{kind} {call.name} is there although it failed: {error!r}"
+            self.ledger.judge(kind, call, error, happened=happened)
             if call.key is None:
                 (self.ledger.unknown if error.outcome == "unknown" else self.ledger.failed).append((kind, call))
                 return
@@ -238,7 +240,9 @@ class Crowd:
                 await asyncio.sleep(0)
 
 
-async def freeze_one_inside_of_a_write(superuser: psycopg.AsyncConnection[tuple[Any, ...]], choose: random.Random) -> int:
+async def freeze_one_inside_of_a_write(
+    superuser: psycopg.AsyncConnection[tuple[Any, ...]], choose: random.Random
+) -> int:
     """Stop a backend, and prove that it stands inside of a writing transaction: it is looked at when it cannot move any more."""
     async with asyncio.timeout(LIMIT_S):
         while True:
@@ -264,6 +268,13 @@ async def stands_inside(superuser: psycopg.AsyncConnection[tuple[Any, ...]], pid
     return await look.result().fetchone() is not None
 
 
+async def until_it_breaks(connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
+    """Use a connection until the server has ended its session."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            await connection.execute("SELECT 1")
+
+
 async def kill_a_backend(server: Server, crowd: Crowd, choose: random.Random) -> None:
     """Kill a backend inside of a write; PostgreSQL ends all others, recovers, and takes connections again."""
     async with await server.connect() as superuser:
@@ -271,9 +282,7 @@ async def kill_a_backend(server: Server, crowd: Crowd, choose: random.Random) ->
         crowd.up.clear()
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(psycopg.OperationalError):
-            async with asyncio.timeout(LIMIT_S):
-                while True:  # this session ends too
-                    await superuser.execute("SELECT 1")
+            await until_it_breaks(superuser)
     await (await server.connect()).close()
     crowd.up.set()
 
@@ -282,12 +291,14 @@ async def kill_the_postmaster(server: Server, crowd: Crowd, choose: random.Rando
     """Kill the postmaster while a backend stands inside of a write, and start the server again as an operator would."""
     postmaster = server.cluster.status().pid
     assert postmaster is not None
+    assert server.cluster._server is not None
     async with await server.connect() as superuser:
         pid = await freeze_one_inside_of_a_write(superuser, choose)
         crowd.up.clear()
         os.kill(postmaster, signal.SIGKILL)
         os.kill(pid, signal.SIGCONT)
-    assert await asyncio.to_thread(server.cluster.start)
+    await asyncio.to_thread(server.cluster._server.wait, LIMIT_S)
+    assert await asyncio.to_thread(server.cluster.start), "it was not dead"
     assert server.cluster.status().pid != postmaster
     crowd.up.set()
 

@@ -62,7 +62,7 @@ async def kill_and_look(path: Path, kills: int, choose: random.Random) -> None:
         assert repeated >= kills // 3, "too few calls were sent again under their key"
         await repeat_some_acknowledged(spell, lives)
         sums = await verify(spell.tenant(TENANT))
-        assert sums.audit_entries and sums.agent_states and sums.artifacts
+        assert min(sums.audit_entries, sums.agent_states, sums.artifacts) > 0
     assert torn_in_file(path) == []
     acknowledged = sum(len(life.acknowledged) for life in lives)
     tell(kills=kills, acknowledged_writes=acknowledged, lost_writes=len(gone), unknown_that_had_happened=unknown)

@@ -100,5 +100,7 @@ def torn_in_file(path: Path) -> list[str]:
 def torn_on_server(superuser_url: str) -> list[str]:
     """What is half there in a database, as its superuser sees it."""
     with psycopg.connect(superuser_url) as connection:
-        found = {what: connection.execute(query.format(s="llmspell.").encode()).fetchone() for what, query in TORN.items()}
+        found = {
+            what: connection.execute(query.format(s="llmspell.").encode()).fetchone() for what, query in TORN.items()
+        }
     return [what for what, row in found.items() if row is None or row[0]]

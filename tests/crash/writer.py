@@ -8,6 +8,7 @@ The imports are made once; each life is a fork, which opens the store anew. Line
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import sys
 import time
@@ -19,8 +20,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.crash.writes import KINDS, Call, key_of, kind_of
 
 import llmspell
-from llmspell.storage.postgres import backend as on_a_server  # noqa: F401 - imported before the first fork
-from llmspell.storage.sqlite import backend as in_a_file  # noqa: F401
+
+# What a life would import, and take longer for than it lives.
+for name in (
+    "psycopg",
+    "llmspell.providers.hashing",
+    "llmspell.storage.postgres.backend",
+    "llmspell.storage.postgres.database",
+    "llmspell.storage.postgres.nearest",
+    "llmspell.storage.postgres.pool",
+    "llmspell.storage.sqlite.backend",
+    "snowballstemmer",
+):
+    importlib.import_module(name)
 
 TENANT = "acme"
 WRITES_MAX = 1_000_000
@@ -49,7 +61,7 @@ def main(url: str) -> None:
         if child == 0:
             try:
                 asyncio.run(live(url, *map(int, line.split())))
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - the parent sees that it ended, and here is why
                 traceback.print_exc()
             finally:
                 os._exit(1)  # it was to be killed
