@@ -51,10 +51,11 @@ def open_writer(path: str, *, synchronous: pragmas.Synchronous, busy_timeout_s: 
     connection = None
     try:
         connection = apsw.Connection(path, flags=flags, statementcachesize=pragmas.STATEMENTS_MAX)
-        pragmas.wait_when_busy(connection, busy_timeout_s)
-        pragmas.require_ours(connection, path)
+        # Before anything is read, which would make a log beside the file that its owner could not write to.
         if connection.readonly("main"):
             raise StorageError("The file cannot be written.", path=path, hint="Check the permissions of the file.")
+        pragmas.wait_when_busy(connection, busy_timeout_s)
+        pragmas.require_ours(connection, path)
         pragmas.write_ahead(connection, busy_timeout_s)
         pragmas.durability(connection, synchronous)
         pragmas.enforce_foreign_keys(connection)
@@ -198,7 +199,7 @@ def translate(
         case apsw.ConstraintError():
             return _constraint(exc, fields)
         case apsw.FullError():
-            return DiskFull(**fields, hint="Free some space; readers go on, and writes return when there is room.")
+            return DiskFull(**fields)
         case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
             return Unavailable("The file stayed locked.", **fields, hint=BUSY_HINT)
         case apsw.NotADBError():
