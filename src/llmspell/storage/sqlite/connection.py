@@ -33,6 +33,7 @@ _TAKEN: Final = frozenset(
     {apsw.SQLITE_CONSTRAINT_UNIQUE, apsw.SQLITE_CONSTRAINT_PRIMARYKEY, apsw.SQLITE_CONSTRAINT_ROWID}
 )
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+RIGHTS_HINT: Final = "Check the permissions of the file and its folder, and that the disk may be written."
 BUSY_HINT: Final = (
     "Another process holds the file's write lock; end long transactions, or raise storage.sqlite.busy_timeout_secs."
 )
@@ -53,7 +54,7 @@ def open_writer(path: str, *, synchronous: pragmas.Synchronous, busy_timeout_s: 
         connection = apsw.Connection(path, flags=flags, statementcachesize=pragmas.STATEMENTS_MAX)
         # Before anything is read, which would make a log beside the file that its owner could not write to.
         if connection.readonly("main"):
-            raise StorageError("The file cannot be written.", path=path, hint="Check the permissions of the file.")
+            raise StorageError("The file cannot be written.", path=path, hint=RIGHTS_HINT)
         pragmas.wait_when_busy(connection, busy_timeout_s)
         pragmas.require_ours(connection, path)
         pragmas.write_ahead(connection, busy_timeout_s)
@@ -215,9 +216,7 @@ def translate(
                 "The file cannot be opened.", **fields, hint="Check that its folder exists and may be written."
             )
         case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.AuthError():
-            return StorageError(
-                "The file cannot be written.", **fields, hint="Check the permissions of the file and its folder."
-            )
+            return StorageError("The file cannot be written.", **fields, hint=RIGHTS_HINT)
         case apsw.IOError():
             return _input_output(exc, connection, fields)
         case apsw.ConnectionClosedError():
