@@ -11,9 +11,10 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +92,9 @@ async def test_a_worker_that_was_stopped_for_longer_than_its_lease_does_nothing_
                 assert worker.heard() == "begun 1"
                 worker.stop()
 
-                await take_over(spell, acme)
-
-                worker.go_on()
-                if pause == 0 or choose.random() < 0.8:  # it ends its handler before it can know
-                    worker.tell("go")
-                words = [worker.heard()]
-                while not words[-1].startswith("done"):  # without the word, its next heartbeat tells it
-                    words.append(worker.heard())
+                resume = partial(back_to_work, worker, goes=pause == 0 or choose.random() < 0.8)
+                # The other worker is in the middle of the job by then, or has ended it.
+                words = await take_over(spell, acme, meanwhile=resume if pause % 2 else list) or resume()
                 assert words[-1] == "done 0 1", "a stale end was taken"
                 fenced, noticed = fenced + ("fenced" in words), noticed + ("fenced" not in words)
                 ended = await acme.jobs.get(job.id)
@@ -111,13 +107,27 @@ async def test_a_worker_that_was_stopped_for_longer_than_its_lease_does_nothing_
     tell(paused_workers=PAUSES_EACH, stale_writes=0)
 
 
-async def take_over(spell: llmspell.Spell, acme: Tenant) -> None:
-    """Do the job as a worker for whom the lease has passed."""
+def back_to_work(worker: PausedWorker, *, goes: bool) -> list[str]:
+    """Let it go on; `goes`: it ends its handler before it can know, and otherwise its next heartbeat tells it."""
+    worker.go_on()
+    if goes:
+        worker.tell("go")
+    words = [worker.heard()]
+    while not words[-1].startswith("done"):
+        words.append(worker.heard())
+    return words
+
+
+async def take_over(spell: llmspell.Spell, acme: Tenant, *, meanwhile: Callable[[], list[str]]) -> list[str]:
+    """Do the job as a worker for whom the lease has passed; return what happened before it is noted as done."""
+    happened = list[str]()
 
     async def handle(context: JobContext) -> dict[str, Any]:
         assert context.token == 2
         assert await do(acme, context)
+        happened.extend(meanwhile())
         return {"token": context.token}
 
     tally = await spell.worker({KIND: handle}, builtin=False, tenants=[acme.id]).run(until_idle=True)
     assert (tally.succeeded, tally.total) == (1, 1)
+    return happened
