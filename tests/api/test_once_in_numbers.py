@@ -1,4 +1,4 @@
-"""Every mutation that takes a key, sent by several at once and again, about a thousand times: one effect, and one answer for all."""
+"""Every mutation that takes a key, sent by several at once and again, about a thousand times: one effect, and one answer."""
 
 from __future__ import annotations
 
