@@ -389,6 +389,9 @@ class DiskFull(StorageError):
     """There is no space for the write; nothing was written."""
 
     code = "LS-3006"
+    default_hint = (
+        "Free some space, or raise the quota or the limit on file sizes; reads go on, and writes return with the space."
+    )
 
 
 class UnsafeRole(StorageError):

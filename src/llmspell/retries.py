@@ -2,7 +2,8 @@
 
 Rule 1: only what had no effect is repeated: a conflict, also one of locks. An unknown outcome is repeated under an idempotency key.
 A version that was expected and is not there was read before the unit of work, so a repetition would meet the same one.
-Rule 2: attempts are bounded, and pauses are random, so that those who met once do not meet again at once.
+Rule 2: once an outcome is unknown it stays so until a later try finds it out: a store that is out of reach then says nothing of it.
+Rule 3: attempts are bounded, and pauses are random, so that those who met once do not meet again at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from random import SystemRandom
 
 from llmspell.codec import require_limit
-from llmspell.errors import Conflict, LlmspellError, VersionConflict
+from llmspell.errors import Conflict, LlmspellError, OutcomeUnknown, StorageError, TransactionError, VersionConflict
 
 ATTEMPTS_MAX = 1_000
 PAUSE_FIRST_S = 0.005
@@ -45,3 +46,11 @@ def may_repeat(error: LlmspellError, *, keyed: bool) -> bool:
     """Say whether a whole unit of work may be run again after `error`; `keyed`: it runs under an idempotency key."""
     conflict = isinstance(error, Conflict) and error.retryable and not isinstance(error, VersionConflict)
     return conflict or (keyed and error.outcome == "unknown")
+
+
+def leaves_unknown(error: LlmspellError) -> bool:
+    """Say whether `error`, of a try after one whose answer was lost, leaves open what became of that one.
+
+    An error of the work itself does not: the work ran, so its key was free, and the earlier try had no effect.
+    """
+    return isinstance(error, (OutcomeUnknown, StorageError, TransactionError)) or type(error) is Conflict

@@ -33,7 +33,7 @@ from llmspell.once import Keyed, awaited, keyed_work, verbs_of
 from llmspell.providers.configured import open_configured
 from llmspell.providers.embedder import Embedder, open_embedder
 from llmspell.read_stream import ReadStream
-from llmspell.retries import may_repeat, pauses
+from llmspell.retries import leaves_unknown, may_repeat, pauses
 from llmspell.security.access_keys import HashedAccessKeys, Principal
 from llmspell.security.api_keys import SealedApiKeys
 from llmspell.security.bound import StoreSecrets
@@ -497,16 +497,20 @@ class Tenant(Concerns, Keys):
 
 async def _repeated(once: Callable[[], Awaitable[T]], tries: Iterator[float], *, keyed: bool) -> T:
     failed: LlmspellError | None = None
+    unknown: LlmspellError | None = None
     for pause_s in tries:
         if failed is not None:
             await asyncio.sleep(pause_s)
         try:
             return await once()
         except LlmspellError as error:
-            if not may_repeat(error, keyed=keyed):
-                raise
             failed = error
+            if not may_repeat(error, keyed=keyed):
+                break
+            unknown = error if error.outcome == "unknown" else unknown
     assert failed is not None  # noqa: S101 - there is at least one try
+    if unknown is not None and failed is not unknown and leaves_unknown(failed):
+        raise unknown from failed
     raise failed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, get_type_hints
 from uuid import uuid4
@@ -14,12 +14,15 @@ from tests.fixtures.stores import STORES, fresh_tenant, opened
 
 from llmspell.clock import ManualClock
 from llmspell.errors import (
+    Conflict,
     IdempotencyConflict,
     InvalidInput,
     InvalidKey,
+    LlmspellError,
     NotFound,
     OutcomeUnknown,
     TenantUnknown,
+    Unavailable,
     VersionConflict,
 )
 from llmspell.gate import READS
@@ -462,8 +465,45 @@ async def test_a_lost_answer_without_a_key_is_unknown_and_not_repeated(
     assert [tx.outcome for tx in runs] == ["unknown"]
 
 
-def lose_answers(monkeypatch: pytest.MonkeyPatch, tenant: Tenant, *, commits: set[int]) -> None:
-    """Let the answers of some commits get lost: the store has them, and the caller does not hear of it."""
+@pytest.mark.parametrize("out_of_reach", [Unavailable, Conflict])
+async def test_a_lost_answer_that_cannot_be_found_out_stays_unknown_until_it_is(
+    acme: Tenant, monkeypatch: pytest.MonkeyPatch, out_of_reach: type[LlmspellError]
+) -> None:
+    with monkeypatch.context() as broken:
+        lose_answers(broken, acme, commits={1}, afterwards=out_of_reach)
+        with pytest.raises(OutcomeUnknown) as caught:
+            await acme.once("k").kv.set("a", b"1")
+        assert isinstance(caught.value.__cause__, out_of_reach)
+    assert await acme.kv.get("a") == b"1"
+
+    await acme.once("k").kv.set("a", b"1")
+
+
+async def test_a_call_whose_repetition_fails_by_itself_had_no_effect(
+    acme: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = await acme.memory.add("Ada likes tea.")
+
+    with monkeypatch.context() as broken:
+        lose_answers(broken, acme, commits=set(), refused={1})
+        with pytest.raises(NotFound):
+            await acme.once("k").memory.update(uuid4(), metadata={"n": 1})
+
+    assert (await acme.memory.list()).items == [record]
+
+
+def lose_answers(
+    monkeypatch: pytest.MonkeyPatch,
+    tenant: Tenant,
+    *,
+    commits: set[int],
+    refused: Collection[int] = (),
+    afterwards: type[LlmspellError] | None = None,
+) -> None:
+    """Let the answers of some commits get lost: the store has them, and the caller does not hear of it.
+
+    `refused`: transactions that say the same without having begun. `afterwards`: what every one after a lost answer is told.
+    """
     from contextlib import asynccontextmanager
 
     real = tenant._backend.transaction
@@ -472,9 +512,13 @@ def lose_answers(monkeypatch: pytest.MonkeyPatch, tenant: Tenant, *, commits: se
     @asynccontextmanager
     async def lossy(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         nonlocal count
+        count += 1
+        if count in refused:
+            raise OutcomeUnknown
+        if afterwards is not None and count > min(commits):
+            raise afterwards
         async with real(*args, **kwargs) as storages:
             yield storages
-        count += 1
         if count in commits:
             raise OutcomeUnknown
 

@@ -1,63 +1,122 @@
-"""Eight processes with one file, each through the public API: nothing is lost, and nobody is told that the file is busy."""
+"""Eight processes with one file, each writing everything through the public API: nothing is lost, nobody is told that the file is
+busy, and one that is killed among them takes nothing of the others with it."""
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
+from typing import IO
+
+import pytest
+from tests.concurrency.process_writer import COUNT, TENANT, call_of
+from tests.crash.torn import torn_in_file
+from tests.crash.writes import KINDS, NAMES
+from tests.fixtures.soak import size, tell
 
 import llmspell
+from llmspell.memory.state import StateScope
+from llmspell.spell import Tenant
 
 PROCESSES = 8
-TASKS = 3
-EACH = 12
-LIMIT_S = 120
-
-WRITER = textwrap.dedent("""
-    import asyncio, sys
-    import llmspell
-
-    async def main(url, name, tasks, each):
-        async with llmspell.connect(url, settings=llmspell.Settings(), embedder="hashing") as spell:
-            acme = spell.tenant("acme")
-            async def write(task):
-                for number in range(each):
-                    key = f"{name}-{task}-{number}"
-                    await acme.kv.set(key, key.encode())
-                    await acme.memory.add(f"The note {key} is here.", session=name)
-                    async with acme.transaction() as tx:
-                        count = int(await tx.kv.get("count") or b"0")
-                        await tx.kv.set("count", str(count + 1).encode())
-                await acme.graph.assert_fact("Ada", "has", f"{name}-{task}")
-            await asyncio.gather(*(write(task) for task in range(tasks)))
-
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
-""")
+ROUNDS = size(ci=1, soak=50)
+WRITES = ROUNDS * len(NAMES)
+LIMIT_S = size(ci=120, soak=3_000)
+SEED = 20_263
 
 
-async def test_eight_processes_lose_nothing_of_what_they_write_to_one_file(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'store.db'}"
+class Said:
+    """What a process has said."""
+
+    def __init__(self, lines: list[str]) -> None:
+        words = [line.split() for line in lines]
+        self.acknowledged = {int(number) for word, number in words if word == "end"}
+        self.open = {int(number) for word, number in words if word == "begin"} - self.acknowledged
+        self.added = [int(number) for word, number in words if word == "added"]
+
+
+def start(url: str, name: str) -> subprocess.Popen[str]:
+    script = str(Path(__file__).parent / "process_writer.py")
+    command = [sys.executable, script, url, name, str(ROUNDS)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
+
+
+def kill_inside_of_a_write(process: subprocess.Popen[str], after: int) -> Said:
+    """Kill a process inside of a write, after so many lines of it. It is stopped first, so that nobody has to guess where it is."""
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(after)]
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        lines += said_so_far(process.stdout)
+        if Said(lines).open:
+            break
+        process.send_signal(signal.SIGCONT)
+        lines.append(process.stdout.readline())
+    process.kill()
+    process.communicate(timeout=LIMIT_S)
+    assert process.returncode == -signal.SIGKILL
+    return Said(lines)
+
+
+def said_so_far(stream: IO[str]) -> list[str]:
+    """The lines that have come, without waiting for more."""
+    os.set_blocking(stream.fileno(), False)
+    lines = list(iter(stream.readline, ""))
+    os.set_blocking(stream.fileno(), True)
+    return lines
+
+
+@pytest.mark.timeout(LIMIT_S + 60)
+@pytest.mark.parametrize("killed", [False, True], ids=["all of them end", "one is killed"])
+async def test_eight_processes_that_write_everything_lose_nothing_and_are_never_told_that_the_file_is_busy(
+    killed: bool, tmp_path: Path
+) -> None:
+    url, choose = f"sqlite:///{tmp_path / 'store.db'}", random.Random(SEED)
     names = [f"p{number}" for number in range(PROCESSES)]
-    command = [sys.executable, "-c", WRITER, url]
-    started = [
-        subprocess.Popen([*command, name, str(TASKS), str(EACH)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for name in names
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=LIMIT_S)
-        assert process.returncode == 0, errors.decode()
+    started = {name: start(url, name) for name in names}
+    said: dict[str, Said] = {}
+    if killed:
+        said["p0"] = kill_inside_of_a_write(started["p0"], choose.randrange(WRITES // 2, WRITES))
+    for name, process in started.items():
+        if name not in said:
+            output, errors = process.communicate(timeout=LIMIT_S)
+            assert process.returncode == 0, errors
+            said[name] = Said(output.splitlines())
+            assert len(said[name].acknowledged) == WRITES
 
-    expected = {f"{name}-{task}-{number}" for name in names for task in range(TASKS) for number in range(EACH)}
     async with llmspell.connect(url, settings=llmspell.Settings(), embedder="hashing") as spell:
-        acme = spell.tenant("acme")
-        assert set(await acme.kv.list_keys()) == expected | {"count"}
-        assert await acme.kv.get("count") == str(len(expected)).encode()
-        assert await acme.memory.count() == len(expected)
-        assert {fact.object for fact in await acme.graph.neighbours("Ada")} == {
-            f"{name}-{task}" for name in names for task in range(TASKS)
-        }
-        for name in names:
-            assert await acme.memory.count(filters={"session": name}) == TASKS * EACH
-        (hit, *_) = await acme.memory.search("The note p3-1-7 is here.")
-        assert hit.text == "The note p3-1-7 is here."
+        tenant = spell.tenant(TENANT)
+        for name, one in said.items():
+            await require_everything(tenant, name, one)
+        await require_no_lost_update(tenant, list(said.values()))
+        chain = await tenant.audit.verify()
+        assert chain.intact, chain
+        (hit, *_) = await tenant.memory.search("In writing p3-0 there is a memory.")
+        assert "p3-0" in hit.text
+    assert torn_in_file(tmp_path / "store.db") == []
+    acknowledged = sum(len(one.acknowledged) for one in said.values())
+    tell(acknowledged_writes=acknowledged, lost_writes=0, busy_errors=0, kills=int(killed))
+
+
+async def require_everything(tenant: Tenant, name: str, said: Said) -> None:
+    """Every acknowledged write is there, whole; one that was open is whole or absent, and has one effect under its key."""
+    for number in sorted(said.acknowledged | said.open):
+        kind, call = call_of(tenant, name, number)
+        there = await KINDS[kind].trace(call)
+        assert there or number in said.open, (kind, call.name)
+        if number in said.open and call.key is not None:
+            await KINDS[kind].act(call)
+            assert await KINDS[kind].trace(call), (kind, call.name)
+
+
+async def require_no_lost_update(tenant: Tenant, said: list[Said]) -> None:
+    """What all have added is the sum of what was acknowledged, and of at most what was open when somebody was killed."""
+    total = await tenant.state.get(StateScope.Global(), COUNT) + int(await tenant.kv.get(COUNT) or b"0")
+    acknowledged = sum(len(one.added) for one in said)
+    maybe = sum(len(one.acknowledged) - len(one.added) for one in said)
+    assert acknowledged <= total <= acknowledged + maybe
+    assert maybe <= 2

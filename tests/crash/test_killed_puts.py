@@ -8,14 +8,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
-import apsw
-import psycopg
 import pytest
 from tests.crash.artifact_writer import TENANT
+from tests.crash.torn import torn_in_file, torn_on_server
 from tests.fixtures.postgres import PostgresDatabase
 
 import llmspell
@@ -25,36 +24,6 @@ KILLS = 8
 LIVES_MAX = 40
 MOMENT_MAX_S = 0.25  # a put of this size takes about as long
 LIMIT_S = 60
-HALF = {
-    "a content without its chunks": """
-        SELECT count(*) FROM {s}artifact_content c WHERE c.storage_type = 'chunks' AND c.size_bytes <> coalesce((
-            SELECT sum(length(k.data)) FROM {s}artifact_chunks k
-            WHERE k.tenant_id = c.tenant_id AND k.content_hash = c.content_hash), 0)""",
-    "a content that nothing refers to": "SELECT count(*) FROM {s}artifact_content WHERE reference_count = 0",
-    "references that are not those of the artifacts": """
-        SELECT count(*) FROM {s}artifact_content c WHERE c.reference_count <> (SELECT count(*) FROM {s}artifacts a
-            WHERE a.tenant_id = c.tenant_id AND a.content_hash = c.content_hash)""",
-    "a session that counts other artifacts": """
-        SELECT count(*) FROM {s}sessions s WHERE s.artifact_count <> (SELECT count(*) FROM {s}artifacts a
-            WHERE a.tenant_id = s.tenant_id AND a.session_id = s.session_id)""",
-    "a chunk of no content": """
-        SELECT count(*) FROM {s}artifact_chunks k WHERE NOT EXISTS (SELECT 1 FROM {s}artifact_content c
-            WHERE c.tenant_id = k.tenant_id AND c.content_hash = k.content_hash)""",
-}
-
-
-def in_file(path: Path) -> list[str]:
-    with closing(apsw.Connection(str(path))) as connection:
-        assert connection.execute("PRAGMA integrity_check").get == "ok"
-        return [what for what, query in HALF.items() if connection.execute(query.format(s="")).get]
-
-
-def on_server(database: PostgresDatabase) -> list[str]:
-    with psycopg.connect(database.superuser_url) as connection:
-        rows = {
-            what: connection.execute(query.format(s="llmspell.").encode()).fetchone() for what, query in HALF.items()
-        }
-    return [what for what, row in rows.items() if row is None or row[0]]
 
 
 class Life:
@@ -106,8 +75,9 @@ def live_and_die(url: str, session: UUID, choose: random.Random) -> Life:
 async def test_a_killed_put_leaves_nothing_and_an_acknowledged_one_stays(
     backend: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    path = tmp_path / "store.db"
     if backend == "sqlite":
-        url = f"sqlite:///{tmp_path / 'store.db'}"
+        url = f"sqlite:///{path}"
     else:
         database: PostgresDatabase = request.getfixturevalue("postgres_database")
         url = database.app_url
@@ -125,7 +95,7 @@ async def test_a_killed_put_leaves_nothing_and_an_acknowledged_one_stays(
         assert {name for life in lives for name in life.acknowledged} <= names.keys()
         for id in names.values():
             assert await tenant.artifacts.verify(id)
-        assert (in_file(tmp_path / "store.db") if backend == "sqlite" else on_server(database)) == []
+        assert (torn_in_file(path) if backend == "sqlite" else torn_on_server(database.superuser_url)) == []
         assert len(names) < sum(len(life.acknowledged) + life.open for life in lives), "no kill came before its commit"
     assert temporary_files() <= before
 

@@ -124,14 +124,15 @@ class EmbeddedCluster:
 
     @classmethod
     @contextmanager
-    def temporary(cls) -> Iterator[Self]:
+    def temporary(cls, *, durable: bool = False) -> Iterator[Self]:
         """Run a cluster that ends, with its data, when the block ends or when this process dies, even by SIGKILL.
 
-        A small watchdog process waits on a pipe that only this process holds. It is not durable (see `__init__`).
+        A small watchdog process waits on a pipe that only this process holds. With `durable` (see `__init__`) it is on a disk, for
+        those who kill its server on purpose.
         A child that this process forks without exec shares the pipe, and so keeps the cluster until it ends too.
         """
-        root = _temporary_folder()
-        cluster = cls(root / "cluster", durable=False)
+        root = _temporary_folder(in_memory=not durable)
+        cluster = cls(root / "cluster", durable=durable)
         watchdog = cluster._start_watchdog(root)
         try:
             cluster.start()
@@ -541,7 +542,7 @@ class EmbeddedCluster:
         )
 
 
-def _temporary_folder() -> Path:
+def _temporary_folder(*, in_memory: bool) -> Path:
     """A new folder that the server account can reach: in memory where there is room, else where temporary files live.
 
     A start is mostly the creation of a thousand small files: 0.5 s in memory, 1.4 s on a virtual disk (measured).
@@ -550,7 +551,7 @@ def _temporary_folder() -> Path:
     account = server_account()
     usual = Path(tempfile.gettempdir()).resolve()
     places = [usual, Path("/var/tmp")]  # noqa: S108  mkdtemp makes a private folder
-    if usual == Path("/tmp") and _free_bytes(MEMORY_FOLDER) >= MEMORY_FREE_BYTES_MIN:  # noqa: S108
+    if in_memory and usual == Path("/tmp") and _free_bytes(MEMORY_FOLDER) >= MEMORY_FREE_BYTES_MIN:  # noqa: S108
         places.insert(0, MEMORY_FOLDER)
     for place in places:
         if place.is_dir() and account.first_unreachable(place) is None:

@@ -27,7 +27,7 @@ def embedded_package() -> None:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that the server account can enter; pytest's own is closed to `nobody`."""
-    made = embedded_postgres._temporary_folder()
+    made = embedded_postgres._temporary_folder(in_memory=True)
     yield made
     shutil.rmtree(made)
 

@@ -122,7 +122,7 @@ def translate(failure: Failure, *, query: str) -> LlmspellError:
             message=_brief(failure.message),
         )
     if state == "53100":
-        return DiskFull()
+        return DiskFull(query=query, message=_brief(failure.message))
     if state in _TIMEOUTS:
         return TransactionTimeout()
     if state == "25P02":

@@ -35,7 +35,7 @@ from llmspell.storage.contracts.jobs import (
     retry_delay_s,
 )
 from llmspell.storage.relational.catalog import Query
-from llmspell.storage.relational.database import Row, Unit
+from llmspell.storage.relational.database import Row, Statement, Unit
 from llmspell.storage.relational.jobs import RelationalJobs, to_job
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.tenant import NO_TENANT, STORE_TENANT, TENANT_MAX_BYTES, TenantId, tenant_id
@@ -137,12 +137,18 @@ class RelationalJobQueue:
         tenants: Sequence[TenantId] = (),
     ) -> list[LeasedJob]:
         within = {"high": high, "tenants": self._dialect.array(list(tenants))}
-        if kinds is None:
-            kinds = [row[0] for row in await unit.rows(self._queries.waiting_kinds, most=KINDS_MAX, **within)]
         now = self._runtime.clock.now()
         at, until = self._dialect.instant(now), self._dialect.instant(now + lasts)
         lease_id = self._runtime.ids.new()
-        upkeep = {"now": at, "most": RECLAIM_MAX, **within}
+        due = {"now": at, "most": RECLAIM_MAX, **within}
+        upkeep: list[Statement] = [
+            (self._queries.reclaim, {**due, "error_class": LEASE_EXPIRED, "error": EXPIRED_ERROR}),
+            (self._queries.wake, due),
+        ]
+        if kinds is None:  # which kinds wait is known when those that were due are among them
+            await unit.batch(upkeep)
+            upkeep = []
+            kinds = [row[0] for row in await unit.rows(self._queries.waiting_kinds, most=KINDS_MAX, **within)]
         taking = {
             "kinds": self._dialect.array(list(kinds)),
             "wanted": limit,
@@ -154,13 +160,7 @@ class RelationalJobQueue:
             "after": after,
             **within,
         }
-        *_, taken = await unit.batch(
-            [
-                (self._queries.reclaim, {**upkeep, "error_class": LEASE_EXPIRED, "error": EXPIRED_ERROR}),
-                (self._queries.wake, upkeep),
-                (self._queries.lease, taking),
-            ]
-        )
+        *_, taken = await unit.batch([*upkeep, (self._queries.lease, taking)])
         if not taken:
             return []
         rows = await unit.rows(self._queries.leased, lease_id=self._dialect.id(lease_id), until=until)

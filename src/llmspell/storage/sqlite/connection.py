@@ -33,6 +33,7 @@ _TAKEN: Final = frozenset(
     {apsw.SQLITE_CONSTRAINT_UNIQUE, apsw.SQLITE_CONSTRAINT_PRIMARYKEY, apsw.SQLITE_CONSTRAINT_ROWID}
 )
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+RIGHTS_HINT: Final = "Check the permissions of the file and its folder, and that the disk may be written."
 BUSY_HINT: Final = (
     "Another process holds the file's write lock; end long transactions, or raise storage.sqlite.busy_timeout_secs."
 )
@@ -51,10 +52,11 @@ def open_writer(path: str, *, synchronous: pragmas.Synchronous, busy_timeout_s: 
     connection = None
     try:
         connection = apsw.Connection(path, flags=flags, statementcachesize=pragmas.STATEMENTS_MAX)
+        # Before anything is read, which would make a log beside the file that its owner could not write to.
+        if connection.readonly("main"):
+            raise StorageError("The file cannot be written.", path=path, hint=RIGHTS_HINT)
         pragmas.wait_when_busy(connection, busy_timeout_s)
         pragmas.require_ours(connection, path)
-        if connection.readonly("main"):
-            raise StorageError("The file cannot be written.", path=path, hint="Check the permissions of the file.")
         pragmas.write_ahead(connection, busy_timeout_s)
         pragmas.durability(connection, synchronous)
         pragmas.enforce_foreign_keys(connection)
@@ -198,7 +200,7 @@ def translate(
         case apsw.ConstraintError():
             return _constraint(exc, fields)
         case apsw.FullError():
-            return DiskFull(**fields, hint="Free some space; readers go on, and writes return when there is room.")
+            return DiskFull(**fields)
         case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
             return Unavailable("The file stayed locked.", **fields, hint=BUSY_HINT)
         case apsw.NotADBError():
@@ -214,9 +216,7 @@ def translate(
                 "The file cannot be opened.", **fields, hint="Check that its folder exists and may be written."
             )
         case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.AuthError():
-            return StorageError(
-                "The file cannot be written.", **fields, hint="Check the permissions of the file and its folder."
-            )
+            return StorageError("The file cannot be written.", **fields, hint=RIGHTS_HINT)
         case apsw.IOError():
             return _input_output(exc, connection, fields)
         case apsw.ConnectionClosedError():

@@ -97,6 +97,20 @@ class JobQueueContract:
         assert {lease.job.id for lease in leases} == {job.id for job in made}
         assert {lease.tenant for lease in leases} == {tenant}
 
+    async def test_without_kinds_a_job_whose_time_has_come_or_whose_worker_is_gone_is_leased_at_once(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        tenant, later, silent = await new_tenant(backend), new_kind(), new_kind()
+        jobs = backend.storages(tenant).jobs
+        await jobs.enqueue(silent)
+        await backend.job_queue.lease(worker="a", lease_s=60, tenants=[tenant])
+        await jobs.enqueue(later, run_at=clock.now() + timedelta(seconds=60))
+        clock.advance(seconds=61)
+
+        leases = await backend.job_queue.lease(worker="b", limit=5, tenants=[tenant])
+
+        assert {lease.job.kind for lease in leases} == {later, silent}
+
     async def test_a_tenant_with_many_jobs_does_not_keep_others_waiting(self, backend: Backend) -> None:
         kind = new_kind()
         tenants = [await new_tenant(backend) for _ in range(3)]

@@ -1,0 +1,126 @@
+"""No space left, of three kinds: one error that says what to do, nothing acknowledged is lost, reads go on, and writes return with
+the space."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from tests.crash.filler import BIG, TENANT, fill_file, require_clear
+from tests.crash.small_disk import make_room, small_disk
+from tests.crash.torn import torn_on_server
+from tests.crash.writes import NAMES
+from tests.fixtures.postgres import ADMIN_URL_VARIABLE, PostgresDatabase
+from tests.fixtures.soak import tell
+
+import llmspell
+from llmspell.errors import DiskFull
+from llmspell.ops.postgres_installation import server_account
+
+LIMIT_S = 120
+FILE_LIMIT_BYTES = 1_500_000
+VALUE_BYTES = 100_000
+VALUES_MAX = 200
+MOVED = ("kv_store", "artifact_chunks")
+
+
+@pytest.fixture
+def temporary_files_here(tmp_path: Path) -> Iterator[Path]:
+    """Temporary files go to a folder that nobody else uses, which is empty again afterwards."""
+    folder, before = tmp_path / "temporary", tempfile.tempdir
+    folder.mkdir()
+    tempfile.tempdir = str(folder)
+    yield folder
+    tempfile.tempdir = before
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("temporary", ["beside the store", "elsewhere"])
+async def test_a_file_on_a_full_disk_refuses_writes_by_one_error_keeps_what_it_has_and_goes_on_with_the_space(
+    temporary: str, tmp_path: Path, temporary_files_here: Path
+) -> None:
+    with small_disk(tmp_path / "small", "4m") as disk:
+        if temporary == "beside the store":
+            tempfile.tempdir = str(disk)
+        filled = await fill_file(disk, lambda: make_room(disk))
+        tempfile.tempdir = str(temporary_files_here)
+    assert filled.kinds_refused > len(NAMES) // 2, filled
+    tell(full_disks=1, acknowledged_writes=filled.acknowledged, lost_writes=0)
+
+
+def test_a_file_that_may_not_grow_refuses_writes_by_the_same_error(tmp_path: Path) -> None:
+    script = str(Path(__file__).parent / "filler.py")
+    command = [sys.executable, script, str(tmp_path), str(FILE_LIMIT_BYTES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+
+    assert done.returncode == 0, done.stderr
+    filled = json.loads(done.stdout)
+    assert filled["kinds_refused"] > len(NAMES) // 2, filled
+    tell(full_disks=1, acknowledged_writes=filled["acknowledged"], lost_writes=0)
+
+
+async def test_a_server_on_a_full_disk_refuses_writes_by_the_same_error(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if os.environ.get(ADMIN_URL_VARIABLE):
+        pytest.skip("the server may be on another machine")
+    database: PostgresDatabase = request.getfixturevalue("postgres_database")
+    folder = Path(tempfile.mkdtemp(prefix="llmspell-small-", dir="/var/tmp"))
+    try:
+        with small_disk(folder, "8m") as disk, psycopg.connect(database.superuser_url, autocommit=True) as superuser:
+            disk.chmod(0o700)
+            os.chown(disk, server_account().uid, server_account().gid)
+            superuser.execute(f"CREATE TABLESPACE {database.name} LOCATION '{disk}'".encode())
+            try:
+                move(superuser, database.name)
+                await fill_server(database, disk)
+            finally:
+                move(superuser, "pg_default")
+                superuser.execute(f"DROP TABLESPACE {database.name}".encode())
+    finally:
+        folder.rmdir()
+
+
+def move(superuser: psycopg.Connection[tuple[object, ...]], tablespace: str) -> None:
+    for table in MOVED:
+        superuser.execute(f"ALTER TABLE llmspell.{table} SET TABLESPACE {tablespace}".encode())
+
+
+async def fill_server(database: PostgresDatabase, disk: Path) -> None:
+    async with llmspell.connect(database.app_url, settings=llmspell.Settings(), embedder="hashing") as spell:
+        await spell.tenants.create(TENANT)
+        tenant, kept, refused = spell.tenant(TENANT), list[str](), list[str]()
+        session = await tenant.sessions.create()
+        for number in range(VALUES_MAX):
+            try:
+                await tenant.kv.set(f"k-{number}", os.urandom(VALUE_BYTES))
+                kept.append(f"k-{number}")
+            except DiskFull as error:
+                require_clear(error)
+                refused.append(f"k-{number}")
+            if len(refused) > 3:
+                break
+        assert kept
+        assert refused, "the space never ran out"
+        before = await tenant.artifacts.stats()
+        with pytest.raises(DiskFull):
+            await tenant.artifacts.put(session.id, "big", os.urandom(len(BIG)))
+        assert await tenant.artifacts.stats() == before
+        assert sorted(await tenant.kv.list_keys()) == sorted(kept)
+
+        make_room(disk)
+
+        for key in refused:
+            await tenant.kv.set(key, b"v")
+        artifact = await tenant.artifacts.put(session.id, "big", BIG)
+        assert await tenant.artifacts.verify(artifact.id)
+        assert sorted(await tenant.kv.list_keys()) == sorted(kept + refused)
+    assert torn_on_server(database.superuser_url) == []
+    tell(full_disks=1, acknowledged_writes=len(kept), lost_writes=0)
