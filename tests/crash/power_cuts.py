@@ -32,6 +32,7 @@ from tests.crash.recording_files import Operation, Recording
 SECTOR: Final = 512
 NEAR_RARE_CHANCE: Final = 0.3
 NEAR: Final = 8
+KEPT_BY_FAILED_SYNC: Final = 0.2
 STALE_MAX: Final = 1 << 20
 NOISY_MEMORY_CHANCE: Final = 0.1
 MEMORY_BYTES: Final = 32_768
@@ -86,7 +87,12 @@ class _File:
         if fate < 0.2:
             losses.lost += len(self.pending)
             return bytearray(self.durable)
-        return _Sectors(self.durable, [operation for _, operation in self.pending]).choose(choose, stale, losses)
+        return _Sectors(self.durable, [operation for _, operation in self.pending]).choose(
+            choose,
+            stale,
+            losses,
+            keeps=choose.random(),  # of some cuts nearly all is left, of others nearly nothing
+        )
 
 
 class _Sectors:
@@ -132,8 +138,8 @@ class _Sectors:
             versions.append(versions[-1][:kept].ljust(SECTOR, b"\0"))
         self._sizes.append(size)
 
-    def choose(self, choose: random.Random, stale: bytes, losses: Losses) -> bytearray:
-        keeps = choose.random()  # of some cuts nearly all is left, of others nearly nothing
+    def choose(self, choose: random.Random, stale: bytes, losses: Losses, *, keeps: float) -> bytearray:
+        """Choose a version of each sector: the latest with the chance `keeps`, else any."""
         size_at = len(self._sizes) - 1 if choose.random() < 0.5 else choose.randrange(len(self._sizes))
         losses.sizes += self._sizes[size_at] != self._sizes[-1]
         left = bytearray(self._durable)
@@ -201,7 +207,8 @@ class Disk:
 
     def _forget(self, file: _File, at: int) -> None:
         choose = random.Random(f"{self._seed}-failed-{at}")
-        file.durable = file.after_cut(choose, self._stale, Losses())
+        sectors = _Sectors(file.durable, [operation for _, operation in file.pending])
+        file.durable = sectors.choose(choose, self._stale, Losses(), keeps=KEPT_BY_FAILED_SYNC)
         file.pending = []
 
     def cut(self, choose: random.Random, number: int) -> Image:

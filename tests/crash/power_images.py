@@ -31,7 +31,7 @@ from llmspell.storage.contracts.pages import Page
 from llmspell.storage.sqlite.pragmas import APPLICATION_ID
 
 WHOLE_CHECK_EVERY = 10
-OPENED_EVERY = 25
+OPENED_EVERY = 50
 FAULTS_KEPT = 20
 KEPT_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the images are of this test, in a folder of its own
 FACTS_MAX = 1_000
@@ -48,18 +48,18 @@ class Report(msgspec.Struct):
     opened: int = 0
     harmed: int = 0
     """Images of which an operation without a sync was lost, torn or kept before an earlier one."""
-    losses: Counter[str] = msgspec.field(default_factory=Counter)
+    losses: dict[str, int] = {}
     unacknowledged_kept: int = 0
     faulty: int = 0
-    faults: Counter[str] = msgspec.field(default_factory=Counter)
+    faults: dict[str, int] = {}
     """Kinds of faults, by the number of images that had them."""
     examples: list[str] = []
 
     def add(self, other: Report) -> None:
         for name in ("images", "whole_checks", "opened", "harmed", "unacknowledged_kept", "faulty"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.losses.update(other.losses)
-        self.faults.update(other.faults)
+        self.losses = Counter(self.losses) + Counter(other.losses)
+        self.faults = Counter(self.faults) + Counter(other.faults)
         self.examples.extend(other.examples[: FAULTS_KEPT - len(self.examples)])
 
 
@@ -76,11 +76,14 @@ class Timeline:
     def __init__(self, recording: Recording) -> None:
         self.began: dict[int, int] = {}
         self.ended: dict[int, int] = {}
+        self.refused: set[int] = set()
         for at, operation in enumerate(recording.operations):
             if operation.kind == "begin":
                 self.began[operation.number] = at
             elif operation.kind == "end":
                 self.ended[operation.number] = at
+            elif operation.kind == "refused":
+                self.refused.add(operation.number)
         self.turns: dict[tuple[str, str], list[tuple[int, Value]]] = {}
         for number, changes in enumerate(recording.writes):
             for kind, name, value in changes:
@@ -93,7 +96,7 @@ class Timeline:
         there: set[int] = set()
         missing: set[int] = set()
         for key, turns in self.turns.items():
-            begun = [(number, value) for number, value in turns if self.began[number] < cut]
+            begun = [turn for turn in turns if self.began[turn[0]] < cut and turn[0] not in self.refused]
             values: list[Value] = [None, *(value for _, value in begun)]
             fits = [place for place, value in enumerate(values) if value == seen.get(key)]
             if not fits:
@@ -164,7 +167,7 @@ class Judge:
         report = self.report
         report.images += 1
         kinds = image.losses.kinds()
-        report.losses.update(kinds)
+        report.losses = Counter(report.losses) + kinds
         report.harmed += bool(kinds)
         path = lay_out(image, self._folder)
         try:
@@ -177,7 +180,7 @@ class Judge:
             faults = [Fault("it cannot be read", f"{type(error).__name__}: {error}")]
         if faults:
             report.faulty += 1
-            report.faults.update({fault.kind for fault in faults})
+            report.faults = Counter(report.faults) + Counter({fault.kind for fault in faults})
             if len(report.examples) < FAULTS_KEPT:
                 report.examples.append(f"image {image.number}: {faults[0].kind} {faults[0].which}")
         return faults

@@ -53,7 +53,7 @@ class Story:
     def __init__(self, recording: Recording, tenant: Tenant) -> None:
         self._recording = recording
         self.tenant = tenant
-        self.errors: list[Exception] = []
+        self.errors: list[llmspell.LlmspellError] = []
         self.tolerant = False
         """Go on after a write that failed, and keep its error; otherwise it ends the workload."""
 
@@ -67,6 +67,8 @@ class Story:
             if not self.tolerant:
                 raise
             self.errors.append(error)
+            if error.outcome == "failed":
+                self._recording.note(Operation("refused", number=number))
             return
         self._recording.note(Operation("end", number=number))
 
@@ -207,13 +209,25 @@ async def checkpoints(story: Story, spell: Spell, choose: random.Random) -> None
         assert spell.admin.pool_status().size > 1
 
 
+async def few_writes(story: Story, _spell: Spell, _choose: random.Random) -> None:
+    """Enough to meet every kind of write, few enough to be run once for each operation that can fail."""
+    for turn in range(3):
+        await story.kv(f"key-{turn}", f"{turn}-" + "v" * 3_000)
+        await story.together(str(turn))
+        await story.state("agent", turn)
+        await story.memory("m", f"Memory, said {turn} times.", new=turn == 0)
+    await together(story.kv(f"group-{number}", "v" * 100) for number in range(6))
+
+
 Workload = Callable[[Story, Spell, random.Random], Awaitable[None]]
 WORKLOADS: dict[str, Workload] = {
     "small writes": small_writes,
     "transactions": transactions,
     "artifacts": artifacts,
     "checkpoints": checkpoints,
+    "few writes": few_writes,
 }
+CHECKPOINTED_OFTEN = ("checkpoints", "few writes")
 MIGRATIONS = ("new store", "old store")
 
 
@@ -244,12 +258,12 @@ async def record(
     *,
     synchronous: Synchronous = "FULL",
     fault: Fault | None = None,
-) -> tuple[Recording, list[Exception]]:
+) -> tuple[Recording, list[llmspell.LlmspellError]]:
     """Run a workload on the real store in `folder`, with its own connections and settings, and return what its disk saw.
 
     With a fault the errors of its writes are returned beside it, and the workload goes on.
     """
-    often = CHECKPOINT_OFTEN if name == "checkpoints" else None
+    often = CHECKPOINT_OFTEN if name in CHECKPOINTED_OFTEN else None
     with recorded(name, folder, fault=fault, pages_between_checkpoints=often) as recording:
         url = f"sqlite:///{folder / FILE}"
         async with llmspell.connect(url, settings=settings(synchronous), embedder="hashing") as spell:

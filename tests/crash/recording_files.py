@@ -25,14 +25,15 @@ BELOW = "unix"
 """The layer that does the work. Only it names itself when it syncs a folder, so these tests run where it exists."""
 _OPEN_DIRECTORY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int))
 
-Kind: TypeAlias = Literal["write", "truncate", "sync", "failed sync", "create", "delete", "sync folder", "begin", "end"]
+Kind: TypeAlias = Literal["write", "truncate", "sync", "failed sync", "create", "delete", "sync folder", "begin", "end", "refused"]
 Value: TypeAlias = str | None
 Change: TypeAlias = tuple[str, str, Value]
 """What a write changes: (kind of record, its name, its value or None when it is gone)."""
 
 
 class Operation(msgspec.Struct, frozen=True, array_like=True):
-    """One request to the disk, or what a caller knew at that moment (`begin` and `end` of write `number`).
+    """One request to the disk, or what a caller knew at that moment: that it began write `number`, that this
+    was acknowledged (`end`), or that it failed for certain (`refused`); a write that is none of the two may be there or not.
 
     `number` is an offset (write), a size (truncate), or how many operations there were when a sync began.
     """
@@ -62,9 +63,10 @@ class Recording(msgspec.Struct):
 class Fault:
     """Fails the n-th operation of a kind once it is armed, or all from the n-th on; counts them either way."""
 
-    def __init__(self, kind: Kind, code: int, *, at: int = 0, lasting: bool = False) -> None:
+    def __init__(self, kind: Kind, code: int, *, system: int = errno.EIO, at: int = 0, lasting: bool = False) -> None:
         self.kind = kind
         self.code = code
+        self.system = system
         self.at = at
         self.lasting = lasting
         self.armed = False
@@ -142,7 +144,7 @@ class RecordingFiles(apsw.VFS):
 
     def xGetLastError(self) -> tuple[int, str]:  # noqa: N802
         if self._fault is not None and self._fault.failed:
-            return (errno.ENOSPC if self.code == apsw.SQLITE_FULL else errno.EIO), ""
+            return self._fault.system, ""
         return super().xGetLastError()
 
     def watch_folder(self) -> Callable[[], None]:
