@@ -21,8 +21,8 @@ from typing import Any, TypeAlias
 import apsw
 import msgspec
 from tests.crash.power_cuts import Image, images
-from tests.crash.power_workloads import FILE, OBSERVED, TENANT, settings
-from tests.crash.recording_files import Recording, Value
+from tests.crash.power_workloads import OBSERVED, TENANT, settings
+from tests.crash.recording_files import FILE, Recording, Value
 from tests.crash.wholeness import contradictions
 
 import llmspell

@@ -17,7 +17,7 @@ from uuid import UUID, uuid5
 
 import apsw
 from blake3 import blake3
-from tests.crash.recording_files import Change, Fault, Operation, Recording, Value, recorded
+from tests.crash.recording_files import FILE, Change, Fault, Operation, Recording, Value, recorded
 from tests.migrations.schemas import migrate_sqlite
 
 import llmspell
@@ -25,7 +25,6 @@ from llmspell.settings import Settings, SqliteSettings, StorageSettings
 from llmspell.spell import Spell, Tenant
 from llmspell.storage.sqlite.pragmas import Synchronous, claim
 
-FILE = "store.db"
 TENANT = "acme"
 NAMESPACE = UUID(int=7)
 CALLERS = 12
@@ -215,7 +214,7 @@ async def few_writes(story: Story, _spell: Spell, _choose: random.Random) -> Non
         await story.kv(f"key-{turn}", f"{turn}-" + "v" * 3_000)
         await story.together(str(turn))
         await story.state("agent", turn)
-        await story.memory("m", f"Memory, said {turn} times.", new=turn == 0)
+        await story.memory("before", f"Memory, said {turn} times.", new=False)
     await together(story.kv(f"group-{number}", "v" * 100) for number in range(6))
 
 
@@ -264,13 +263,15 @@ async def record(
     With a fault the errors of its writes are returned beside it, and the workload goes on.
     """
     often = CHECKPOINT_OFTEN if name in CHECKPOINTED_OFTEN else None
-    with recorded(name, folder, fault=fault, pages_between_checkpoints=often) as recording:
+    with recorded(name, folder, fault=fault, pages_between_checkpoints=often) as layer:
+        recording = layer.recording
         url = f"sqlite:///{folder / FILE}"
         async with llmspell.connect(url, settings=settings(synchronous), embedder="hashing") as spell:
             story = Story(recording, spell.tenant(TENANT))
             await set_the_scene(story)
             recording.begins_at = len(recording.operations)
             if fault is not None:
+                layer.fail_below()
                 story.tolerant = fault.armed = True
             await WORKLOADS[name](story, spell, random.Random(f"{name} {seed}"))
     return recording, story.errors
@@ -290,7 +291,8 @@ async def record_migration(name: str, folder: Path) -> Recording:
                     (TENANT, str(number), b"v" * number * 20),
                 )
                 old.append([("kv", str(number), "v" * number * 20)])
-    with recorded(name, folder) as recording:
+    with recorded(name, folder) as layer:
+        recording = layer.recording
         recording.migrates = True
         for number, changes in enumerate(old):
             recording.writes.append(changes)

@@ -5,7 +5,8 @@ commit, checkpoints, locks and shared memory are those of production. What is re
 journal; the shared memory beside them is no part of what must survive.
 
 It can also let an operation fail, as a disk does: a write that fails has written its first half, a sync that fails has kept
-nobody's word.
+nobody's word. `fail_below` does so by code, as the operating system does; in a recording that is given a fault the layer raises,
+which also makes the driver report what the library itself would overlook (a checkpoint that fails while a connection closes).
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ from typing import Any, Literal, TypeAlias
 import apsw
 import msgspec
 
+_WRITE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong)
+_SYNC = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_WORD = ctypes.sizeof(ctypes.c_void_p)
+_METHODS_BYTES = 19 * _WORD  # `sqlite3_io_methods`: a version and 18 functions
+_WRITE_AT, _SYNC_AT = 3 * _WORD, 5 * _WORD
+FILE = "store.db"
 BELOW = "unix"
 """The layer that does the work. Only it names itself when it syncs a folder, so these tests run where it exists."""
 _OPEN_DIRECTORY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int))
@@ -96,9 +103,7 @@ class RecordingFile(apsw.VFSFile):
 
     def xWrite(self, data: bytes, offset: int) -> None:  # type: ignore[override] # noqa: N802 - the library's name
         if self._layer.due("write"):
-            data = data[: len(data) // 2]
-            self._layer.recording.note(Operation("write", self._file, offset, bytes(data)))
-            super().xWrite(data, offset)
+            self.xWrite(data[: len(data) // 2], offset)
             raise apsw.exception_for(self._layer.code)
         self._layer.recording.note(Operation("write", self._file, offset, bytes(data)))
         super().xWrite(data, offset)
@@ -123,6 +128,9 @@ class RecordingFiles(apsw.VFS):
         self.recording = recording
         self._fault = fault
         self._folder_opened: Any = None
+        self._raises = True
+        self._kept: list[Any] = []
+        self.connections: list[apsw.Connection] = []
         super().__init__("recording", BELOW, makedefault=True)
 
     @property
@@ -131,7 +139,7 @@ class RecordingFiles(apsw.VFS):
         return self._fault.code
 
     def due(self, kind: Kind) -> bool:
-        return self._fault is not None and self._fault.due(kind)
+        return self._fault is not None and self._raises and self._fault.due(kind)
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
         if name is None:  # a temporary file, which nobody finds again
@@ -146,6 +154,46 @@ class RecordingFiles(apsw.VFS):
         if self._fault is not None and self._fault.failed:
             return self._fault.system, ""
         return super().xGetLastError()
+
+    def fail_below(self) -> None:
+        """From now on let the fault of this recording come as a code of the operating system, for the connection opened first.
+
+        It is the one that writes. Its functions are exchanged in the library's own structures, above this layer.
+        """
+        self._raises = False
+        for which in (apsw.SQLITE_FCNTL_FILE_POINTER, apsw.SQLITE_FCNTL_JOURNAL_POINTER):
+            pointer = ctypes.c_void_p()
+            assert self.connections[0].file_control("main", which, ctypes.addressof(pointer))
+            assert pointer.value is not None
+            self._exchange(pointer.value, FILE if which == apsw.SQLITE_FCNTL_FILE_POINTER else f"{FILE}-wal")
+
+    def _exchange(self, file: int, name: str) -> None:
+        fault = self._fault
+        assert fault is not None
+        methods = ctypes.c_void_p.from_address(file).value
+        assert methods is not None
+        table = ctypes.create_string_buffer(ctypes.string_at(methods, _METHODS_BYTES), _METHODS_BYTES)
+        write_slot, sync_slot = (ctypes.c_void_p.from_buffer(table, at) for at in (_WRITE_AT, _SYNC_AT))
+        assert write_slot.value is not None
+        assert sync_slot.value is not None
+        write_below, sync_below = _WRITE(write_slot.value), _SYNC(sync_slot.value)
+
+        def write(file: int, data: int, length: int, offset: int) -> int:
+            if fault.due("write"):
+                write_below(file, data, length // 2, offset)
+                return fault.code
+            return write_below(file, data, length, offset)
+
+        def sync(file: int, flags: int) -> int:
+            if fault.due("sync"):
+                self.recording.note(Operation("failed sync", name, len(self.recording.operations)))
+                return fault.code
+            return sync_below(file, flags)
+
+        functions = _WRITE(write), _SYNC(sync)
+        write_slot.value, sync_slot.value = (ctypes.cast(one, ctypes.c_void_p).value for one in functions)
+        ctypes.c_void_p.from_address(file).value = ctypes.addressof(table)
+        self._kept.append((table, functions))
 
     def watch_folder(self) -> Callable[[], None]:
         """Note each sync of the folder, which the layer below does by itself; return what ends that."""
@@ -171,7 +219,7 @@ class RecordingFiles(apsw.VFS):
 @contextmanager
 def recorded(
     name: str, folder: Path, *, fault: Fault | None = None, pages_between_checkpoints: int | None = None
-) -> Iterator[Recording]:
+) -> Iterator[RecordingFiles]:
     """Record what every store opened meanwhile asks of its disk; they must be closed at the end.
 
     `fault` fails some of it. `pages_between_checkpoints` makes the log be written back more often than by itself.
@@ -179,15 +227,16 @@ def recorded(
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     layer = RecordingFiles(Recording(name, files), fault)
 
-    def checkpoint_often(connection: apsw.Connection) -> None:
+    def opened(connection: apsw.Connection) -> None:
+        layer.connections.append(connection)
         if pages_between_checkpoints is not None:
             connection.wal_autocheckpoint(pages_between_checkpoints)
 
-    apsw.connection_hooks.append(checkpoint_often)
+    apsw.connection_hooks.append(opened)
     forget_folder = layer.watch_folder()
     try:
-        yield layer.recording
+        yield layer
     finally:
-        apsw.connection_hooks.remove(checkpoint_often)
+        apsw.connection_hooks.remove(opened)
         forget_folder()
         layer.unregister()

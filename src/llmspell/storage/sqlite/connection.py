@@ -227,6 +227,16 @@ def translate(
             return StorageError(f"{type(exc).__name__}: {exc}", **fields)
 
 
+def may_have_committed(exc: apsw.Error, error: LlmspellError) -> bool:
+    """Say whether a COMMIT that failed, translated as `error`, may be in the log all the same: the disk did not confirm it.
+
+    Only a write for which there was no space has surely not ended. A sync that finds none (delayed allocation, a quota) comes
+    after the log was written.
+    """
+    no_room_to_write = isinstance(error, DiskFull) and exc.extendedresult == apsw.SQLITE_IOERR_WRITE
+    return isinstance(exc, apsw.IOError) and not no_room_to_write
+
+
 def _constraint(exc: apsw.Error, fields: dict[str, Any]) -> LlmspellError:
     _, _, broken = str(exc).partition("failed: ")
     fields["constraint"] = broken or str(exc)
