@@ -131,8 +131,8 @@ async def test_a_disk_that_keeps_failing_gets_no_write_acknowledged_and_nobody_w
         kinds = [operation.kind for operation in recording.operations]
         if failure[0] == "sync":
             first = kinds.index("failed sync")
-            met = next((place for place, kind in enumerate(kinds) if place > first and kind == "begin"), None)
-            assert met is None or "end" not in kinds[met:], "acknowledged although no sync succeeds any more"
+            tried = next((place for place, kind in enumerate(kinds) if place > first and kind == "begin"), None)
+            assert tried is None or "end" not in kinds[tried:], "acknowledged although no sync succeeds any more"
         failed += bool(errors)
         await asyncio.to_thread(require_whole, recording, folder, tmp_path / "scratch", f"{what} for good from {at}")
 
