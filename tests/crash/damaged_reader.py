@@ -52,7 +52,9 @@ async def found(tenant: Tenant) -> Any:
 
 
 async def facts(tenant: Tenant) -> Any:
-    return sorted([fact.predicate, fact.object, fact.properties] for fact in await tenant.graph.facts(subject="Ada"))
+    return sorted(
+        ([fact.predicate, fact.object, fact.properties] for fact in await tenant.graph.facts(subject="Ada")), key=repr
+    )
 
 
 async def agent_states(tenant: Tenant) -> Any:
@@ -75,15 +77,15 @@ async def sessions(tenant: Tenant) -> Any:
 
 
 async def artifacts(tenant: Tenant) -> Any:
-    return sorted([one.name, one.content_hash] for one in (await tenant.artifacts.list()).items)
+    return sorted(([one.name, one.content_hash] for one in (await tenant.artifacts.list()).items), key=repr)
 
 
 async def contents(tenant: Tenant) -> Any:
-    """What the artifacts hold, by what they are said to hold: served wrong it would differ."""
+    """What the artifacts hold, by the hash that their ids ask for: served wrong it would differ."""
     served = {}
     for one in (await tenant.artifacts.list()).items:
         content = await tenant.artifacts.read(one.id)
-        served[one.content_hash] = None if content is None else blake3(content).hexdigest()
+        served[one.id.rpartition(":")[2]] = None if content is None else blake3(content).hexdigest()
     return served
 
 

@@ -134,6 +134,10 @@ def _run(connection: apsw.Connection, query: Query, parameters: Mapping[str, Any
         return connection.execute(query.sql, parameters).fetchall()
     except apsw.Error as exc:
         raise translate(exc, connection, query=query.label) from exc
+    except UnicodeDecodeError as exc:  # texts are checked on their way in
+        raise CorruptStore(
+            "A text in the file is damaged.", path=connection.filename, query=query.label, hint=dialect.DAMAGED_HINT
+        ) from exc
 
 
 def control(connection: apsw.Connection, statement: str) -> None:
@@ -207,7 +211,7 @@ def translate(
             )
         case apsw.CorruptError():
             return CorruptStore(
-                "The file is damaged.", **fields, hint="Restore a backup; keep the damaged file for repair."
+                "The file is damaged.", **fields, hint=dialect.DAMAGED_HINT
             )
         case apsw.CantOpenError():
             return Unavailable(
