@@ -20,7 +20,6 @@ from typing import Any
 from blake3 import blake3
 
 import llmspell
-
 from llmspell.settings import Secret, SecuritySettings, Settings, SqliteSettings, StorageSettings
 from llmspell.spell import Tenant
 from llmspell.storage.sqlite import backend  # noqa: F401 - imported before the first fork
@@ -90,7 +89,8 @@ async def contents(tenant: Tenant) -> Any:
 
 
 async def audit(tenant: Tenant) -> Any:
-    entries = [[one.sequence, one.resource, one.details] for one in (await tenant.audit.list(limit=100)).items]
+    # Without their numbers: a list takes those from an index, and the chain is that of the rows.
+    entries = [[one.resource, one.details] for one in (await tenant.audit.list(limit=100)).items]
     return [(await tenant.audit.verify()).intact, entries]
 
 

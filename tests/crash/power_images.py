@@ -33,7 +33,7 @@ from llmspell.storage.sqlite.pragmas import APPLICATION_ID
 WHOLE_CHECK_EVERY = 10
 OPENED_EVERY = 50
 FAULTS_KEPT = 20
-KEPT_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the images are of this test, in a folder of its own
+KEPT_IN_MEMORY = Path("/dev/shm")
 FACTS_MAX = 1_000
 AFTERWARDS = ("kv", "after the cut")
 NOT_ASKED = ("vector",)

@@ -79,7 +79,8 @@ class Story:
 
     async def state(self, name: str, step: int) -> None:
         await self.write(
-            [("state", name, str(step))], lambda: self.tenant.agent_state.save(name, {"step": str(step), "pad": "x" * 300})
+            [("state", name, str(step))],
+            lambda: self.tenant.agent_state.save(name, {"step": str(step), "pad": "x" * 300}),
         )
 
     async def event(self, number: str) -> None:
@@ -299,7 +300,9 @@ async def record_migration(name: str, folder: Path) -> Recording:
             recording.note(Operation("begin", number=number))
             recording.note(Operation("end", number=number))
         recording.begins_at = len(recording.operations)
-        async with llmspell.connect(f"sqlite:///{folder / FILE}", settings=settings("FULL"), embedder="hashing") as spell:
+        async with llmspell.connect(
+            f"sqlite:///{folder / FILE}", settings=settings("FULL"), embedder="hashing"
+        ) as spell:
             story = Story(recording, spell.tenant(TENANT))
             for number in range(5):
                 await story.kv(f"first-{number}", "v" * 50)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +31,9 @@ BELOW = "unix"
 """The layer that does the work. Only it names itself when it syncs a folder, so these tests run where it exists."""
 _OPEN_DIRECTORY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int))
 
-Kind: TypeAlias = Literal["write", "truncate", "sync", "failed sync", "create", "delete", "sync folder", "begin", "end", "refused"]
+Kind: TypeAlias = Literal[
+    "write", "truncate", "sync", "failed sync", "create", "delete", "sync folder", "begin", "end", "refused"
+]
 Value: TypeAlias = str | None
 Change: TypeAlias = tuple[str, str, Value]
 """What a write changes: (kind of record, its name, its value or None when it is gone)."""
@@ -96,23 +97,23 @@ class RecordingFile(apsw.VFSFile):
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
         new = not Path(path).exists()
         super().__init__(BELOW, name, flags)
-        self._file = os.path.basename(path)
+        self._file = Path(path).name
         self._layer = layer
         if new:
             layer.recording.note(Operation("create", self._file))
 
-    def xWrite(self, data: bytes, offset: int) -> None:  # type: ignore[override] # noqa: N802 - the library's name
+    def xWrite(self, data: bytes, offset: int) -> None:  # type: ignore[override]
         if self._layer.due("write"):
             self.xWrite(data[: len(data) // 2], offset)
             raise apsw.exception_for(self._layer.code)
         self._layer.recording.note(Operation("write", self._file, offset, bytes(data)))
         super().xWrite(data, offset)
 
-    def xTruncate(self, newsize: int) -> None:  # noqa: N802
+    def xTruncate(self, newsize: int) -> None:
         self._layer.recording.note(Operation("truncate", self._file, newsize))
         super().xTruncate(newsize)
 
-    def xSync(self, flags: int) -> None:  # noqa: N802
+    def xSync(self, flags: int) -> None:
         begun = len(self._layer.recording.operations)
         if self._layer.due("sync"):
             self._layer.recording.note(Operation("failed sync", self._file, begun))
@@ -141,16 +142,16 @@ class RecordingFiles(apsw.VFS):
     def due(self, kind: Kind) -> bool:
         return self._fault is not None and self._raises and self._fault.due(kind)
 
-    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
         if name is None:  # a temporary file, which nobody finds again
             return apsw.VFSFile(BELOW, name, flags)
         return RecordingFile(name, flags, self)
 
-    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802, FBT001
-        self.recording.note(Operation("delete", os.path.basename(filename)))
+    def xDelete(self, filename: str, syncdir: bool) -> None:
+        self.recording.note(Operation("delete", Path(filename).name))
         super().xDelete(filename, syncdir)
 
-    def xGetLastError(self) -> tuple[int, str]:  # noqa: N802
+    def xGetLastError(self) -> tuple[int, str]:
         if self._fault is not None and self._fault.failed:
             return self._fault.system, ""
         return super().xGetLastError()

@@ -33,7 +33,7 @@ SEED = 11
 PAGE = 4_096
 FLIPS = size(ci=200, soak=5_000)
 TRUNCATIONS = size(ci=40, soak=1_000)
-LOG_HARMS = size(ci=60, soak=2_000)
+LOG_HARMS = size(ci=30, soak=2_000)
 LIMIT_S = 3_000
 UNCHECKED = {"keys", "memories", "found", "facts", "workflow_states", "events", "sessions", "artifacts"}
 """Questions whose answers have no checksum on the way from the disk."""
@@ -112,7 +112,9 @@ async def fill(tenant: Tenant, *, seed: int = SEED) -> None:
     choose = random.Random(seed)
     await tenant.kv.set_batch({f"key-{number}": choose.randbytes(300) for number in range(20)})
     for number in range(12):
-        await tenant.memory.add(f"Memory {number} is about {choose.random()}, and says so at some length.", metadata={"n": number})
+        await tenant.memory.add(
+            f"Memory {number} is about {choose.random()}, and says so at some length.", metadata={"n": number}
+        )
         await tenant.graph.assert_fact("Ada", "knows", f"number-{number}", properties={"n": number})
         await tenant.event_log.append("rot.begins", {"n": number, "pad": choose.random()})
         await tenant.audit.record("rot", principal="test", resource=f"r-{number}", details={"n": number})
@@ -204,32 +206,41 @@ async def test_a_flipped_bit_crashes_nothing_and_what_has_a_checksum_is_never_an
     choose, found = random.Random(SEED), Counter[str]()
     trees = pages_in_use(whole, tmp_path)
     with_rows = [name for name in trees if b"\x00" * 4000 not in page_of(whole, trees[name][0])]
-    differed: Counter[str] = Counter()
     for _ in range(FLIPS):
-        # A tree first, then a page: by pages alone nearly all would hit contents, which are tried below.
+        # A tree first, then a page: by pages alone nearly all would hit contents, which are tried below. And of nine bytes in
+        # ten those that hold something: most trees here are nearly empty.
         page = choose.choice(trees[choose.choice(with_rows)])
-        bit = (page - 1) * PAGE * 8 + choose.randrange(PAGE * 8)
+        used = [at for at, byte in enumerate(page_of(whole, page)) if byte] if choose.random() < 0.9 else range(PAGE)
+        bit = ((page - 1) * PAGE + choose.choice(used)) * 8 + choose.randrange(8)
 
         verdict = reader.judge({"store.db": flip(whole["store.db"], bit)})
 
         reader.require_sound(verdict, f"bit {bit}")
         found[verdict.kind] += 1
-        differed.update(verdict.differ)
 
-    tell(bits_flipped=FLIPS, flips_detected=found["detected"], flips_harmless=found["harmless"], flips_unnoticed=found["unnoticed"])
-    assert found["detected"] > 0
-    print(found, differed)
+    tell(
+        bits_flipped=FLIPS,
+        flips_detected=found["detected"],
+        flips_harmless=found["harmless"],
+        flips_unnoticed=found["unnoticed"],
+    )
+    assert found["detected"] > FLIPS // 10
+    assert found["harmless"] > 0
 
 
 @pytest.mark.timeout(LIMIT_S)
-async def test_a_flipped_bit_in_a_content_is_always_found(whole: dict[str, bytes], reader: Reader, tmp_path: Path) -> None:
-    """All pages of the contents alone: nine of ten bits of the file above are theirs, and none may be served."""
+async def test_a_flipped_bit_in_a_content_is_always_found(
+    whole: dict[str, bytes], reader: Reader, tmp_path: Path
+) -> None:
+    """The pages of the contents alone: nearly the whole file."""
     choose = random.Random(SEED)
     (tmp_path / "pages.db").write_bytes(whole["store.db"])
     with closing(apsw.Connection(str(tmp_path / "pages.db"))) as connection:
-        query = "SELECT pageno FROM dbstat WHERE name IN ('artifact_content', 'artifact_chunks') AND pagetype = 'overflow'"
+        query = (
+            "SELECT pageno FROM dbstat WHERE name IN ('artifact_content', 'artifact_chunks') AND pagetype = 'overflow'"
+        )
         pages = [page for (page,) in connection.execute(query)]
-    for _ in range(FLIPS // 4):
+    for _ in range(FLIPS // 8):
         bit = (choose.choice(pages) - 1) * PAGE * 8 + choose.randrange(32, PAGE * 8)
 
         verdict = reader.judge({"store.db": flip(whole["store.db"], bit)})
@@ -276,12 +287,16 @@ async def test_a_damaged_log_takes_back_the_latest_writes_and_never_a_part_of_on
         lost += len(later) < 20
         with closing(apsw.Connection(str(tmp_path / "damaged" / "store.db"))) as connection:
             assert connection.execute("PRAGMA integrity_check").get == "ok"
-            assert [what for what in contradictions(connection) if "vector" not in what and "transaction" not in what] == []
+            assert [
+                what for what in contradictions(connection) if "vector" not in what and "transaction" not in what
+            ] == []
     tell(logs_damaged=LOG_HARMS + len(named))
     assert lost > LOG_HARMS // 2, "the damage met no write"
 
 
-async def test_without_its_log_a_store_is_as_it_was_at_the_last_checkpoint(logged: dict[str, bytes], reader: Reader) -> None:
+async def test_without_its_log_a_store_is_as_it_was_at_the_last_checkpoint(
+    logged: dict[str, bytes], reader: Reader
+) -> None:
     verdict = reader.judge({"store.db": logged["store.db"]})
 
     assert verdict.right == QUESTIONS.keys()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import apsw
@@ -50,7 +52,7 @@ def judge_in_processes(recording: Recording, file: Path, count: int, *options: s
     command = [sys.executable, "-m", "tests.crash.power_images", str(file), SEED]
     running = [
         subprocess.Popen([*command, str(first), str(last), *options], stdout=subprocess.PIPE, cwd=ROOT)
-        for first, last in zip(bounds, bounds[1:], strict=False)
+        for first, last in pairwise(bounds)
     ]
     report = Report()
     for process in running:
@@ -65,7 +67,10 @@ def explained(recording: Recording, report: Report, file: Path) -> str:
     """The images that are wrong, and how to judge one of them alone."""
     command = f"python -m tests.crash.power_images {file} {SEED} N N+1"
     return "\n".join(
-        [f"{recording.name}: {report.faulty} of {report.images} images are wrong; `{command}` judges one anew:", *report.examples]
+        [
+            f"{recording.name}: {report.faulty} of {report.images} images are wrong; `{command}` judges one anew:",
+            *report.examples,
+        ]
     )
 
 
@@ -121,10 +126,7 @@ async def test_a_store_that_does_not_sync_is_caught(tmp_path: Path, monkeypatch:
 async def test_the_layer_records_the_store_as_it_is_in_production(tmp_path: Path) -> None:
     recording, _ = await record("small writes", tmp_path, SEED)
 
-    counted = {kind: 0 for kind in ("begin", "end", "sync", "write", "sync folder", "create", "delete")}
-    for operation in recording.operations:
-        if operation.kind in counted and not (operation.kind == "sync" and not operation.file.endswith("-wal")):
-            counted[operation.kind] += 1
+    counted = Counter(one.kind for one in recording.operations if one.kind != "sync" or one.file.endswith("-wal"))
     assert counted["begin"] == counted["end"] > 100
     assert counted["sync"] < counted["end"], "no group of writes shared a commit"
     assert counted["sync folder"] > 0

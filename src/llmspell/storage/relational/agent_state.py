@@ -8,8 +8,8 @@ from uuid import UUID
 
 from llmspell.clock import parse_instant
 from llmspell.codec import require_limit
-from llmspell.ids import HIGHEST_ID
 from llmspell.errors import CorruptStore
+from llmspell.ids import HIGHEST_ID
 from llmspell.storage.contracts import agent_state_checks as checks
 from llmspell.storage.contracts.agent_state import VERIFY_MAX, AgentState, AgentStateSummary, StateCheck
 from llmspell.storage.contracts.checks import require_data, require_expected

@@ -210,9 +210,7 @@ def translate(
                 "The file is not an SQLite database.", **fields, hint="Choose another path; nothing was changed."
             )
         case apsw.CorruptError():
-            return CorruptStore(
-                "The file is damaged.", **fields, hint=dialect.DAMAGED_HINT
-            )
+            return CorruptStore("The file is damaged.", **fields, hint=dialect.DAMAGED_HINT)
         case apsw.CantOpenError():
             return Unavailable(
                 "The file cannot be opened.", **fields, hint="Check that its folder exists and may be written."
@@ -237,7 +235,7 @@ def may_have_committed(exc: apsw.Error, error: LlmspellError) -> bool:
     Only a write for which there was no space has surely not ended. A sync that finds none (delayed allocation, a quota) comes
     after the log was written.
     """
-    no_room_to_write = isinstance(error, DiskFull) and exc.extendedresult == apsw.SQLITE_IOERR_WRITE
+    no_room_to_write = isinstance(error, DiskFull) and getattr(exc, "extendedresult", 0) == apsw.SQLITE_IOERR_WRITE
     return isinstance(exc, apsw.IOError) and not no_room_to_write
 
 
