@@ -41,7 +41,7 @@ def harm(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Harm:
     def on_server(statement: str, values: tuple[Any, ...]) -> None:
         url = request.getfixturevalue("postgres_shared_database").superuser_url
         with psycopg.connect(url, autocommit=True, cursor_factory=psycopg.RawCursor) as connection:
-            changed = connection.execute(statement.replace("artifact_", "llmspell.artifact_", 1).encode(), values)
+            changed = connection.execute(statement.replace("artifact", "llmspell.artifact", 1).encode(), values)
             assert changed.rowcount == 1
 
     def in_file(statement: str, values: tuple[Any, ...]) -> None:
@@ -174,6 +174,23 @@ async def test_what_claims_to_be_compressed_and_is_not_is_found(
             )
 
             await require_refused(tenant, id, CONTENTS[name])
+
+
+async def test_an_artifact_whose_row_leads_to_another_content_is_refused(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path, harm: Harm
+) -> None:
+    """The other content is whole, and has its own hash; but its hash is not the one that the id asks for."""
+    async with opened(backend, request, tmp_path) as spell:
+        tenant = await fresh_tenant(spell)
+        id, another = await stored(tenant, CONTENTS["plain"]), await stored(tenant, CONTENTS["compressed"])
+
+        harm(
+            "UPDATE artifacts SET content_hash = $1 WHERE tenant_id = $2 AND content_hash = $3",
+            (another.rpartition(":")[2], tenant.id, id.rpartition(":")[2]),
+        )
+
+        await require_refused(tenant, id, CONTENTS["plain"])
+        assert await tenant.artifacts.read(another) == CONTENTS["compressed"]
 
 
 async def test_a_damaged_content_can_be_deleted_and_stored_anew(

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from llmspell.clock import parse_instant
 from llmspell.codec import require_limit
+from llmspell.errors import CorruptStore
 from llmspell.ids import HIGHEST_ID
 from llmspell.storage.contracts import agent_state_checks as checks
 from llmspell.storage.contracts.agent_state import VERIFY_MAX, AgentState, AgentStateSummary, StateCheck
@@ -76,7 +77,7 @@ class RelationalAgentStates:
             return None
         summary, raw = self._summary(row[:-1]), row[-1]
         data = self._verified(raw, summary.checksum)
-        if data is None:
+        if data is None or summary.agent_id != agent_id:  # a damaged index may lead to another agent's row
             raise checks.damaged(agent_id)
         return AgentState(**{name: getattr(summary, name) for name in summary.__struct_fields__}, data=data)
 
@@ -127,7 +128,7 @@ class RelationalAgentStates:
         """Return stored data, or None when it is not what the checksum was made of."""
         try:
             data = self._dialect.to_json(raw)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, CorruptStore):
             return None
         return data if checks.is_intact(data, checksum) else None
 

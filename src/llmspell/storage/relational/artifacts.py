@@ -202,7 +202,7 @@ class RelationalArtifacts:
         if row is None:
             return None
         whole = BytesIO()
-        async for piece in self._opened(row):
+        async for piece in self._opened(key, row):
             whole.write(piece)
         return whole.getvalue()
 
@@ -211,14 +211,16 @@ class RelationalArtifacts:
         row = await self._unit.row(self._queries.open, id=str(key), now=self._now())
         if row is None:
             raise _absent(key)
-        async for piece in self._opened(row):
+        async for piece in self._opened(key, row):
             yield piece
 
     async def download(self, id: str, into: BinaryIO) -> int:
         return await written(self.stream(id), into)
 
-    def _opened(self, row: Row) -> AsyncIterator[bytes]:
+    def _opened(self, key: ArtifactKey, row: Row) -> AsyncIterator[bytes]:
         content_hash, is_compressed, size_bytes, stored_bytes, data = row
+        if content_hash != key.content_hash:  # whole, but another's: its row or an index is damaged
+            raise damaged(key.content_hash)
         head = Head(
             content_hash=content_hash,
             is_compressed=bool(is_compressed),

@@ -15,7 +15,7 @@ import msgspec
 
 from llmspell.clock import parse_instant
 from llmspell.codec import DIMENSIONS, require_limit, require_size
-from llmspell.errors import AlreadyExists, Conflict, NotFound, VersionConflict
+from llmspell.errors import AlreadyExists, Conflict, CorruptStore, NotFound, VersionConflict
 from llmspell.ids import HIGHEST_ID, LOWEST_ID, parse_id
 from llmspell.storage.contracts import memories_checks as checks
 from llmspell.storage.contracts.filters import parse
@@ -366,6 +366,11 @@ class RelationalMemories:
                 text = await self._postings.rank_memories(executor, query.text, limit=limit, where=where, now=now)
             named = dict.fromkeys(scored.id for scored in (*dense, *text))
             records = await self._records(executor, list(named))
+            for scored in text:
+                if scored.id not in records:  # in one snapshot only damage parts them
+                    raise CorruptStore(
+                        "Words lead to a memory that is not there.", id=scored.id, hint="Restore a backup."
+                    )
             unembedded = int(await executor.value(self._queries.count_pending, space_id=query.space_id, now=now))
             return MemoryRankings(
                 dense=[scored for scored in dense if scored.id in records],  # what ranked them may be behind the rows

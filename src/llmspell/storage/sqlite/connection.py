@@ -136,6 +136,10 @@ def _run(connection: apsw.Connection, query: Query, parameters: Mapping[str, Any
         return connection.execute(query.sql, parameters).fetchall()
     except apsw.Error as exc:
         raise translate(exc, connection, query=query.label) from exc
+    except UnicodeDecodeError as exc:  # texts are checked on their way in
+        raise CorruptStore(
+            "A text in the file is damaged.", path=connection.filename, query=query.label, hint=dialect.DAMAGED_HINT
+        ) from exc
 
 
 def control(connection: apsw.Connection, statement: str) -> None:
@@ -208,9 +212,7 @@ def translate(
                 "The file is not an SQLite database.", **fields, hint="Choose another path; nothing was changed."
             )
         case apsw.CorruptError():
-            return CorruptStore(
-                "The file is damaged.", **fields, hint="Restore a backup; keep the damaged file for repair."
-            )
+            return CorruptStore("The file is damaged.", **fields, hint=dialect.DAMAGED_HINT)
         case apsw.CantOpenError():
             return Unavailable(
                 "The file cannot be opened.", **fields, hint="Check that its folder exists and may be written."
@@ -225,6 +227,16 @@ def translate(
             return SchemaOutdated(str(exc), **fields)
         case _:
             return StorageError(f"{type(exc).__name__}: {exc}", **fields)
+
+
+def may_have_committed(exc: apsw.Error, error: LlmspellError) -> bool:
+    """Say whether a COMMIT that failed, translated as `error`, may be in the log all the same: the disk did not confirm it.
+
+    Only a write for which there was no space has surely not ended. A sync that finds none (delayed allocation, a quota) comes
+    after the log was written.
+    """
+    no_room_to_write = isinstance(error, DiskFull) and getattr(exc, "extendedresult", 0) == apsw.SQLITE_IOERR_WRITE
+    return isinstance(exc, apsw.IOError) and not no_room_to_write
 
 
 def _constraint(exc: apsw.Error, fields: dict[str, Any]) -> LlmspellError:

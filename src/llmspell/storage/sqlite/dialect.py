@@ -14,11 +14,15 @@ import apsw
 
 from llmspell.clock import from_microseconds, to_microseconds
 from llmspell.codec import decode_json, encode_json
+from llmspell.errors import CorruptStore
 from llmspell.storage.contracts.filters import Compare
 from llmspell.storage.relational.filters import FieldKind
 
 INFINITY: Final = 2**63 - 1
 """The open end of a period, in microseconds."""
+DAMAGED_HINT: Final = "Restore a backup; keep the damaged file for repair."
+_UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
+"""What the decoders raise at a value that nobody stored."""
 _SYMBOLS: Final = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
@@ -29,25 +33,34 @@ class SqliteDialect:
         return value.bytes
 
     def to_id(self, raw: Any) -> UUID:
-        return UUID(bytes=raw)
+        try:
+            return UUID(bytes=raw)
+        except _UNREADABLE as exc:
+            raise _damaged() from exc
 
     def instant(self, value: datetime | None) -> int | None:
         return None if value is None else to_microseconds(value)
 
     def to_instant(self, raw: Any) -> Any:
-        return None if raw is None else from_microseconds(raw)
+        try:
+            return None if raw is None else from_microseconds(raw)
+        except _UNREADABLE as exc:
+            raise _damaged() from exc
 
     def open_end(self, value: datetime | None) -> int:
         return INFINITY if value is None else to_microseconds(value)
 
     def to_open_end(self, raw: Any) -> datetime | None:
-        return None if raw == INFINITY else from_microseconds(raw)
+        return None if raw == INFINITY else self.to_instant(raw)
 
     def json(self, value: Any) -> str | None:
         return None if value is None else encode_json(value)
 
     def to_json(self, raw: Any) -> Any:
-        return None if raw is None else decode_json(raw)
+        try:
+            return None if raw is None else decode_json(raw)
+        except _UNREADABLE as exc:
+            raise _damaged() from exc
 
     def array(self, values: Sequence[Any]) -> str:
         return encode_json([_element(value) for value in values])
@@ -56,7 +69,14 @@ class SqliteDialect:
         return packed
 
     def to_vector(self, raw: Any) -> bytes:
-        return bytes(raw)
+        try:
+            return bytes(raw)
+        except _UNREADABLE as exc:
+            raise _damaged() from exc
+
+
+def _damaged() -> CorruptStore:
+    return CorruptStore("A value in the file is damaged.", hint=DAMAGED_HINT)
 
 
 def _element(value: Any) -> Any:

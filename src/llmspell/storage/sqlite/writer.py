@@ -21,7 +21,6 @@ import apsw
 
 from llmspell.clock import Clock
 from llmspell.errors import (
-    DiskFull,
     LlmspellError,
     OutcomeUnknown,
     StorageError,
@@ -31,7 +30,7 @@ from llmspell.errors import (
 )
 from llmspell.observe import logger
 from llmspell.storage.sqlite import pragmas
-from llmspell.storage.sqlite.connection import control, roll_back, translate
+from llmspell.storage.sqlite.connection import control, may_have_committed, roll_back, translate
 
 QUEUE_MAX: Final = 100_000
 """Writes that may wait; beyond it a caller is told at once instead of later."""
@@ -319,8 +318,7 @@ class Writer:
         except apsw.Error as exc:
             error = translate(exc, self._connection)
             self._undo("ROLLBACK")
-            if isinstance(exc, apsw.IOError) and not isinstance(error, DiskFull):
-                # The log may hold the commit although the disk did not confirm it.
+            if may_have_committed(exc, error):
                 raise OutcomeUnknown(path=self._connection.filename) from exc
             raise error from exc
 
