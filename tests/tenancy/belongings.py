@@ -124,7 +124,10 @@ class Belongings(msgspec.Struct, kw_only=True):
                 texts |= {text: f"<{field}.{name}>" for name, text in value.items()}
             elif isinstance(value, LeasedJob):
                 texts |= {str(value.lease_id): "<lease>"}
-            elif field in ("content_hash", "artifact_id"):  # made of a session and a hash, which have names of their own
+            elif field in (
+                "content_hash",
+                "artifact_id",
+            ):  # made of a session and a hash, which have names of their own
                 continue
             elif isinstance(value, (str, UUID)):
                 texts[str(value)] = f"<{field}>"
@@ -238,6 +241,16 @@ async def _fill_memories(tenant: Tenant, names: Belongings, marks: Marks, rows: 
             for number, id in enumerate((names.vector_id, *[None] * rows))
         ]
     )
+    for dimension in (768, 1536, 3072):
+        await tenant.vectors.insert(
+            {
+                "id": UUID(int=names.vector_id.int + dimension),
+                "embedding": names.embedding * (dimension // 384),
+                "scope": names.scope,
+                "metadata": {names.metadata_key: names.metadata_value, marks(): marks()},
+            }
+        )
+        await tenant.vectors.insert({"embedding": names.embedding * (dimension // 384), "scope": marks()})
 
 
 async def _fill_graph(tenant: Tenant, names: Belongings, marks: Marks, rows: int) -> dict[str, Any]:

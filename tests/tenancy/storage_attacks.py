@@ -17,6 +17,7 @@ from llmspell.storage.contracts.vectors import VectorEntry
 
 SPACE = EmbeddingSpace(space_id="hashing-384@384", model="hashing-384", dimension=384)
 """The space that everybody has who uses the same embedder."""
+WIDER = (768, 1536, 3072)
 SEALED = b"sealed" * 10
 OTHER_ID = UUID(int=0x0190_0000_0001 << 80 | 0x7 << 76 | 0b10 << 62 | 1)
 
@@ -79,6 +80,23 @@ async def claimed(t: Any, x: Belongings) -> Any:
         await keys.record(x.idempotency_key, b"mine"),
         await keys.find(x.idempotency_key, operation="mine", fingerprint=FINGERPRINT),
     )
+
+
+def wide(call: Callable[[Any, Belongings, int], Awaitable[Any]]) -> Callable[[Any, Belongings], Awaitable[Any]]:
+    """A call that is made for the vectors of each other dimension too."""
+
+    async def calls(t: Any, x: Belongings) -> Any:
+        return [await call(t, x, dimension) for dimension in WIDER]
+
+    return calls
+
+
+def wide_id(x: Belongings, dimension: int) -> UUID:
+    return UUID(int=x.vector_id.int + dimension)
+
+
+def wide_vector(x: Belongings, dimension: int) -> list[float]:
+    return x.embedding * (dimension // 384)
 
 
 def hashed() -> KeyHash:
@@ -151,15 +169,28 @@ STORAGE_ATTACKS: dict[str, list[Callable[[Any, Belongings], Awaitable[Any]]]] = 
     "storages.vectors.insert": [
         lambda t, x: vectors(t).insert([VectorEntry(id=x.vector_id, embedding=x.embedding, scope=x.scope)]),
         lambda t, x: vectors(t).insert([VectorEntry(id=x.vector_id, embedding=[1.0] * 768)]),
+        wide(lambda t, x, n: vectors(t).insert([VectorEntry(id=wide_id(x, n), embedding=wide_vector(x, n))])),
         lambda t, x: vectors(t).insert([VectorEntry(id=OTHER_ID, embedding=x.embedding)]),
     ],
-    "storages.vectors.get": [lambda t, x: vectors(t).get(x.vector_id)],
+    "storages.vectors.get": [
+        lambda t, x: vectors(t).get(x.vector_id),
+        wide(lambda t, x, n: vectors(t).get(wide_id(x, n))),
+    ],
     "storages.vectors.search": [
         lambda t, x: vectors(t).search(x.embedding),
         lambda t, x: vectors(t).search(x.embedding, scope=x.scope, filters=where(x)),
+        wide(lambda t, x, n: vectors(t).search(wide_vector(x, n))),
+        wide(lambda t, x, n: vectors(t).search(wide_vector(x, n), filters=where(x))),
+        wide(lambda t, x, n: vectors(t).search(wide_vector(x, n), scope=x.scope)),
     ],
-    "storages.vectors.update_metadata": [lambda t, x: vectors(t).update_metadata(x.vector_id, {})],
-    "storages.vectors.delete": [lambda t, x: vectors(t).delete([x.vector_id])],
+    "storages.vectors.update_metadata": [
+        lambda t, x: vectors(t).update_metadata(x.vector_id, {}),
+        wide(lambda t, x, n: vectors(t).update_metadata(wide_id(x, n), {})),
+    ],
+    "storages.vectors.delete": [
+        lambda t, x: vectors(t).delete([x.vector_id]),
+        wide(lambda t, x, n: vectors(t).delete([wide_id(x, n)])),
+    ],
     "storages.vectors.delete_scope": [lambda t, x: vectors(t).delete_scope(x.scope)],
     "storages.vectors.stats": [lambda t, x: vectors(t).stats(scope=x.scope)],
     "storages.graph.assert_fact": [

@@ -8,10 +8,11 @@ here until `attacks` has a call of it.
 from __future__ import annotations
 
 import random
+import sqlite3
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.fixtures.soak import tell
 from tests.fixtures.stores import STORES, operator_url_of, url_of
 from tests.tenancy.attacks import ATTACKS, ONLY_ON_TENANTS, OPERATORS_ALONE, methods
 from tests.tenancy.belongings import Belongings, Marks, filled_tenant, invented
-from tests.tenancy.observation import Told, digests, told
+from tests.tenancy.observation import TENANT_COLUMN, Told, digests, told
 
 import llmspell
 from llmspell.clock import ManualClock
@@ -41,8 +42,69 @@ SEED = random.SystemRandom().getrandbits(32)
 MARKS = 1_000
 ROWS = 16
 SHOWN_MAX = 40
+LAST_OF_ITS_CONCERN = {label.rpartition(".")[0]: label for label in ATTACKS}.values()
+BY_CHANCE = frozenset({"postings.deltas", "postings.drop_deltas", "postings.add_stats"})
+"""Queries of a tidying that one write in 64 does: whether it does is told by nothing but a new id."""
+WRITES_FIRST = "storages.memories.search"
+"""A call that registers an embedding space, and so its tenant, before it reads."""
 ANSWERS_WITHOUT_A_TENANT = {"kv.backend_type", "kv.characteristics", "memory.question", "spell.authenticate"}
 """What is the same for everybody, and asks no store."""
+
+
+NOTHING_SAID = frozenset(
+    # ids, hashes, checksums and numbers that the store makes
+    [
+        "artifact_id",
+        "checksum",
+        "content_hash",
+        "correlation_id",
+        "delta_id",
+        "entity_id",
+        "entry_hash",
+        "entry_id",
+        "event_id",
+        "execution_id",
+        "fingerprint",
+        "from_entity",
+        "id",
+        "job_id",
+        "key_hash",
+        "key_id",
+        "kv_id",
+        "lease_id",
+        "memory_id",
+        "owner_id",
+        "parent_artifact_id",
+        "pattern_id",
+        "prev_hash",
+        "relationship_id",
+        "rotated_from",
+        "rotated_to",
+        "session_id",
+        "state_id",
+        "to_entity",
+        "artifact_type",
+        "cardinality",
+        "collection",
+        "decision",
+        "embedding_state",
+        "language",
+        "memory_type",
+        "operation",
+        "scopes",
+        "state",
+        "status",
+        "storage_type",
+        "pepper",
+        "model",
+        "space_id",
+        "embedding",
+        "encrypted_key",
+        "data",
+        "kv_store.metadata",
+    ]
+)
+"""Columns, by their name alone, that hold nothing that somebody said."""
 
 
 class Scene(msgspec.Struct):
@@ -93,6 +155,35 @@ async def scene(
         yield Scene(spell, names, nobodys, marks, inspection, seed)
 
 
+async def test_the_marks_stand_in_every_column_that_holds_what_somebody_says(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """So a column that is added, and not filled in `belongings`, is noticed: nothing could be seen to leak from it."""
+    async with scene("sqlite", request, tmp_path) as at:
+        empty = unmarked_columns(at)
+
+    said = [name for name in empty if name not in NOTHING_SAID and name.partition(".")[2] not in NOTHING_SAID]
+    assert sorted(said) == [], "fill it in tests/tenancy/belongings.py, or say why in NOTHING_SAID"
+    assert sorted(NOTHING_SAID - empty - {name.partition(".")[2] for name in empty}) == []
+
+
+def unmarked_columns(at: Scene) -> set[str]:
+    """The columns of texts, JSON and bytes in which no row of the owner has a mark."""
+    found = set()
+    connection = sqlite3.connect(at.inspection_url.removeprefix("sqlite:///"))
+    for (table,) in connection.execute(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'tenants'"
+    ).fetchall():
+        columns = {row[1]: row[2] for row in connection.execute(f"PRAGMA table_info({table})")}
+        texts = [name for name, kind in columns.items() if kind in ("TEXT", "BLOB") and name != TENANT_COLUMN]
+        for name in texts if TENANT_COLUMN in columns else ():
+            rows = connection.execute(f"SELECT {name} FROM {table} WHERE tenant_id = ?", (at.names.tenant,)).fetchall()
+            if not at.marks.found_in(repr(rows)):
+                found.add(f"{table}.{name}")
+    connection.close()
+    return found
+
+
 def test_every_public_method_has_a_call() -> None:
     assert sorted(methods() - set(ATTACKS) - set(OPERATORS_ALONE)) == [], (
         "write a call of it in tests/tenancy/attacks.py"
@@ -108,11 +199,17 @@ def shown(wrong: list[str]) -> str:
 def difference(label: str, foreign: Told, absent: Told) -> str | None:
     """Say how an answer about another's thing differs from one about nobody's."""
     if foreign.outcome != absent.outcome:
-        same = len(commonprefix([foreign.outcome, absent.outcome]))
+        same = next(
+            (n for n, pair in enumerate(zip(foreign.outcome, absent.outcome, strict=False)) if len({*pair}) > 1), 0
+        )
         told_of = [one.outcome[max(0, same - 80) : same + 120] for one in (foreign, absent)]
         return f"{label}: told {told_of[0]!r}, and of what nobody has {told_of[1]!r}"
-    if foreign.queries != absent.queries:
-        return f"{label}: queries {foreign.queries - absent.queries}, and for what nobody has {absent.queries - foreign.queries}"
+    costs = [
+        Counter({query: n for query, n in one.queries.items() if query[0] not in BY_CHANCE})
+        for one in (foreign, absent)
+    ]
+    if costs[0] != costs[1]:
+        return f"{label}: queries {costs[0] - costs[1]}, and for what nobody has {costs[1] - costs[0]}"
     return None
 
 
@@ -126,9 +223,7 @@ async def test_anothers_thing_is_answered_as_one_that_nobody_has_and_stays_as_it
     async with scene(backend, request, tmp_path) as at:
         before = at.digests()
         for label, attacks in ATTACKS.items():
-            if label.startswith("transaction."):
-                continue
-            for number, attack in enumerate(attacks):
+            for number, attack in enumerate(attacks if not label.startswith("transaction.") else ()):
                 calls += 1
                 answers = []
                 for who, names in (("f", at.names), ("n", at.nobodys)):
@@ -138,9 +233,10 @@ async def test_anothers_thing_is_answered_as_one_that_nobody_has_and_stays_as_it
                     if revealed := at.revealed(answers[-1]):
                         wrong.append(f"{label}[{number}] reveals {revealed}")
                 wrong += filter(None, [difference(f"{label}[{number}]", *answers)])
-            after = at.digests()
-            wrong += [f"{label} changes {table}" for table in before if after[table] != before[table]]
-            before = after
+            if label in LAST_OF_ITS_CONCERN:
+                after = at.digests()
+                wrong += [f"up to {label}: {table} changed" for table in before if after[table] != before[table]]
+                before = after
 
     tell(probes=calls, leaks=len(wrong))
     assert not wrong, shown(wrong)
@@ -197,26 +293,32 @@ def in_transaction(attack: Any) -> Any:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("status", ["unregistered", "suspended", "deleted"])
 @pytest.mark.parametrize("backend", STORES)
 async def test_who_is_not_served_is_refused_by_every_method_whatever_they_ask_for(
-    backend: str, status: str, request: pytest.FixtureRequest, tmp_path: Path
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     wrong: list[str] = []
-    refusal: type[LlmspellError] = TenantUnknown if status == "unregistered" else TenantInactive
     async with scene(backend, request, tmp_path) as at:
         before = at.digests()
-        me = at.caller("n")
-        await be(at.spell, me, status)
-        for label, attacks in ATTACKS.items():
-            if label.startswith(("transaction.", "queue.")):  # the queue is the operator's, who may work for anybody
-                continue
-            for number, attack in enumerate(attacks):
-                answers = [await told(attack, at.spell.tenant(me), names, me=me) for names in (at.names, at.nobodys)]
-                wrong += [f"{label}[{number}] reveals {found}" for one in answers if (found := at.revealed(one))]
-                wrong += filter(None, [difference(f"{label}[{number}]", *answers)])
-                if label not in ANSWERS_WITHOUT_A_TENANT and not isinstance(answers[0].error, (refusal, InvalidCursor)):
-                    wrong.append(f"{label}[{number}] is not refused: {answers[0].outcome[:200]}")
+        for status in ("unregistered", "suspended", "deleted"):
+            me = at.caller(status)
+            await be(at.spell, me, status)
+            refusal: type[LlmspellError] = TenantUnknown if status == "unregistered" else TenantInactive
+            for label, attacks in ATTACKS.items():
+                if label.startswith(
+                    ("transaction.", "queue.")
+                ):  # the queue is the operator's, who may work for anybody
+                    continue
+                for number, attack in enumerate(attacks):
+                    answers = [
+                        await told(attack, at.spell.tenant(me), names, me=me) for names in (at.names, at.nobodys)
+                    ]
+                    wrong += [f"{label}[{number}] reveals {found}" for one in answers if (found := at.revealed(one))]
+                    wrong += filter(None, [difference(f"{status}: {label}[{number}]", *answers)])
+                    # A cursor is refused before anybody is asked: its signature names the tenant.
+                    refused = isinstance(answers[0].error, (refusal, InvalidCursor))
+                    if label not in ANSWERS_WITHOUT_A_TENANT and not refused:
+                        wrong.append(f"{label}[{number}] is not refused when {status}: {answers[0].outcome[:200]}")
         assert at.digests() == before
     tell(leaks=len(wrong))
     assert not wrong, shown(wrong)
@@ -240,7 +342,7 @@ async def test_an_unregistered_reader_is_told_nothing_where_writes_register(
     async with scene(backend, request, tmp_path, auto_create=True) as at:
         me = at.caller("n")
         for label, attacks in ATTACKS.items():
-            if label.rpartition(".")[2] not in READS or label.startswith(("transaction.", "queue.", "sessions.")):
+            if label.rpartition(".")[2] not in READS or label.startswith(("transaction.", "queue.", WRITES_FIRST)):
                 continue
             for number, attack in enumerate(attacks):
                 answers = [await told(attack, at.spell.tenant(me), names, me=me) for names in (at.names, at.nobodys)]
