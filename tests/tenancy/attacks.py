@@ -73,6 +73,16 @@ async def put_same_content(t: Any, x: Belongings) -> Any:
     )
 
 
+async def put_large_content(t: Any, x: Belongings) -> Any:
+    """The same for a content of several chunks."""
+    made = await t.artifacts.put(await own_session(t), "mine", x.large_content)
+    return (
+        await t.artifacts.verify(made.id),
+        await t.artifacts.delete(made.id),
+        await t.artifacts.verify(x.large_artifact_id),
+    )
+
+
 async def put_child(t: Any, x: Belongings) -> Any:
     return await t.artifacts.put(await own_session(t), "mine", b"mine", parent=x.artifact_id)
 
@@ -366,6 +376,7 @@ SESSIONS: dict[str, list[Attack]] = {
         lambda t, x: t.artifacts.put(x.session_id, "mine", b"m" * 1_100_000),
         put_child,
         put_same_content,
+        put_large_content,
     ],
     "artifacts.get": [lambda t, x: t.artifacts.get(x.artifact_id)],
     "artifacts.read": [lambda t, x: t.artifacts.read(x.artifact_id)],
@@ -381,7 +392,10 @@ SESSIONS: dict[str, list[Attack]] = {
         lambda t, x: t.artifacts.update(x.artifact_id, name="mine"),
         lambda t, x: t.artifacts.update(x.artifact_id, tags=[], expected_revision=1),
     ],
-    "artifacts.delete": [lambda t, x: t.artifacts.delete(x.artifact_id)],
+    "artifacts.delete": [
+        lambda t, x: t.artifacts.delete(x.artifact_id),
+        lambda t, x: t.artifacts.delete(x.large_artifact_id),
+    ],
     "artifacts.stats": [lambda t, x: t.artifacts.stats(), lambda t, x: t.artifacts.stats(session=x.session_id)],
     "artifacts.verify": [lambda t, x: t.artifacts.verify(x.artifact_id)],
     "artifacts.collect_garbage": [lambda t, x: t.artifacts.collect_garbage()],

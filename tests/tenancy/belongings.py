@@ -87,6 +87,8 @@ class Belongings(msgspec.Struct, kw_only=True):
     artifact_id: str
     content: bytes
     content_hash: str
+    large_content: bytes
+    large_artifact_id: str
     event_id: UUID
     event_type: str
     correlation_id: UUID
@@ -152,7 +154,9 @@ def invented(seed: int, marks: Marks) -> Belongings:
     texts = {
         name: marks()
         for name, kind in Belongings.__annotations__.items()
-        if kind == "str" and name not in ("tenant", "artifact_id", "content_hash", "audit_hash", "word", "event_type")
+        if kind == "str"
+        and name
+        not in ("tenant", "artifact_id", "large_artifact_id", "content_hash", "audit_hash", "word", "event_type")
     }
     ids = {name: an_id() for name, kind in Belongings.__annotations__.items() if kind == "UUID"} | {
         "session_id": session
@@ -166,6 +170,8 @@ def invented(seed: int, marks: Marks) -> Belongings:
         embedding=a_vector(384),
         memory_embedding=a_vector(384),
         artifact_id=f"{session}:0:{content_hash}",
+        large_content=marks().encode() * 80_000,  # large enough for chunks
+        large_artifact_id=f"{session}:2:{content_hash}",
         content=f"content of {marks()}".encode(),
         content_hash=content_hash,
         audit_hash=f"{chance.getrandbits(256):064x}",
@@ -318,10 +324,8 @@ async def _fill_sessions(tenant: Tenant, names: Belongings, marks: Marks, rows: 
             )
             if first:
                 made = {"artifact_id": artifact.id, "content_hash": artifact.content_hash}
-    await tenant.artifacts.put(
-        names.session_id, marks(), b"".join([marks().encode()] * 80_000), parent=made["artifact_id"]
-    )  # large enough for chunks
-    return made
+    large = await tenant.artifacts.put(names.session_id, marks(), names.large_content, parent=made["artifact_id"])
+    return made | {"large_artifact_id": large.id}
 
 
 async def _fill_logs(tenant: Tenant, names: Belongings, marks: Marks, rows: int) -> None:

@@ -51,9 +51,9 @@ ANSWERS_WITHOUT_A_TENANT = {"kv.backend_type", "kv.characteristics", "memory.que
 """What is the same for everybody, and asks no store."""
 
 
-NOTHING_SAID = frozenset(
+NOTHING_SAID = {
     # ids, hashes, checksums and numbers that the store makes
-    [
+    *(
         "artifact_id",
         "checksum",
         "content_hash",
@@ -63,6 +63,8 @@ NOTHING_SAID = frozenset(
         "entry_hash",
         "entry_id",
         "event_id",
+    ),
+    *(
         "execution_id",
         "fingerprint",
         "from_entity",
@@ -73,16 +75,11 @@ NOTHING_SAID = frozenset(
         "kv_id",
         "lease_id",
         "memory_id",
-        "owner_id",
-        "parent_artifact_id",
-        "pattern_id",
-        "prev_hash",
-        "relationship_id",
-        "rotated_from",
-        "rotated_to",
-        "session_id",
-        "state_id",
-        "to_entity",
+    ),
+    *("owner_id", "parent_artifact_id", "pattern_id", "prev_hash", "relationship_id", "rotated_from", "rotated_to"),
+    *("session_id", "state_id", "to_entity"),
+    # one of a few words
+    *(
         "artifact_type",
         "cardinality",
         "collection",
@@ -91,19 +88,11 @@ NOTHING_SAID = frozenset(
         "language",
         "memory_type",
         "operation",
-        "scopes",
-        "state",
-        "status",
-        "storage_type",
-        "pepper",
-        "model",
-        "space_id",
-        "embedding",
-        "encrypted_key",
-        "data",
-        "kv_store.metadata",
-    ]
-)
+    ),
+    *("scopes", "state", "status", "storage_type", "pepper"),
+    # of the embedder; numbers; what is encrypted or compressed; metadata of keys, which nothing writes
+    *("model", "space_id", "embedding", "encrypted_key", "data", "kv_store.metadata"),
+}
 """Columns, by their name alone, that hold nothing that somebody said."""
 
 
