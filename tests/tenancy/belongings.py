@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
+import pytest
 
 from llmspell.clock import ManualClock
 from llmspell.memory.state import StateScope
@@ -431,6 +433,16 @@ async def cursors_of(tenant: Tenant, names: Belongings) -> dict[str, str]:
         "verify": tenant.agent_state.verify(limit=1),
     }
     return {name: (await page).next_cursor for name, page in pages.items()}
+
+
+@contextmanager
+def same_ids(spell: Spell, seed: int) -> Iterator[None]:
+    """Let the store make up the same ids as in any other such block: tenants that do the same have the same."""
+    chance = random.Random(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmspell.ids.secrets.randbits", chance.getrandbits)
+        patch.setattr(spell._ids, "_tick", 0)
+        yield
 
 
 async def filled_tenant(spell: Spell, clock: ManualClock, seed: int, *, rows: int) -> tuple[Belongings, Marks]:

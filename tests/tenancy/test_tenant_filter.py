@@ -1,8 +1,8 @@
 """Every query of a file that names its tenant is run without that condition, one at a time, and something turns red (C9).
 
-There is no row-level security in a file: the condition is all that keeps tenants apart there. Two tenants have rows of the same names
-in every stem; one of them, and a third that has nothing, make all calls of `attacks` that run the query: in transactions that are
-rolled back, and, where that shows nothing, by themselves on a copy of the file. Triggers refuse a change of the first one's rows. A
+There is no row-level security in a file: the condition is all that keeps tenants apart there. Two tenants have rows of the same
+names in every stem; one of them, and a third that has nothing, make all calls of `attacks` that run the query: in transactions that
+are rolled back, and, where that shows nothing, by themselves on a copy of the file. Triggers refuse a change of the first one's rows. A
 query whose condition is missed by none of these calls is a hole in the tests, unless `HARMLESS` says why it is none.
 """
 
@@ -23,7 +23,7 @@ import msgspec
 import pytest
 from tests.fixtures.soak import SOAK, tell
 from tests.tenancy.attacks import ATTACKS, ONLY_ON_TENANTS
-from tests.tenancy.belongings import LATER_S, Belongings, Marks, fill, invented
+from tests.tenancy.belongings import LATER_S, Belongings, Marks, fill, invented, same_ids
 from tests.tenancy.observation import TENANT_COLUMN, told
 from tests.tenancy.test_foreign_things import in_transaction
 
@@ -89,16 +89,6 @@ class Pair(msgspec.Struct):
         return one.outcome, {name for name, _ in one.queries}
 
 
-@contextmanager
-def same_ids(spell: Spell) -> Iterator[None]:
-    """Let the store make up the same ids as in any other such block: two tenants that do the same have the same."""
-    chance = random.Random(SEED)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmspell.ids.secrets.randbits", chance.getrandbits)
-        patch.setattr(spell._ids, "_tick", 0)
-        yield
-
-
 @pytest.fixture
 async def pair(tmp_path: Path) -> Pair:
     made = Pair(tmp_path / "pair.db", ManualClock(), new_master_key(), {})
@@ -107,7 +97,7 @@ async def pair(tmp_path: Path) -> Pair:
         for number, tenant in enumerate((THEIRS, MINE)):
             await spell.tenants.create(tenant)
             named = msgspec.structs.replace(names, tenant=tenant)
-            with same_ids(spell):
+            with same_ids(spell, SEED):
                 made.things[tenant] = await fill(spell, named, Marks(SEED + 1 + number), rows=2)
         await spell.tenants.create(NONE)
     made.clock.advance(seconds=LATER_S)
