@@ -101,9 +101,25 @@ async def told(attack: Callable[[Any, Any], Awaitable[Any]], caller: Any, names:
             result = await attack(caller, presented)
         except (LlmspellError, TypeError, AttributeError, ValueError) as error:
             return _refused(error, presented, lines, queries, me)
-    text = repr(result)
+    text = repr(ordered(result))
     outcome = compared(text, names, me)
     return Told(outcome, None, queries, f"{text} {result} {_decoded(text)} {lines}", presented.asked)
+
+
+def ordered(value: Any) -> Any:
+    """The same value, its mappings in the order of their keys: what is kept by key has no order of its own."""
+    if isinstance(value, dict):
+        return {key: ordered(value[key]) for key in sorted(value, key=str)}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(ordered, value))
+    if isinstance(value, msgspec.Struct):
+        mappings = {name: inner for name in value.__struct_fields__ if isinstance(inner := getattr(value, name), dict)}
+        inside = {
+            name: inner for name in value.__struct_fields__ if isinstance(inner := getattr(value, name), msgspec.Struct)
+        }
+        changed = {name: ordered(inner) for name, inner in (mappings | inside).items()}
+        return msgspec.structs.replace(value, **changed) if changed else value
+    return value
 
 
 def _refused(
