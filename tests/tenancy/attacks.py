@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, get_type_hints
 
 import msgspec
 from tests.tenancy.belongings import EVENT_AT, FAR, VALID_FROM, Belongings, collected
-from tests.tenancy.storage_attacks import STORAGE_ATTACKS
+from tests.tenancy.storage_attacks import OTHER_ID, STORAGE_ATTACKS
 
 from llmspell.memory.state import StateScope
 from llmspell.security.access_keys import _key_text
@@ -23,6 +23,7 @@ from llmspell.storage.contracts.backend import Storages
 from llmspell.storage.contracts.event_log import NewEvent
 from llmspell.storage.contracts.hook_history import NewHookExecution, RetentionPolicy
 from llmspell.storage.contracts.jobs import JobQueue, LeasedJob
+from llmspell.storage.contracts.memories import NewMemory
 
 Attack: TypeAlias = Callable[[Any, Belongings], Awaitable[Any]]
 OPERATORS_ALONE = {
@@ -90,6 +91,21 @@ async def put_child(t: Any, x: Belongings) -> Any:
 async def download(t: Any, x: Belongings) -> Any:
     into = io.BytesIO()
     return await t.artifacts.download(x.artifact_id, into), into.getvalue()
+
+
+async def count_after_pending(t: Any, x: Belongings) -> Any:
+    """A memory that waits for its embedding brings a job, whoever else has one that waits."""
+    await t._storages.memories.add([NewMemory(id=OTHER_ID, content="mine", at=EVENT_AT)])
+    return await t.jobs.counts()
+
+
+async def take_back(t: Any, x: Belongings) -> Any:
+    """What a transaction itself has recorded is taken back without a trace."""
+    for _ in range(2):
+        await t.graph.assert_fact(x.entity, x.predicate, x.other_entity, confidence=0.5)
+        await t.graph.upsert_entity(x.entity, properties={"mine": 1})
+    retracted = await t.graph.retract(x.entity, x.predicate)
+    return retracted, await t.graph.facts(subject=x.entity, any_time=True), await t.graph.entity_history(x.entity)
 
 
 async def use_savepoint(t: Any, x: Belongings) -> Any:
@@ -243,6 +259,7 @@ GRAPH: dict[str, list[Attack]] = {
     "graph.retract": [
         lambda t, x: t.graph.retract(x.entity, x.predicate),
         lambda t, x: t.graph.retract(x.entity, x.single_predicate, x.other_entity),
+        take_back,
     ],
     "graph.get_entity": [
         lambda t, x: t.graph.get_entity(x.entity),
@@ -344,7 +361,7 @@ STATES: dict[str, list[Attack]] = {
         lambda t, x: t.procedures.forget(x.procedure_scope),
         lambda t, x: t.procedures.forget(x.procedure_scope, x.procedure_key),
     ],
-    "procedures.prune": [lambda t, x: t.procedures.prune(before=FAR, below_frequency=9)],
+    "procedures.prune": [lambda t, x: t.procedures.prune(before=FAR)],
 }
 SESSIONS: dict[str, list[Attack]] = {
     "sessions.create": [lambda t, x: t.sessions.create(id=x.session_id)],
@@ -486,7 +503,7 @@ JOBS: dict[str, list[Attack]] = {
     ],
     "jobs.cancel": [lambda t, x: t.jobs.cancel(x.job_id), lambda t, x: t.jobs.cancel(x.lease.job.id)],
     "jobs.retry": [lambda t, x: t.jobs.retry(x.dead_job_id)],
-    "jobs.counts": [lambda t, x: t.jobs.counts()],
+    "jobs.counts": [lambda t, x: t.jobs.counts(), count_after_pending],
     "jobs.prune": [lambda t, x: t.jobs.prune(FAR), lambda t, x: t.jobs.prune(FAR, dead=True)],
     "queue.of": [
         lambda t, x: queue(t).of(t.id).get(x.job_id),

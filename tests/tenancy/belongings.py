@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import random
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,8 +26,8 @@ from llmspell.storage.contracts.hook_history import NewHookExecution
 from llmspell.storage.contracts.jobs import Job, LeasedJob
 
 MARK = re.compile(r"mk[0-9a-f]{14}")
-EVENT_AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-VALID_FROM = datetime(2026, 2, 1, tzinfo=UTC)
+EVENT_AT = datetime(2025, 3, 4, 5, 6, 7, tzinfo=UTC)
+VALID_FROM = datetime(2025, 6, 1, tzinfo=UTC)
 FAR = datetime(2200, 1, 1, tzinfo=UTC)
 """Beyond everything: what is pruned before it is everything that may be pruned."""
 EXPIRING_S = 60.0
@@ -108,6 +108,8 @@ class Belongings(msgspec.Struct, kw_only=True):
     api_key_id: UUID
     access_key_id: UUID
     access_key_secret: bytes
+    pepper: str
+    sealed: bytes
     principal: str
     operation: str
     resource: str
@@ -158,7 +160,16 @@ def invented(seed: int, marks: Marks) -> Belongings:
         for name, kind in Belongings.__annotations__.items()
         if kind == "str"
         and name
-        not in ("tenant", "artifact_id", "large_artifact_id", "content_hash", "audit_hash", "word", "event_type")
+        not in (
+            "tenant",
+            "artifact_id",
+            "large_artifact_id",
+            "content_hash",
+            "audit_hash",
+            "word",
+            "event_type",
+            "pepper",
+        )
     }
     ids = {name: an_id() for name, kind in Belongings.__annotations__.items() if kind == "UUID"} | {
         "session_id": session
@@ -178,6 +189,8 @@ def invented(seed: int, marks: Marks) -> Belongings:
         content_hash=content_hash,
         audit_hash=f"{chance.getrandbits(256):064x}",
         access_key_secret=chance.randbytes(32),
+        pepper="store",
+        sealed=chance.randbytes(60),
         lease=_lease(an_id(), an_id()),
         cursors={name: base64.urlsafe_b64encode(chance.randbytes(80)).decode().rstrip("=") for name in CURSORS},
     )
@@ -201,20 +214,30 @@ def _lease(job_id: UUID, lease_id: UUID) -> LeasedJob:
     return LeasedJob(tenant="", lease_id=lease_id, token=1, job=job)  # type: ignore[arg-type]
 
 
-async def fill(spell: Spell, names: Belongings, marks: Marks, *, rows: int = 2) -> Belongings:
+async def fill(
+    spell: Spell, names: Belongings, marks: Marks, *, rows: int = 2, same_again: Callable[[], None] = lambda: None
+) -> Belongings:
     """Give a tenant rows of these names in every stem, and return the names with the ids that the store made up.
 
-    Cursors are of pages of one, so that there is more behind each. Some rows expire after `EXPIRING_S`.
+    Cursors are of pages of one, so that there is more behind each. Some rows expire after `EXPIRING_S`. `same_again` is called
+    before each stem: what `same_ids` gives lets tenants of different numbers of rows have the same first ones.
     """
     tenant = spell.tenant(names.tenant)
     await tenant.kv.set(names.kv_key, marks().encode())
     made: dict[str, Any] = {}
+    same_again()
     await _fill_memories(tenant, names, marks, rows)
+    same_again()
     made |= await _fill_graph(tenant, names, marks, rows)
+    same_again()
     await _fill_states(tenant, names, marks, rows)
+    same_again()
     made |= await _fill_sessions(tenant, names, marks, rows)
+    same_again()
     await _fill_logs(tenant, names, marks, rows)
+    same_again()
     made |= await _fill_jobs(spell, tenant, names, marks, rows)
+    same_again()
     made |= await _fill_keys(tenant, names, marks, rows)
     filled = msgspec.structs.replace(names, **made)
     return msgspec.structs.replace(filled, cursors=await cursors_of(tenant, filled))
@@ -258,7 +281,8 @@ async def _fill_memories(tenant: Tenant, names: Belongings, marks: Marks, rows: 
                 "metadata": {names.metadata_key: names.metadata_value, marks(): marks()},
             }
         )
-        await tenant.vectors.insert({"embedding": names.embedding * (dimension // 384), "scope": marks()})
+        for _ in range(rows):
+            await tenant.vectors.insert({"embedding": names.embedding * (dimension // 384), "scope": marks()})
 
 
 async def _fill_graph(tenant: Tenant, names: Belongings, marks: Marks, rows: int) -> dict[str, Any]:
@@ -268,6 +292,7 @@ async def _fill_graph(tenant: Tenant, names: Belongings, marks: Marks, rows: int
     entity = await graph.upsert_entity(
         names.entity, type=names.entity_type, properties={marks(): marks()}, source=marks(), actor=marks(), **said
     )
+    await graph.upsert_entity(names.entity, properties={marks(): marks()}, actor=marks(), **said)
     fact = await graph.assert_fact(
         *(names.entity, names.predicate, names.other_entity),
         properties={marks(): marks()},
@@ -387,6 +412,11 @@ async def _fill_jobs(spell: Spell, tenant: Tenant, names: Belongings, marks: Mar
         await tx.kv.set(marks(), marks().encode())
         return marks()
 
+    async with tenant.transaction() as tx:
+        for _ in range(2):
+            keys, key = tx._storages.idempotency, marks()
+            await keys.claim(key, operation="mine", fingerprint=FINGERPRINT, ttl_s=EXPIRING_S)
+            await keys.record(key, marks().encode())
     await tenant.once(names.idempotency_key).kv.set(marks(), marks().encode())
     await tenant.run(work, idempotency_key=names.run_key)
     return {"lease": leased[1]}
@@ -399,6 +429,9 @@ async def _fill_keys(tenant: Tenant, names: Belongings, marks: Marks, rows: int)
     for number in range(rows + 1):
         ttl_s = EXPIRING_S if number == 0 else None
         await tenant.api_keys.set(marks(), marks(), metadata={marks(): marks()}, actor=marks(), ttl_s=ttl_s)
+    retired = marks()
+    await tenant.api_keys.set(retired, marks())
+    await tenant.api_keys.deactivate(retired)
     issued = await tenant.access_keys.issue(name=marks(), principal=names.principal, scopes=["read"], actor=marks())
     for number in range(rows):
         given = {"ttl_s": EXPIRING_S} if number == 0 else {}
@@ -411,6 +444,8 @@ async def _fill_keys(tenant: Tenant, names: Belongings, marks: Marks, rows: int)
         "api_key_id": info.key_id,
         "access_key_id": issued.info.key_id,
         "access_key_secret": secret,
+        "pepper": issued.info.pepper,
+        "sealed": sealed.sealed if (sealed := await tenant._storages.api_keys.find_sealed(names.service)) else b"",
         "audit_hash": head.entry_hash,
     }
 
@@ -436,13 +471,19 @@ async def cursors_of(tenant: Tenant, names: Belongings) -> dict[str, str]:
 
 
 @contextmanager
-def same_ids(spell: Spell, seed: int) -> Iterator[None]:
-    """Let the store make up the same ids as in any other such block: tenants that do the same have the same."""
-    chance = random.Random(seed)
+def same_ids(spell: Spell, seed: int) -> Iterator[Callable[[], None]]:
+    """Let the store make up the same ids as in any other such block: tenants that do the same have the same.
+
+    What is yielded begins anew with the same ids.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmspell.ids.secrets.randbits", chance.getrandbits)
-        patch.setattr(spell._ids, "_tick", 0)
-        yield
+
+        def same_again() -> None:
+            patch.setattr("llmspell.ids.secrets.randbits", random.Random(seed).getrandbits)
+            patch.setattr(spell._ids, "_tick", 0)
+
+        same_again()
+        yield same_again
 
 
 async def filled_tenant(spell: Spell, clock: ManualClock, seed: int, *, rows: int) -> tuple[Belongings, Marks]:

@@ -57,6 +57,8 @@ class Told(msgspec.Struct):
     queries: Counter[tuple[str, int]]
     everything: str
     asked: set[str]
+    lines: int
+    """How many lines were logged."""
 
 
 class _Listener(logging.Handler):
@@ -103,7 +105,7 @@ async def told(attack: Callable[[Any, Any], Awaitable[Any]], caller: Any, names:
             return _refused(error, presented, lines, queries, me)
     text = repr(ordered(result))
     outcome = compared(text, names, me)
-    return Told(outcome, None, queries, f"{text} {result} {_decoded(text)} {lines}", presented.asked)
+    return Told(outcome, None, queries, f"{text} {result} {_decoded(text)} {lines}", presented.asked, len(lines))
 
 
 def ordered(value: Any) -> Any:
@@ -130,7 +132,7 @@ def _refused(
     chain = "".join(traceback.format_exception(error)) + repr([error.__cause__, error.__context__])
     outcome = compared(f"raised {said} {getattr(error, 'hint', '')}", presented._names, me)
     known = error if isinstance(error, LlmspellError) else None
-    return Told(outcome, known, queries, f"{said} {chain} {lines}", presented.asked)
+    return Told(outcome, known, queries, f"{said} {chain} {lines}", presented.asked, len(lines))
 
 
 def _decoded(text: str) -> str:

@@ -91,6 +91,14 @@ def wide(call: Callable[[Any, Belongings, int], Awaitable[Any]]) -> Callable[[An
     return calls
 
 
+async def search_again(t: Any, x: Belongings) -> Any:
+    """Search what is kept in memory before and after one of it was deleted."""
+    first = await vectors(t).search(x.embedding)
+    (made,) = await vectors(t).insert([VectorEntry(embedding=x.embedding)])
+    second = await vectors(t).search(x.embedding)
+    return first, second, await vectors(t).delete([made]), await vectors(t).search(x.embedding)
+
+
 def wide_id(x: Belongings, dimension: int) -> UUID:
     return UUID(int=x.vector_id.int + dimension)
 
@@ -180,6 +188,7 @@ STORAGE_ATTACKS: dict[str, list[Callable[[Any, Belongings], Awaitable[Any]]]] = 
         lambda t, x: vectors(t).search(x.embedding),
         lambda t, x: vectors(t).search(x.embedding, scope=x.scope, filters=where(x)),
         wide(lambda t, x, n: vectors(t).search(wide_vector(x, n))),
+        search_again,
         wide(lambda t, x, n: vectors(t).search(wide_vector(x, n), filters=where(x))),
         wide(lambda t, x, n: vectors(t).search(wide_vector(x, n), scope=x.scope)),
     ],
@@ -237,7 +246,7 @@ STORAGE_ATTACKS: dict[str, list[Callable[[Any, Belongings], Awaitable[Any]]]] = 
     "storages.api_keys.expire": [lambda t, x: api_keys(t).expire()],
     "storages.api_keys.prune": [lambda t, x: api_keys(t).prune(before=FAR)],
     "storages.api_keys.reseal": [
-        lambda t, x: api_keys(t).reseal([ResealedApiKey(key_id=x.api_key_id, expected=SEALED, sealed=SEALED * 2)])
+        lambda t, x: api_keys(t).reseal([ResealedApiKey(key_id=x.api_key_id, expected=x.sealed, sealed=SEALED)])
     ],
     "storages.api_keys.stats": [lambda t, x: api_keys(t).stats()],
     "storages.access_keys.pepper": [lambda t, x: access_keys(t).pepper()],
@@ -251,7 +260,7 @@ STORAGE_ATTACKS: dict[str, list[Callable[[Any, Belongings], Awaitable[Any]]]] = 
     "storages.access_keys.list": [lambda t, x: access_keys(t).list(status="revoked")],
     "storages.access_keys.note_use": [lambda t, x: access_keys(t).note_use(x.access_key_id)],
     "storages.access_keys.rehash": [
-        lambda t, x: access_keys(t).rehash(x.access_key_id, hashed(), expected_pepper="store"),
+        lambda t, x: access_keys(t).rehash(x.access_key_id, hashed(), expected_pepper=x.pepper),
     ],
     "storages.access_keys.revoke": [lambda t, x: access_keys(t).revoke(x.access_key_id)],
     "storages.access_keys.rotate": [

@@ -111,9 +111,7 @@ async def test_every_answer_is_the_same_alone_and_beside_a_neighbour_of_the_same
             same = next(
                 (n for n, pair in enumerate(zip(first.outcome, then.outcome, strict=False)) if len({*pair}) > 1), 0
             )
-            wrong.append(
-                f"{label}: alone {first.outcome[max(0, same - 60) : same + 100]!r}, beside {then.outcome[max(0, same - 60) : same + 100]!r}"
-            )
+            wrong.append(f"{label}: alone {first.outcome[same:][:150]!r}, beside {then.outcome[same:][:150]!r}")
         if revealed := neighbours.found_in(then.everything):
             wrong.append(f"{label} reveals {revealed}")
     tell(probes=steps, leaks=len(wrong))
