@@ -99,6 +99,15 @@ async def count_after_pending(t: Any, x: Belongings) -> Any:
     return await t.jobs.counts()
 
 
+async def delete_entity(t: Any, x: Belongings) -> Any:
+    """With an entity go the beliefs about it, and those alone."""
+    return (
+        await t.graph.delete_entity(x.entity_id),
+        await t.graph.facts(subject=x.entity, any_time=True),
+        await t.graph.stats(),
+    )
+
+
 async def take_back(t: Any, x: Belongings) -> Any:
     """What a transaction itself has recorded is taken back without a trace."""
     for _ in range(2):
@@ -276,7 +285,7 @@ GRAPH: dict[str, list[Attack]] = {
     ],
     "graph.delete_entity": [
         lambda t, x: t.graph.delete_entity(x.entity),
-        lambda t, x: t.graph.delete_entity(x.entity_id),
+        delete_entity,
     ],
     "graph.facts": [
         lambda t, x: t.graph.facts(),
@@ -361,7 +370,10 @@ STATES: dict[str, list[Attack]] = {
         lambda t, x: t.procedures.forget(x.procedure_scope),
         lambda t, x: t.procedures.forget(x.procedure_scope, x.procedure_key),
     ],
-    "procedures.prune": [lambda t, x: t.procedures.prune(before=FAR)],
+    "procedures.prune": [
+        lambda t, x: t.procedures.prune(before=FAR),
+        lambda t, x: t.procedures.prune(before=FAR, below_frequency=9),
+    ],
 }
 SESSIONS: dict[str, list[Attack]] = {
     "sessions.create": [lambda t, x: t.sessions.create(id=x.session_id)],

@@ -425,6 +425,7 @@ async def _fill_jobs(spell: Spell, tenant: Tenant, names: Belongings, marks: Mar
 async def _fill_keys(tenant: Tenant, names: Belongings, marks: Marks, rows: int) -> dict[str, Any]:
     from llmspell.security.access_keys import _from_base32
 
+    issued = await tenant.access_keys.issue(name=marks(), principal=names.principal, scopes=["read"], actor=marks())
     info = await tenant.api_keys.set(names.service, marks(), metadata={marks(): marks()}, actor=marks())
     for number in range(rows + 1):
         ttl_s = EXPIRING_S if number == 0 else None
@@ -432,7 +433,6 @@ async def _fill_keys(tenant: Tenant, names: Belongings, marks: Marks, rows: int)
     retired = marks()
     await tenant.api_keys.set(retired, marks())
     await tenant.api_keys.deactivate(retired)
-    issued = await tenant.access_keys.issue(name=marks(), principal=names.principal, scopes=["read"], actor=marks())
     for number in range(rows):
         given = {"ttl_s": EXPIRING_S} if number == 0 else {}
         other = await tenant.access_keys.issue(name=marks(), principal=marks(), scopes=["kv:read"], **given)  # type: ignore[arg-type]

@@ -46,7 +46,51 @@ OUTSIDE_MAX = 12
 DIMENSION = re.compile(r"_(384|768|1536|3072)$")
 HINT = re.compile(r" INDEXED BY \w+")
 TOUCHED = "a row of another tenant was touched"
-HARMLESS: dict[str, str] = {}
+HARMLESS = {
+    **dict.fromkeys(
+        ["artifacts.lock_contents", "artifacts.lock_sessions", "sessions.lock"],
+        "reads rows to lock them, which a file does not do; what it returns is used by no one or looked up again",
+    ),
+    **dict.fromkeys(
+        ["artifacts.chunk", "artifacts.content_is_there"],
+        "asked by the hash of a content that was found under the tenant: what has this hash is the same content",
+    ),
+    "artifacts.drop_content": "deletes what nothing refers to: of another tenant that is garbage, and nobody's loss",
+    "artifacts.keep_content": "keeps a content for a session whose number `take_number` has given, or has refused to give, before",
+    "audit.successor": "asked of a chain that is broken, by a hash: hashes cover the tenant, so nobody else's entry follows it",
+    **dict.fromkeys(
+        ["event_log.taken", "hook_history.taken"],
+        "asked after the unique key, which begins with the tenant, has refused an id: names the id that was given",
+    ),
+    "event_log.append_many": "takes numbers from the counter's row that the statement before it has locked, by its primary key",
+    **dict.fromkeys(
+        ["graph.undo_entity", "graph.undo_fact"],
+        "deletes what has this very transaction's recorded instant, of which a tenant has one at a time",
+    ),
+    **dict.fromkeys(
+        ["memories.said_before", "memories.past_expiry"],
+        "names ids that `current` looks up again, with the tenant, before anything is done to them",
+    ),
+    "graph.believed_about": "names beliefs that `close_fact` then closes, with the tenant",
+    "memories.exists": "asked after a change found nothing, to tell an error from another; both are about the id that was given",
+    **dict.fromkeys(
+        ["nearest.free_{dim}", "nearest.free_in_scope_{dim}", "nearest.memories", "nearest.expired"],
+        "names ids to choose from, or to leave out, among the vectors that `load` has read with the tenant",
+    ),
+    "nearest.present_{dim}": "names which of the vectors that `load` has read with the tenant are still there",
+    "nearest.state": "says how new a space is: an answer about another's makes a cache read more than it must, or search without",
+    "vectors.hydrate_{dim}": "completes ids that the search has found with the tenant",
+    **dict.fromkeys(
+        ["postings.deltas", "postings.drop_deltas"],
+        "a tidying by chance, in one of 64 writes, of rows whose ids are new; test_folding.py forces it",
+    ),
+    **dict.fromkeys(
+        ["tenants.get", "tenants.change", "tenants.lock"],
+        "the registry itself, asked by the tenant's own key: tests/api/test_tenant_registry.py changes one of several",
+    ),
+}
+"""Queries whose missing condition nothing here notices, each with the reason. Where two conditions guard one answer, losing one
+shows nothing: the other one is tried by itself as well."""
 
 
 class Call(msgspec.Struct, frozen=True):
