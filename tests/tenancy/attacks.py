@@ -505,6 +505,7 @@ JOBS: dict[str, list[Attack]] = {
     "jobs.enqueue": [
         lambda t, x: t.jobs.enqueue(x.job_kind, {"mine": 1}, dedupe_key=x.dedupe_key),
         lambda t, x: t.jobs.enqueue("mine", id=x.job_id),
+        count_after_pending,
     ],
     "jobs.get": [lambda t, x: t.jobs.get(x.job_id), lambda t, x: t.jobs.get(x.lease.job.id)],
     "jobs.list": [
@@ -515,7 +516,7 @@ JOBS: dict[str, list[Attack]] = {
     ],
     "jobs.cancel": [lambda t, x: t.jobs.cancel(x.job_id), lambda t, x: t.jobs.cancel(x.lease.job.id)],
     "jobs.retry": [lambda t, x: t.jobs.retry(x.dead_job_id)],
-    "jobs.counts": [lambda t, x: t.jobs.counts(), count_after_pending],
+    "jobs.counts": [lambda t, x: t.jobs.counts()],
     "jobs.prune": [lambda t, x: t.jobs.prune(FAR), lambda t, x: t.jobs.prune(FAR, dead=True)],
     "queue.of": [
         lambda t, x: queue(t).of(t.id).get(x.job_id),

@@ -34,6 +34,8 @@ EXPIRING_S = 60.0
 LATER_S = 600.0
 """After this, what lives for `EXPIRING_S` has expired."""
 FINGERPRINT = b"f" * 32
+UNNAMED = ("artifact_id", "large_artifact_id", "content_hash", "large_content", "pepper", "sealed")
+"""What stands as it is where answers are compared: it is made of other names, or is nothing that can be told apart."""
 CURSORS = (
     *("sessions", "artifacts", "audit", "procedures", "agent_state", "workflow_state", "event_log", "hook_history"),
     *("memory", "jobs", "api_keys", "access_keys", "verify"),
@@ -130,10 +132,7 @@ class Belongings(msgspec.Struct, kw_only=True):
                 texts |= {text: f"<{field}.{name}>" for name, text in value.items()}
             elif isinstance(value, LeasedJob):
                 texts |= {str(value.lease_id): "<lease>"}
-            elif field in (
-                "content_hash",
-                "artifact_id",
-            ):  # made of a session and a hash, which have names of their own
+            elif field in UNNAMED:
                 continue
             elif isinstance(value, (str, UUID)):
                 texts[str(value)] = f"<{field}>"

@@ -188,7 +188,6 @@ STORAGE_ATTACKS: dict[str, list[Callable[[Any, Belongings], Awaitable[Any]]]] = 
         lambda t, x: vectors(t).search(x.embedding),
         lambda t, x: vectors(t).search(x.embedding, scope=x.scope, filters=where(x)),
         wide(lambda t, x, n: vectors(t).search(wide_vector(x, n))),
-        search_again,
         wide(lambda t, x, n: vectors(t).search(wide_vector(x, n), filters=where(x))),
         wide(lambda t, x, n: vectors(t).search(wide_vector(x, n), scope=x.scope)),
     ],
@@ -197,6 +196,7 @@ STORAGE_ATTACKS: dict[str, list[Callable[[Any, Belongings], Awaitable[Any]]]] = 
         wide(lambda t, x, n: vectors(t).update_metadata(wide_id(x, n), {})),
     ],
     "storages.vectors.delete": [
+        search_again,
         lambda t, x: vectors(t).delete([x.vector_id]),
         wide(lambda t, x, n: vectors(t).delete([wide_id(x, n)])),
     ],
