@@ -247,7 +247,7 @@ class Authenticator:
         self._clock = clock
         # Threads sleep to the microsecond. An event loop's timers round up to a millisecond, which would keep a difference.
         self._waiting = ThreadPoolExecutor(REFUSALS_AT_ONCE, thread_name_prefix="llmspell-refusal")
-        self._notes: dict[UUID, asyncio.Task[None]] = {}
+        self._notes: dict[tuple[TenantId, UUID], asyncio.Task[None]] = {}
 
     async def authenticate(self, presented: str | Secret) -> Principal | None:
         """Return whom a presented key stands for, or None."""
@@ -289,11 +289,12 @@ class Authenticator:
         used = found.key.last_used_at
         due = used is None or self._clock.now() - used >= timedelta(seconds=NOTED_EVERY_S)
         stale = found.key.pepper != self._peppers.current
-        if not (due or stale) or read.key_id in self._notes or len(self._notes) >= NOTES_MAX:
+        key = (read.tenant, read.key_id)
+        if not (due or stale) or key in self._notes or len(self._notes) >= NOTES_MAX:
             return
         task = asyncio.create_task(self._noted(read, storage, pepper=found.key.pepper if stale else None))
-        self._notes[read.key_id] = task
-        task.add_done_callback(lambda _: self._notes.pop(read.key_id, None))
+        self._notes[key] = task
+        task.add_done_callback(lambda _: self._notes.pop(key, None))
 
     async def _noted(self, read: Presented, storage: AccessKeys, *, pepper: str | None) -> None:
         try:

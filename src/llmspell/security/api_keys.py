@@ -62,15 +62,16 @@ class Uses:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._counted: dict[UUID, int] = {}
+        self._counted: dict[tuple[TenantId, UUID], int] = {}
 
-    def add(self, found: SealedApiKey) -> int:
+    def add(self, tenant: TenantId, found: SealedApiKey) -> int:
         """Count a use; return how many are to be written now, 0 for none."""
-        count = self._counted.pop(found.key_id, 0) + 1
+        key = (tenant, found.key_id)
+        count = self._counted.pop(key, 0) + 1
         last = found.last_used_at
         if last is None or self._clock.now() - last >= COUNTED_EVERY or len(self._counted) >= COUNTED_MAX:
             return count
-        self._counted[found.key_id] = count
+        self._counted[key] = count
         return 0
 
 
@@ -144,7 +145,7 @@ class SealedApiKeys:
         if found is None:
             return None
         plaintext = self._keyring.open(found.sealed, bound_to=self._bound_to(found.key_id))
-        uses = self._uses.add(found)
+        uses = self._uses.add(self._tenant, found)
         if uses:
             await self._storage.note_use(found.key_id, uses=uses)
         return HeldSecret(plaintext.decode())
