@@ -23,7 +23,7 @@ import msgspec
 from tests.crash.power_cuts import Image, images
 from tests.crash.power_workloads import OBSERVED, TENANT, settings
 from tests.crash.recording_files import FILE, Recording, Value
-from tests.crash.wholeness import contradictions
+from tests.crash.torn import contradictions
 
 import llmspell
 from llmspell.spell import Tenant

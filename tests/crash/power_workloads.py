@@ -242,7 +242,7 @@ def settings(synchronous: Synchronous) -> Settings:
 
 
 async def set_the_scene(story: Story) -> None:
-    """Rows that every query of `wholeness` needs."""
+    """Rows that every query of `torn` needs."""
     await story.write(
         [("fact", "Ada", ""), ("fact", "nothing", "")],
         lambda: story.tenant.graph.assert_fact("Ada", "wrote", "nothing"),

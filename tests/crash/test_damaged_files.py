@@ -22,7 +22,7 @@ import apsw
 import msgspec
 import pytest
 from tests.crash.damaged_reader import QUESTIONS, SERVICE, TENANT, answers, settings
-from tests.crash.wholeness import contradictions
+from tests.crash.torn import contradictions
 from tests.fixtures.soak import size, tell
 
 import llmspell
