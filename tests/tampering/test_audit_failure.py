@@ -50,7 +50,10 @@ async def broken(
     if request.param == "postgres":
         database: PostgresDatabase = request.getfixturevalue("postgres_database")
         backend = await open_backend(
-            database.app_url, settings=with_operator(database.operator_url), clock=clock, ids=IdSource(clock)
+            database.app_url,
+            settings=with_operator(database.operator_url, tenant_key=database.tenant_key),
+            clock=clock,
+            ids=IdSource(clock),
         )
     else:
         backend = await open_for_test(request.param, request, clock=clock, folder=tmp_path)

@@ -156,9 +156,7 @@ class DirectUnit(OneShot):
         return await self._within(BEGIN_WRITE, work)
 
     async def _within(self, begin: Command, work: Callable[[Executor], Awaitable[T]]) -> T:
-        opened = Transaction(
-            self._pool, self.tenant, begin, binder=self._binder, clock=self._clock, timeout_s=None
-        )
+        opened = Transaction(self._pool, self.tenant, begin, binder=self._binder, clock=self._clock, timeout_s=None)
         try:
             result = await work(Inside(opened))
             await opened.commit()

@@ -23,6 +23,7 @@ from llmspell.storage.relational.catalog import parse
 from llmspell.tenant import TenantId
 
 if TYPE_CHECKING:
+    from llmspell.settings import Secret
     from llmspell.storage.postgres.link import Link
     from llmspell.storage.relational.database import Row
 
@@ -69,6 +70,7 @@ ORDER BY 1
 _SEEN_WITHOUT_TENANT = fixed(
     "diagnostics.seen", "SELECT (SELECT count(*) FROM llmspell.kv_store) + (SELECT count(*) FROM llmspell.memories)"
 )
+_SIGNING = fixed("diagnostics.signing", "SELECT llmspell.tenant_signing()")
 _AUDIT = fixed("diagnostics.audit", rls_audit())
 
 
@@ -106,7 +108,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     `tenant_registered`: the store knows `tenant_asked`; its policies bind it either way. `tenant_seen`: the tenant inside a
     unit of work of `tenant_asked`. `tenant_left`: what the same connection shows to whoever
     has it next; empty when nothing was left. `rows_without_tenant`: keys and memories that are visible there.
-    `audit`: the rows (subject, problem) of the audit.
+    `signing`: tenants must be signed. `audit`: the rows (subject, problem) of the audit.
     """
 
     role: RoleFacts
@@ -115,11 +117,12 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     tenant_seen: str | None
     tenant_left: str
     rows_without_tenant: int
+    signing: bool
     tables: tuple[TableFlags, ...]
     audit: tuple[tuple[str, str], ...]
 
 
-async def observe_isolation(url: str, *, tenant: TenantId) -> Observed:
+async def observe_isolation(url: str, *, tenant: TenantId, tenant_key: Secret | None = None) -> Observed:
     """Ask a migrated database, as the role of `url`, in a pool of one connection.
 
     Raises:
@@ -127,16 +130,21 @@ async def observe_isolation(url: str, *, tenant: TenantId) -> Observed:
         Unavailable, StorageError: the server cannot be reached or asked.
         SchemaOutdated, SchemaTooNew, MigrationModified, MigrationError: its schema is not that of this release.
         MissingExtension: `vector` is missing.
+        TenantKeyMissing, SignatureRefused: the database demands signed tenants, and there is no key, or another one.
     """
     require_driver()
     from llmspell.storage.postgres.address import read_url
     from llmspell.storage.postgres.database import Connector, Database
+    from llmspell.storage.postgres.link import bind_tenant
     from llmspell.storage.postgres.pool import PoolSettings
     from llmspell.storage.postgres.roles import require_working
+    from llmspell.storage.postgres.tenant_key import Signer, read_tenant_key
 
+    signer = Signer(read_tenant_key(tenant_key)) if tenant_key is not None else None
     # Nothing is prepared, so it works behind every pooler.
-    connect = Connector(read_url(url), statement_cache_size=0, require=require_working)
-    database = Database(connect, PoolSettings(size=1, timeout_s=CONNECT_TIMEOUT_S), clock=SystemClock())
+    connect = Connector(read_url(url), statement_cache_size=0, require=require_working, signer=signer)
+    one = PoolSettings(size=1, timeout_s=CONNECT_TIMEOUT_S)
+    database = Database(connect, one, clock=SystemClock(), binder=signer or bind_tenant)
     try:
         async with database.pool.link() as link:
             require_current(await read_status(link))
@@ -149,9 +157,9 @@ async def observe_isolation(url: str, *, tenant: TenantId) -> Observed:
 
 
 async def _observed(link: Link, tenant: TenantId, seen: str | None, *, registered: bool) -> Observed:
-    asked = (_BOUND_OUTSIDE, _ROLE, _TABLES, _SEEN_WITHOUT_TENANT, _AUDIT)
+    asked = (_BOUND_OUTSIDE, _ROLE, _TABLES, _SEEN_WITHOUT_TENANT, _SIGNING, _AUDIT)
     results = await link.exchange(tuple(map(bind_texts, asked)), commits=False, name="diagnostics.isolation")
-    left, role, tables, rows, audit = (link.rows(result) for result in results)
+    left, role, tables, rows, signing, audit = (link.rows(result) for result in results)
     return Observed(
         role=_role(role[0]),
         tenant_asked=tenant,
@@ -159,6 +167,7 @@ async def _observed(link: Link, tenant: TenantId, seen: str | None, *, registere
         tenant_seen=seen,
         tenant_left=left[0][0],
         rows_without_tenant=int(rows[0][0]),
+        signing=bool(signing[0][0]),
         tables=tuple(map(_table, tables)),
         audit=tuple((subject, problem) for subject, problem in audit),
     )
