@@ -112,7 +112,8 @@ WRITES: dict[str, tuple[str, ...]] = {
     "INSERT … ON CONFLICT": (
         f"SELECT {_B}",
         ("INSERT INTO llmspell.kv_store (tenant_id, key, kv_id, value, created_at, updated_at)"
-        " VALUES ('{B}', 'marker-of-b', gen_random_uuid(), 'x', now(), now()) ON CONFLICT (tenant_id, key) DO UPDATE SET value = 'x'"),
+        " VALUES ('{B}', 'marker-of-b', gen_random_uuid(), 'x', now(), now()) ON CONFLICT (tenant_id, key)"
+            " DO UPDATE SET value = 'x'"),
     ),
     "a row given away": ("UPDATE llmspell.kv_store SET tenant_id = '{B}', key = 'planted'",),
     "a row given away, set in SET": (f"UPDATE llmspell.kv_store SET tenant_id = {_B}, key = 'planted'",),

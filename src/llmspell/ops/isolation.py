@@ -41,7 +41,7 @@ async def examine(url: str, *, tenant: TenantId, tenant_key: Secret | None = Non
     """Examine the database behind `url`, as the role of that URL, for one tenant, signed by `tenant_key` where there is one.
 
     Raises:
-        TenantKeyMissing, SignatureRefused: the database demands signed tenants, and there is no key, or another one.
+        SignatureRefused: the database demands signed tenants, and `tenant_key` is not the key.
         Unsupported: the store is not a server with row-level security.
         StorageError: the server cannot be asked.
     """

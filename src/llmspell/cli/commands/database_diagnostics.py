@@ -64,7 +64,9 @@ def _isolation_lines(report: IsolationReport) -> Iterable[str]:
     yield f"role      {printable(role.name)}: {', '.join(attributes) or 'no attribute beyond LOGIN'}"
     yield f"          owns {counted(role.tables_owned, 'table')}; member of {printable(', '.join(role.member_of)) or 'no role'}"
     yield f"tenant    asked for {printable(observed.tenant_asked)}, the database sees {printable(observed.tenant_seen or 'none')}"
-    if not observed.tenant_registered:
+    if observed.tenant_registered is None:
+        yield "          tenants must be signed, and no tenant key is configured here, so it cannot serve"
+    elif not observed.tenant_registered:
         yield f"          {printable(observed.tenant_asked)} is not registered in this store; llmspell tenants create does it"
     yield f"          left on the connection afterwards: {printable(observed.tenant_left) or 'nothing'}"
     yield f"          rows visible without a tenant: {observed.rows_without_tenant:,}"

@@ -44,9 +44,14 @@ class Connector:
         statement_cache_size: int,
         require: Callable[[Facts], None],
         signer: Signer | None = None,
+        needs_key: bool = True,
     ) -> None:
-        """`require` raises when a connection is not fit for what it shall serve (`roles`). `signer` signs its tenants."""
+        """`require` raises when a connection is not fit for what it shall serve (`roles`). `signer` signs its tenants.
+
+        `needs_key`: a connection that must sign and cannot is refused; False is for who looks at the database, and reads no rows.
+        """
         self._target = target
+        self._needs_key = needs_key
         self._signer = signer
         self._statement_cache_size = statement_cache_size
         self._require = require
@@ -67,7 +72,7 @@ class Connector:
         try:
             facts = await read_facts(connection)
             self._require(facts)
-            if facts.signed and self._signer is None:
+            if facts.signed and self._signer is None and self._needs_key:
                 raise TenantKeyMissing
         except psycopg.Error as exc:
             connection.pgconn.finish()

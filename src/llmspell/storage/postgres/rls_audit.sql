@@ -203,12 +203,12 @@ FROM trusted AS x LEFT JOIN pg_catalog.pg_proc AS f ON f.oid = pg_catalog.to_reg
 WHERE f.prosecdef IS DISTINCT FROM x.definer
     OR encode(sha256(convert_to(f.prosrc, 'UTF8')), 'hex') IS DISTINCT FROM x.body
 UNION ALL
-SELECT format('%I.%I(%s)', n.nspname, f.proname, pg_catalog.pg_get_function_identity_arguments(f.oid)),
+SELECT format('%s.%I(%s)', f.pronamespace::regnamespace, f.proname, pg_catalog.oidvectortypes(f.proargtypes)),
     format('is owned by %s, not by the owner of the store', pg_catalog.pg_get_userbyid(f.proowner))
 FROM pg_catalog.pg_proc AS f JOIN schemas AS n ON n.oid = f.pronamespace CROSS JOIN owner AS o
 WHERE f.proowner <> o.oid AND f.proowner NOT IN (SELECT s.oid FROM serving AS s)
 UNION ALL
-SELECT f.oid::regprocedure::text, format('%s may execute it, and it runs as %s, whom no tenant binds',
+SELECT format('%s.%I(%s)', f.pronamespace::regnamespace, f.proname, pg_catalog.oidvectortypes(f.proargtypes)), format('%s may execute it, and it runs as %s, whom no tenant binds',
     coalesce(r.rolname, 'everybody'), pg_catalog.pg_get_userbyid(f.proowner))
 FROM pg_catalog.pg_proc AS f JOIN pg_catalog.pg_namespace AS n ON n.oid = f.pronamespace
 CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(f.proacl, pg_catalog.acldefault('f', f.proowner))) AS a
@@ -231,7 +231,8 @@ WHERE f.prosecdef AND n.nspname NOT IN ('pg_catalog', 'information_schema')
         WHERE pg_catalog.to_regprocedure(k.signature) = f.oid AND k.rolname = r.rolname
     )
 UNION ALL
-SELECT s.rolname, format('may execute %s, which the server keeps for administrators', f.oid::regprocedure)
+SELECT s.rolname, format('may execute %s(%s), which the server keeps for administrators', f.proname,
+    pg_catalog.oidvectortypes(f.proargtypes))
 FROM pg_catalog.pg_proc AS f CROSS JOIN LATERAL pg_catalog.aclexplode(f.proacl) AS a JOIN serving AS s ON s.oid = a.grantee
 WHERE f.pronamespace = 'pg_catalog'::regnamespace
 UNION ALL
@@ -319,11 +320,12 @@ UNION ALL
 SELECT s.rolname, format('is a member of %s', pg_catalog.pg_get_userbyid(m.roleid))
 FROM serving AS s JOIN pg_catalog.pg_auth_members AS m ON m.member = s.oid
 UNION ALL
-SELECT s.rolname, format('owns %s', c.oid::regclass)
+SELECT s.rolname, format('owns %s.%I', c.relnamespace::regnamespace, c.relname)
 FROM serving AS s JOIN pg_catalog.pg_class AS c ON c.relowner = s.oid
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't'
 UNION ALL
-SELECT s.rolname, format('owns function %s', f.oid::regprocedure)
+SELECT s.rolname, format('owns function %s.%I(%s)', f.pronamespace::regnamespace, f.proname,
+    pg_catalog.oidvectortypes(f.proargtypes))
 FROM serving AS s JOIN pg_catalog.pg_proc AS f ON f.proowner = s.oid
 UNION ALL
 SELECT s.rolname, format('owns or may create in schema %I', n.nspname)
@@ -338,33 +340,33 @@ UNION ALL
 SELECT s.rolname, 'may create schemas in this database'
 FROM serving AS s WHERE pg_catalog.has_database_privilege(s.oid, pg_catalog.current_database(), 'CREATE')
 UNION ALL
-SELECT c.oid::regclass::text, 'is a view that reads as its owner' FROM pg_catalog.pg_class AS c
+SELECT format('%s.%I', c.relnamespace::regnamespace, c.relname), 'is a view that reads as its owner' FROM pg_catalog.pg_class AS c
 WHERE (c.oid IN (SELECT oid FROM readers)
         OR c.relnamespace IN (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'llmspell'))
     AND c.relkind = 'v' AND NOT coalesce('security_invoker=true' = ANY (c.reloptions), false)
 UNION ALL
-SELECT c.oid::regclass::text, 'has no row-level security, for it is a materialised view or a foreign table'
+SELECT format('%s.%I', c.relnamespace::regnamespace, c.relname), 'has no row-level security, for it is a materialised view or a foreign table'
 FROM pg_catalog.pg_class AS c
 WHERE (c.oid IN (SELECT oid FROM readers)
         OR c.relnamespace IN (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'llmspell'))
     AND c.relkind IN ('m', 'f')
 UNION ALL
-SELECT f.oid::regprocedure::text, format('runs %swith a search_path that others choose',
+SELECT format('%s.%I(%s)', f.pronamespace::regnamespace, f.proname, pg_catalog.oidvectortypes(f.proargtypes)), format('runs %swith a search_path that others choose',
     CASE WHEN f.prosecdef THEN 'as its owner ' ELSE '' END)
 FROM pg_catalog.pg_proc AS f JOIN schemas AS n ON n.oid = f.pronamespace
 WHERE 'search_path=pg_catalog, pg_temp' <> ALL (coalesce(f.proconfig, '{}'))
 UNION ALL
-SELECT f.oid::regprocedure::text, 'runs as a superuser'
+SELECT format('%s.%I(%s)', f.pronamespace::regnamespace, f.proname, pg_catalog.oidvectortypes(f.proargtypes)), 'runs as a superuser'
 FROM pg_catalog.pg_proc AS f JOIN pg_catalog.pg_namespace AS n ON n.oid = f.pronamespace
 JOIN pg_catalog.pg_roles AS r ON r.oid = f.proowner
 WHERE n.nspname = 'llmspell' AND f.prosecdef AND (r.rolsuper OR r.rolbypassrls)
 UNION ALL
-SELECT f.oid::regprocedure::text, 'everybody may execute it'
+SELECT format('%s.%I(%s)', f.pronamespace::regnamespace, f.proname, pg_catalog.oidvectortypes(f.proargtypes)), 'everybody may execute it'
 FROM pg_catalog.pg_proc AS f JOIN pg_catalog.pg_namespace AS n ON n.oid = f.pronamespace
 CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(f.proacl, pg_catalog.acldefault('f', f.proowner))) AS a
 WHERE n.nspname = 'llmspell' AND a.grantee = 0
 UNION ALL
-SELECT i.indexrelid::regclass::text, 'is unique without starting with tenant_id, so it tells of other tenants'
+SELECT (SELECT format('%s.%I', c.relnamespace::regnamespace, c.relname) FROM pg_catalog.pg_class AS c WHERE c.oid = i.indexrelid), 'is unique without starting with tenant_id, so it tells of other tenants'
 FROM tables AS t JOIN pg_catalog.pg_index AS i ON i.indrelid = t.oid
 LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attnum = i.indkey[0]
 WHERE i.indisunique AND a.attname IS DISTINCT FROM 'tenant_id' AND t.relname NOT IN (SELECT relname FROM shared)
