@@ -452,8 +452,8 @@ HOLES: dict[str, Sabotage] = {
         (
             "CREATE TABLE public.kept AS SELECT pg_get_functiondef('llmspell.signed_tenant()'::regprocedure) AS was",
             (
-                "CREATE OR REPLACE FUNCTION llmspell.signed_tenant() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE"
-                " SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN current_setting('app.current_tenant_id', true); END $$"
+                "CREATE OR REPLACE FUNCTION llmspell.signed_tenant() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER"
+                " PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN current_setting('app.current_tenant_id', true); END $$"
             ),
         ),
         ("DO $$ BEGIN EXECUTE (SELECT was FROM public.kept); END $$", "DROP TABLE public.kept"),
@@ -517,7 +517,10 @@ HOLES: dict[str, Sabotage] = {
     ),
     "a signature verified by somebody else's function": Sabotage(
         (
-            "CREATE FUNCTION public.signed_tenant() RETURNS text LANGUAGE sql STABLE AS $$ SELECT current_setting('app.current_tenant_id', true) $$",
+            (
+                "CREATE FUNCTION public.signed_tenant() RETURNS text LANGUAGE sql STABLE"
+                " AS $$ SELECT current_setting('app.current_tenant_id', true) $$"
+            ),
             "ALTER ROLE llmspell_app SET search_path = public, llmspell",
             (
                 "ALTER POLICY tenant_signature ON llmspell.jobs USING (tenant_id = (SELECT public.signed_tenant()))"
