@@ -347,7 +347,7 @@ class TenantKeyMissing(ConfigError):
     """The database demands signed tenants, and no key to sign them with is configured."""
 
     code = "LS-2007"
-    default_hint = "Set LLMSPELL_TENANT_KEY, LLMSPELL_TENANT_KEY_FILE or storage.postgres.tenant_key."
+    default_hint = "Set LLMSPELL_TENANT_KEY, or LLMSPELL_TENANT_KEY_FILE to the file that has it."
 
 
 class StorageError(LlmspellError):

@@ -453,7 +453,8 @@ HOLES: dict[str, Sabotage] = {
             "CREATE TABLE public.kept AS SELECT pg_get_functiondef('llmspell.signed_tenant()'::regprocedure) AS was",
             (
                 "CREATE OR REPLACE FUNCTION llmspell.signed_tenant() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER"
-                " PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN current_setting('app.current_tenant_id', true); END $$"
+                " PARALLEL SAFE SET search_path = pg_catalog, pg_temp"
+                " AS $$ BEGIN RETURN current_setting('app.current_tenant_id', true); END $$"
             ),
         ),
         ("DO $$ BEGIN EXECUTE (SELECT was FROM public.kept); END $$", "DROP TABLE public.kept"),

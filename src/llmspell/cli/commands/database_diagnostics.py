@@ -27,13 +27,14 @@ async def isolation(check: bool) -> ExitCode:
     wrong: a line "SUBJECT: PROBLEM" for each hole. Exit code 1 when there is a hole.
     """
     from llmspell.ops.isolation import examine
+    from llmspell.ops.tenant_signing import configured_key
     from llmspell.tenant import tenant_id
 
     settings = current_settings()
     report = await examine(
         settings.storage.url,
         tenant=tenant_id(settings.tenant_id),
-        tenant_key=settings.storage.postgres.tenant_key,
+        tenant_key=configured_key(settings),
     )
     if check:
         document = {"isolated": report.isolated, "holes": report.holes}

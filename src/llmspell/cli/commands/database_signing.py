@@ -1,6 +1,6 @@
 """`llmspell database signing`: the strict mode of a server, in which a tenant counts only when it is signed.
 
-Not here: what the mode does to the database (`storage.postgres.signing`), what it protects from (docs/explanation/isolation.md).
+Not here: what the mode does to the database (`ops.tenant_signing`), what it protects from (docs/explanation/isolation.md).
 
 Rule 1: a new key is printed once, or written to a new file; nothing else keeps it. It is written before the database knows it, so
 that no database ever demands a key that nobody has.
@@ -17,12 +17,11 @@ import click
 
 from llmspell.cli.output import counted, current_output, group, printable
 from llmspell.cli.session import current_settings
-from llmspell.errors import ConfigError, InvalidSetting, Unsupported
+from llmspell.errors import ConfigError
 
 if TYPE_CHECKING:
+    from llmspell.ops.tenant_signing import SigningStatus, TenantKey
     from llmspell.settings import Secret
-    from llmspell.storage.postgres.signing import SigningStatus
-    from llmspell.storage.postgres.tenant_key import TenantKey
 
 FILE_MAX_BYTES = 4_096
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -67,9 +66,9 @@ def enable(key_file: Path | None, out: Path | None, dry_run: bool) -> None:
 
     Applications without the key are refused at once. A repetition with the same key changes nothing.
     """
-    from llmspell.storage.postgres import signing as admin
+    from llmspell.ops import tenant_signing as admin
 
-    url = _admin_url()
+    url = admin.admin_url_of(current_settings())
     found = admin.status(url)
     if dry_run:
         missing = found.tables - found.tables_signed
@@ -91,11 +90,11 @@ def enable(key_file: Path | None, out: Path | None, dry_run: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would change, change nothing.")
 def rotate(key_file: Path | None, out: Path | None, finish: bool, dry_run: bool) -> None:
     """Change to a new key. Both are accepted until you finish the rotation, when every application has the new one."""
-    from llmspell.storage.postgres import signing as admin
+    from llmspell.ops import tenant_signing as admin
 
     if finish and (key_file or out):
         raise click.UsageError("--finish takes no key")
-    url = _admin_url()
+    url = admin.admin_url_of(current_settings())
     if dry_run:
         found = admin.status(url)
         _emit(found, dry_run=True)
@@ -112,9 +111,9 @@ def rotate(key_file: Path | None, out: Path | None, finish: bool, dry_run: bool)
 @click.option("--dry-run", is_flag=True, help="Say what would change, change nothing.")
 def disable(dry_run: bool) -> None:
     """Demand no signatures any more, and forget the keys. The other policies stay as they are."""
-    from llmspell.storage.postgres import signing as admin
+    from llmspell.ops import tenant_signing as admin
 
-    url = _admin_url()
+    url = admin.admin_url_of(current_settings())
     if dry_run:
         found = admin.status(url)
         _emit(found, dry_run=True)
@@ -128,46 +127,31 @@ def disable(dry_run: bool) -> None:
 @signing.command()
 def status() -> None:
     """Show whether signatures are demanded, on how many tables, and which keys are accepted."""
-    from llmspell.storage.postgres import signing as admin
+    from llmspell.ops import tenant_signing as admin
 
-    _emit(admin.status(_admin_url()))
-
-
-def _admin_url() -> str:
-    settings = current_settings()
-    if settings.storage.backend in ("sqlite", "memory"):
-        raise Unsupported(
-            "This store has no row-level security, so there is no tenant to sign.",
-            hint="Name a server: --store postgresql://…",
-        )
-    if settings.storage.postgres.admin_url is None:
-        raise InvalidSetting(
-            "Signing is changed as the role that owns the schema, and no URL of it is configured.",
-            hint="Set DATABASE_ADMIN_URL, or storage.postgres.admin_url.",
-        )
-    return settings.storage.postgres.admin_url
+    _emit(admin.status(admin.admin_url_of(current_settings())))
 
 
 def _made(out: Path | None) -> _Chosen:
     from llmspell.cli.commands.keys import write_key
-    from llmspell.storage.postgres.tenant_key import new_tenant_key, read_tenant_key
+    from llmspell.ops.tenant_signing import new_key, read_key
 
-    made = new_tenant_key()
+    made = new_key()
     if out is not None:
         write_key(out, made.reveal())
-    return _Chosen(read_tenant_key(made), made)
+    return _Chosen(read_key(made, name="the new key"), made)
 
 
 def _read(path: Path) -> _Chosen:
+    from llmspell.ops.tenant_signing import read_key
     from llmspell.settings import Secret
-    from llmspell.storage.postgres.tenant_key import read_tenant_key
 
     try:
         with path.open("rb") as stream:
             text = stream.read(FILE_MAX_BYTES).decode("utf-8", "replace")
     except OSError as exc:
         raise ConfigError(f"cannot read the key file {path}: {exc.strerror or exc}.") from exc
-    return _Chosen(read_tenant_key(Secret(text), name=f"--key-file {path}"))
+    return _Chosen(read_key(Secret(text), name=f"--key-file {path}"))
 
 
 def _change(key_file: Path | None, out: Path | None, change: Callable[[TenantKey], SigningStatus]) -> None:

@@ -191,6 +191,14 @@ def _runtime(database: Database, clock: Clock, ids: IdSource, language: str) -> 
     )
 
 
+async def _make_ready(backend: PostgresBackend, database: Database, *, signs: bool) -> None:
+    migrator.require_current(await backend.migration_status())
+    # Now: a page inside of a transaction must not wait for a second connection.
+    await backend.cursor_key()
+    if signs:
+        await _warn_unless_signing(database)
+
+
 async def _warn_unless_signing(database: Database) -> None:
     async with database.pool.link() as link:
         found = await link.exchange((bind_texts(_SIGNING),), commits=False, name=_SIGNING.label)
@@ -235,8 +243,7 @@ async def open_postgres(
         InvalidUrl, InvalidSetting.
         Unavailable: the server cannot be reached within 10 seconds.
         StorageError: it refuses the role, or is older than PostgreSQL 15.
-        MissingExtension, UnsafeRole, SchemaOutdated, SchemaTooNew, MigrationModified.
-        TenantKeyMissing, SignatureRefused: the database demands signed tenants, and there is no key, or another one.
+        MissingExtension, UnsafeRole, SchemaOutdated, SchemaTooNew, MigrationModified, TenantKeyMissing, SignatureRefused.
     """
     require_driver()
     from llmspell.storage.postgres.address import read_url
@@ -259,17 +266,14 @@ async def open_postgres(
     if auto_migrate and admin_url is not None:
         await asyncio.to_thread(migrator.migrate, admin_url)
     operator = None
-    if operator_url is not None:
+    if operator_url is not None:  # who works on all tenants signs none
         works_on_all = Connector(read_url(operator_url), statement_cache_size=cached, require=require_operator)
-        few = structs.replace(settings, size=min(pool_size, OPERATOR_POOL_SIZE))
-        operator = Database(works_on_all, few, clock=clock)
+        operator = Database(
+            works_on_all, structs.replace(settings, size=min(pool_size, OPERATOR_POOL_SIZE)), clock=clock
+        )
     backend = PostgresBackend(database, runtime, admin_url=admin_url, operator=operator)
     try:
-        migrator.require_current(await backend.migration_status())
-        # Now: a page inside of a transaction must not wait for a second connection.
-        await backend.cursor_key()
-        if tenant_key is not None:
-            await _warn_unless_signing(database)
+        await _make_ready(backend, database, signs=signer is not None)
         await partitions.ensure_at_start(database.unit(NO_TENANT), runtime.catalog)
     except BaseException:
         await backend.close()

@@ -73,7 +73,9 @@ class Connector:
             facts = await read_facts(connection)
             self._require(facts)
             if facts.signed and self._signer is None and self._needs_key:
-                raise TenantKeyMissing
+                raise TenantKeyMissing(
+                    hint="Set LLMSPELL_TENANT_KEY, LLMSPELL_TENANT_KEY_FILE or storage.postgres.tenant_key."
+                )
         except psycopg.Error as exc:
             connection.pgconn.finish()
             raise connection_failed(exc, target=self._target.shown) from None
