@@ -1,0 +1,258 @@
+"""What does row-level security cost, and what does the strict mode cost on top (RLS-09, RLS-14)?
+
+    python benchmarks/row_level_security.py [--json] [--small]
+
+One table, with 24 other tenants in it, and three roles that run the same prepared statements over the same rows and the same
+index: one that policies do not bind (BYPASSRLS), one that is bound by the policies of every table, and `llmspell_app` on a server
+in the strict mode, which must besides prove its tenant by a signature. So nothing differs but the policies, and no table is
+changed between. Statements: a read by key, a page of 20, an insert. They alternate in blocks; each block has a connection of its
+own, so that no luck of one server process lasts; the order of the three changes from block to block; each block gives one ratio
+of medians. The figure is the median of the ratios with its interval (see `interleaved`). The plans must use the same index, every
+row that is read is compared, and rows are counted as each role sees them.
+
+Last, the whole way through the public API, `kv.get` and `kv.set`, on a store that signs its tenants against one that does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import llmspell
+from interleaved import compare, interval, quantiles, show, timed
+from llmspell.ops.embedded_postgres import APP_ROLE, DEV_DATABASE, OWNER_ROLE, SUPERUSER, EmbeddedCluster
+from llmspell.settings import PostgresSettings, Settings, StorageSettings
+from llmspell.spell import Tenant
+from llmspell.storage.postgres import signing
+from llmspell.storage.postgres.migrate import migrate
+from llmspell.storage.postgres.tenant_key import TenantKey, new_tenant_key, read_tenant_key
+from machine import described
+
+TENANTS = 25
+KEYS = 400
+PAGE = 20
+BLOCKS, BLOCKS_SMALL = 60, 24
+PER_BLOCK, PER_BLOCK_SMALL = 300, 120
+WARM = 30
+"""Untimed calls at the start of a block: the statement is prepared, and its generic plan made."""
+VALUE = b"v" * 100
+FAR = 4_000_000_000
+TENANT = f"tenant-{TENANTS // 2:02}"
+MAKE = f"""
+CREATE ROLE bench_free LOGIN BYPASSRLS;
+CREATE ROLE bench_bound LOGIN;
+GRANT USAGE ON SCHEMA llmspell TO bench_free, bench_bound;
+CREATE TABLE llmspell.bench_rows (LIKE llmspell.kv_store INCLUDING ALL);
+GRANT SELECT, INSERT, DELETE ON llmspell.bench_rows TO bench_free, bench_bound, llmspell_app;
+ALTER TABLE llmspell.bench_rows OWNER TO llmspell;
+INSERT INTO llmspell.bench_rows (tenant_id, key, kv_id, value, created_at, updated_at)
+SELECT format('tenant-%s', to_char(t, 'FM00')), format('key-%s', to_char(k, 'FM00000')), gen_random_uuid(),
+  convert_to(repeat('v', {len(VALUE)}), 'UTF8'), now(), now()
+FROM generate_series(0, {TENANTS - 1}) AS t, generate_series(0, {KEYS - 1}) AS k;
+"""
+READ = "SELECT value FROM llmspell.bench_rows WHERE tenant_id = %s AND key = %s"
+LIST = f"SELECT key, value FROM llmspell.bench_rows WHERE tenant_id = %s AND key >= %s ORDER BY key LIMIT {PAGE}"
+INSERT = """
+INSERT INTO llmspell.bench_rows (tenant_id, key, kv_id, value, created_at, updated_at)
+VALUES (%s, %s, gen_random_uuid(), convert_to(repeat('v', 100), 'UTF8'), now(), now())
+"""
+
+
+def key(number: int) -> str:
+    return f"key-{number % (KEYS - PAGE):05}"
+
+
+class Work(NamedTuple):
+    """A statement, the key it is asked with the n-th time, and what it must answer; None: it answers nothing."""
+
+    statement: str
+    key: Callable[[int], str]
+    answer: Callable[[int], list[tuple[Any, ...]]] | None
+
+
+WORKS = {
+    "read": Work(READ, key, lambda _: [(VALUE,)]),
+    "list_20": Work(LIST, key, lambda n: [(f"key-{n % (KEYS - PAGE) + i:05}", VALUE) for i in range(PAGE)]),
+    "insert": Work(INSERT, lambda n: f"new-{n:06}", None),
+}
+
+
+def bound(url: str, tenant_key: TenantKey) -> Any:
+    """Connect, with the tenant and its signature for the whole session: here the policies are measured, not the binding."""
+    import psycopg
+
+    connection = psycopg.connect(url, autocommit=True, prepare_threshold=0)
+    connection.execute(
+        "SELECT set_config('app.current_tenant_id', %s, false), set_config('app.tenant_signature', %s, false),"
+        " set_config('plan_cache_mode', 'force_generic_plan', false)",
+        (TENANT, tenant_key.sign(TENANT.encode(), until=FAR).decode()),
+    )
+    return connection
+
+
+def measure(url: str, tenant_key: TenantKey, work: Work, calls: int, plans: set[str]) -> list[float]:
+    """Time one block on a connection of its own, and take what it inserted away again."""
+    seconds = []
+    with bound(url, tenant_key) as connection:
+        plan = connection.execute("EXPLAIN (FORMAT JSON) " + work.statement, (TENANT, work.key(0))).fetchone()
+        plans.add(scans(plan[0]))
+        for number in range(-WARM, calls):
+            asked = (TENANT, work.key(number + WARM))
+            started = time.perf_counter()
+            cursor = connection.execute(work.statement, asked, binary=True)
+            rows = cursor.fetchall() if work.answer is not None else []
+            seconds.append(time.perf_counter() - started)
+            if (work.answer is not None and rows != work.answer(number + WARM)) or cursor.rowcount != max(1, len(rows)):
+                raise SystemExit("error: a row is missing or wrong")
+        if work.answer is None:
+            gone = connection.execute(
+                "DELETE FROM llmspell.bench_rows WHERE tenant_id = %s AND key >= 'new-'", (TENANT,)
+            )
+            if gone.rowcount != WARM + calls:
+                raise SystemExit("error: inserted rows are missing")
+    return seconds[WARM:]
+
+
+def scans(plan: Any) -> str:
+    """Name the scans and writes of a plan: node and index of each."""
+    waiting, found = [one["Plan"] for one in (json.loads(plan) if isinstance(plan, str) else plan)], []
+    while waiting:
+        node = waiting.pop()
+        waiting += node.get("Plans", [])
+        if "Scan" in node["Node Type"] or node["Node Type"] == "ModifyTable":
+            found.append(f"{node['Node Type']} {node.get('Index Name', '')}".strip())
+    return ", ".join(sorted(found))
+
+
+def policies(urls: dict[str, str], tenant_key: TenantKey, work: Work, *, blocks: int, calls: int) -> dict[str, Any]:
+    """Run the three roles in turns, and compare two of them with the one that nothing binds."""
+    names = list(urls)
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    ratios: dict[str, list[float]] = {name: [] for name in names[1:]}
+    plans: set[str] = set()
+    for block in range(blocks):
+        medians = {}
+        turn = block % len(names)
+        order = names[turn:] + names[:turn]
+        for name in order if block % 2 else reversed(order):
+            seconds = measure(urls[name], tenant_key, work, calls, plans)
+            samples[name] += seconds
+            medians[name] = statistics.median(seconds)
+        for name, values in ratios.items():
+            values.append(medians[name] / medians[names[0]])
+    if len(plans) != 1:
+        raise SystemExit(f"error: the plans differ: {plans}")
+    p50 = {name: statistics.median(seconds) * 1e6 for name, seconds in samples.items()}
+    costs = {
+        name: {
+            "cost_percent": _percent(statistics.median(values)),
+            "interval_95_percent": [_percent(edge) for edge in interval(values)],
+            "cost_us": round(p50[name] - p50[names[0]], 1),
+        }
+        for name, values in ratios.items()
+    }
+    return {
+        **costs, "plan": plans.pop(), "blocks": blocks,
+        **{f"{name}_calls": quantiles(seconds) for name, seconds in samples.items()},
+    }  # fmt: skip
+
+
+def _percent(ratio: float) -> float:
+    return round((ratio - 1) * 100, 2)
+
+
+def check_rows(urls: dict[str, str], tenant_key: TenantKey) -> None:
+    """See that the policies bind whom they should, before and after: without that no figure means anything."""
+    for name, expected in zip(urls, (TENANTS * KEYS, KEYS, KEYS), strict=True):
+        with bound(urls[name], tenant_key) as connection:
+            counted = connection.execute("SELECT count(*) FROM llmspell.bench_rows").fetchone()
+        if counted != (expected,):
+            raise SystemExit(f"error: {name} sees {counted} rows, not {expected}")
+
+
+async def api(plain: Tenant, signed: Tenant, *, blocks: int, calls: int) -> dict[str, Any]:
+    """Compare calls of a store that signs with calls of one that does not."""
+
+    def reading(tenant: Tenant) -> Callable[[int], Any]:
+        async def read(number: int) -> None:
+            if await tenant.kv.get(key(number)) != VALUE:
+                raise SystemExit("error: a key has another value")
+
+        return read
+
+    def writing(tenant: Tenant) -> Callable[[int], Any]:
+        async def write(number: int) -> None:
+            await tenant.kv.set(key(number), VALUE)
+
+        return write
+
+    for tenant in (plain, signed):
+        await tenant.kv.set_batch({f"key-{number:05}": VALUE for number in range(KEYS)})
+        for made in (reading, writing):
+            await timed(made(tenant), WARM)
+    found = {}
+    for name, made in (("get", reading), ("set", writing)):
+        ours, baseline = made(signed), made(plain)
+        found[name] = await compare(
+            lambda ours=ours: timed(ours, calls), lambda baseline=baseline: timed(baseline, calls), blocks=blocks
+        )
+    return found
+
+
+async def run(*, small: bool) -> dict[str, Any]:
+    """Measure on a temporary server, and return one document."""
+    import psycopg
+
+    blocks, calls = (BLOCKS_SMALL, PER_BLOCK_SMALL) if small else (BLOCKS, PER_BLOCK)
+    secret = new_tenant_key()
+    tenant_key = read_tenant_key(secret)
+    with EmbeddedCluster.temporary() as cluster:
+
+        def url(role: str, database: str = DEV_DATABASE) -> str:
+            return cluster.url(role=role, database=database)
+
+        migrate(url(OWNER_ROLE))
+        with psycopg.connect(url(SUPERUSER), autocommit=True) as superuser:
+            superuser.execute(MAKE.encode())
+            superuser.execute(f"CREATE DATABASE plain OWNER {OWNER_ROLE} TEMPLATE template0")
+        with psycopg.connect(url(SUPERUSER, "plain"), autocommit=True) as superuser:
+            superuser.execute("CREATE EXTENSION vector")
+        migrate(url(OWNER_ROLE, "plain"))
+        signing.enable(url(OWNER_ROLE), tenant_key)  # it also isolates the new table
+        with psycopg.connect(url(SUPERUSER), autocommit=True) as superuser:
+            superuser.execute("VACUUM ANALYZE llmspell.bench_rows")
+        urls = {"free": url("bench_free"), "policies": url("bench_bound"), "strict": url(APP_ROLE)}
+        check_rows(urls, tenant_key)
+        found = {name: policies(urls, tenant_key, work, blocks=blocks, calls=calls) for name, work in WORKS.items()}
+        check_rows(urls, tenant_key)
+        async with AsyncExitStack() as stack:
+            tenants = []
+            for database, held in (("plain", None), (DEV_DATABASE, secret)):
+                settings = Settings(storage=StorageSettings(postgres=PostgresSettings(tenant_key=held)))
+                connecting = llmspell.connect(url(APP_ROLE, database), settings=settings, embedder="hashing")
+                spell = await stack.enter_async_context(connecting)
+                await spell.tenants.create("bench", exist_ok=True)
+                tenants.append(spell.tenant("bench"))
+            found["api_strict_against_plain"] = await api(*tenants, blocks=blocks, calls=calls)
+    return {"benchmark": "row_level_security", "small": small, "tenants": TENANTS, "figures": found, **described()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="fewer calls, for a quick look")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    arguments = parser.parse_args()
+    show(asyncio.run(run(small=arguments.small)), as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    main()
