@@ -389,6 +389,22 @@ def test_a_right_that_came_back_on_a_partition_is_bound_by_signatures_too(
         assert state == REFUSED
 
 
+async def test_a_restored_database_that_lacks_the_keys_believes_nobody_until_it_is_enabled_anew(
+    postgres_strict_database: PostgresDatabase,
+) -> None:
+    pair = fill(postgres_strict_database)
+    with psycopg.connect(pair.database.superuser_url, autocommit=True) as superuser:
+        superuser.execute("DROP SCHEMA llmspell_private CASCADE")  # what a backup without the keys gives
+
+    loot, state = attack(pair, ["SELECT tenant_id, key FROM llmspell.kv_store"])
+    assert (loot.count("marker"), state) == (0, "42P01")
+    with psycopg.connect(pair.database.app_url, autocommit=True) as app:  # what needs no tenant goes on
+        assert len(app.execute("SELECT llmspell.ensure_future_event_log_partitions()").fetchall()) == 4
+    assert not signing.status(pair.database.admin_url).enforced
+    assert signing.enable(pair.database.admin_url, KEY).enforced
+    assert "marker-of-a" in attack(pair, ["SELECT tenant_id, key FROM llmspell.kv_store"])[0]
+
+
 # --- what goes on without a signature ---------------------------------------------------------------------------------
 
 

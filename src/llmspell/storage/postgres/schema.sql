@@ -332,6 +332,37 @@ BEGIN
 END
 $function$
 ;
+CREATE OR REPLACE FUNCTION llmspell.prepare_tenant_signing()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+    IF to_regnamespace('llmspell_private') IS NOT NULL THEN
+        RETURN;
+    END IF;
+    CREATE SCHEMA llmspell_private;
+    REVOKE ALL ON SCHEMA llmspell_private FROM PUBLIC;
+    COMMENT ON SCHEMA llmspell_private IS 'llmspell: keys that check signatures of tenants; for the owner alone';
+    -- The key itself is not kept, but what HMAC makes of it: a block for each of its two hashes. They sign as well as it does.
+    CREATE TABLE llmspell_private.signing_keys (
+        key_id varchar(16) COLLATE "C" NOT NULL PRIMARY KEY CHECK (key_id ~ '^[0-9a-f]{16}$'),
+        inner_block bytea NOT NULL CHECK (octet_length(inner_block) = 64),
+        outer_block bytea NOT NULL CHECK (octet_length(outer_block) = 64),
+        created_at timestamptz NOT NULL DEFAULT now(),
+        retired_at timestamptz -- it is accepted until the rotation that replaces it is finished
+    );
+    CREATE UNIQUE INDEX one_current_signing_key
+        ON llmspell_private.signing_keys ((retired_at IS NULL)) WHERE retired_at IS NULL;
+    CREATE TABLE llmspell_private.signing_mode (
+        only_row boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (only_row),
+        enforced boolean NOT NULL
+    );
+    INSERT INTO llmspell_private.signing_mode (enforced) VALUES (false);
+    REVOKE ALL ON llmspell_private.signing_keys, llmspell_private.signing_mode FROM PUBLIC;
+END
+$function$
+;
 CREATE OR REPLACE FUNCTION llmspell.rotate_api_key(in_tenant character varying, old_key character varying, new_key character varying, sealed bytea, new_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, as_of timestamp with time zone DEFAULT now())
  RETURNS character varying
  LANGUAGE plpgsql
@@ -404,6 +435,9 @@ CREATE OR REPLACE FUNCTION llmspell.tenant_signing()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 BEGIN
+    IF to_regclass('llmspell_private.signing_mode') IS NULL THEN
+        RETURN false; -- restored from a backup
+    END IF;
     RETURN coalesce((SELECT m.enforced FROM llmspell_private.signing_mode AS m), false);
 END
 $function$

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import msgspec
 
@@ -29,7 +29,11 @@ LOCK_TIMEOUT = "400ms"
 LOCK_ATTEMPTS = 60
 LOCK_PAUSE_S = 0.5
 _BUSY = frozenset({"55P03", "40P01"})
-_READY = "SELECT to_regclass('llmspell_private.signing_keys') IS NOT NULL"
+_MIGRATED = (
+    "SELECT to_regnamespace('llmspell') IS NOT NULL AND to_regproc('llmspell.prepare_tenant_signing') IS NOT NULL"
+)
+_PREPARED = "SELECT to_regclass('llmspell_private.signing_keys') IS NOT NULL"
+_PREPARE = "SELECT llmspell.prepare_tenant_signing()"
 _PARTITIONS_TURN = "SELECT pg_advisory_xact_lock(hashtextextended('llmspell.event_log partitions', 0))"
 _ENFORCED = "SELECT enforced FROM llmspell_private.signing_mode"
 _KEYS = "SELECT key_id::text, created_at, retired_at FROM llmspell_private.signing_keys ORDER BY created_at, key_id"
@@ -90,6 +94,7 @@ def enable(admin_url: str, key: TenantKey) -> SigningStatus:
     """
 
     def change(connection: psycopg.Connection[Any]) -> SigningStatus:
+        connection.execute(_PREPARE)
         found = _status(connection)
         if found.current is not None and found.current.id != key.id:
             raise Conflict(
@@ -156,6 +161,7 @@ def disable(admin_url: str) -> SigningStatus:
     """
 
     def change(connection: psycopg.Connection[Any]) -> SigningStatus:
+        connection.execute(_PREPARE)
         found = _status(connection)
         if found.enforced or found.tables_signed:
             _switch(connection, on=False)
@@ -191,9 +197,13 @@ def _in_turn(admin_url: str, work: Callable[[psycopg.Connection[Any]], SigningSt
 
 
 def _require_ready(connection: psycopg.Connection[Any]) -> None:
-    row = connection.execute(_READY).fetchone()
-    if row is None or not row[0]:
+    if not _is(connection, _MIGRATED):
         raise SchemaOutdated(hint="Run: llmspell database migrate (with DATABASE_ADMIN_URL).")
+
+
+def _is(connection: psycopg.Connection[Any], question: LiteralString) -> bool:
+    row = connection.execute(question).fetchone()
+    return row is not None and bool(row[0])
 
 
 def _enforced(connection: psycopg.Connection[Any]) -> SigningStatus:
@@ -211,12 +221,12 @@ def _switch(connection: psycopg.Connection[Any], *, on: bool) -> None:
 
 def _status(connection: psycopg.Connection[Any]) -> SigningStatus:
     tables = connection.execute(_TABLES).fetchall()
-    mode = connection.execute(_ENFORCED).fetchone()
+    prepared = _is(connection, _PREPARED)
+    keys = connection.execute(_KEYS).fetchall() if prepared else []
     return SigningStatus(
-        enforced=mode is not None and bool(mode[0]),
+        enforced=prepared and _is(connection, _ENFORCED),
         keys=tuple(
-            SigningKey(id=id, created_at=created_at, retired_at=retired_at)
-            for id, created_at, retired_at in connection.execute(_KEYS).fetchall()
+            SigningKey(id=id, created_at=created_at, retired_at=retired_at) for id, created_at, retired_at in keys
         ),
         tables=len(tables),
         tables_signed=sum(1 for _, _, signed in tables if signed),

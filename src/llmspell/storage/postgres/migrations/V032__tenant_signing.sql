@@ -9,25 +9,40 @@
 -- The HMAC is of 'llmspell tenant v1.<key id>.<expiry>.<tenant>'. The tenant stands last and everything before it has a fixed
 -- length, so no two tenants give the same text.
 
-CREATE SCHEMA llmspell_private;
-REVOKE ALL ON SCHEMA llmspell_private FROM PUBLIC;
-COMMENT ON SCHEMA llmspell_private IS 'llmspell: keys that check signatures of tenants; for the owner alone';
-
--- The key itself is not kept, but what HMAC makes of it: 64 bytes for each of its two hashes. They sign as well as the key does.
-CREATE TABLE llmspell_private.signing_keys (
-    key_id varchar(16) COLLATE "C" NOT NULL PRIMARY KEY CHECK (key_id ~ '^[0-9a-f]{16}$'),
-    inner_block bytea NOT NULL CHECK (octet_length(inner_block) = 64),
-    outer_block bytea NOT NULL CHECK (octet_length(outer_block) = 64),
-    created_at timestamptz NOT NULL DEFAULT now(),
-    retired_at timestamptz -- it is accepted until the rotation that replaces it is finished
-);
-CREATE UNIQUE INDEX one_current_signing_key ON llmspell_private.signing_keys ((retired_at IS NULL)) WHERE retired_at IS NULL;
-CREATE TABLE llmspell_private.signing_mode (
-    only_row boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (only_row),
-    enforced boolean NOT NULL
-);
-INSERT INTO llmspell_private.signing_mode (enforced) VALUES (false);
-REVOKE ALL ON llmspell_private.signing_keys, llmspell_private.signing_mode FROM PUBLIC;
+-- A backup is taken without the schema of the keys: whoever finds one must not be able to sign. So a database that was
+-- restored lacks it; then nothing is signed and nothing is believed, until the owner enables the mode anew, which calls this.
+CREATE FUNCTION llmspell.prepare_tenant_signing() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF to_regnamespace('llmspell_private') IS NOT NULL THEN
+        RETURN;
+    END IF;
+    CREATE SCHEMA llmspell_private;
+    REVOKE ALL ON SCHEMA llmspell_private FROM PUBLIC;
+    COMMENT ON SCHEMA llmspell_private IS 'llmspell: keys that check signatures of tenants; for the owner alone';
+    -- The key itself is not kept, but what HMAC makes of it: a block for each of its two hashes. They sign as well as it does.
+    CREATE TABLE llmspell_private.signing_keys (
+        key_id varchar(16) COLLATE "C" NOT NULL PRIMARY KEY CHECK (key_id ~ '^[0-9a-f]{16}$'),
+        inner_block bytea NOT NULL CHECK (octet_length(inner_block) = 64),
+        outer_block bytea NOT NULL CHECK (octet_length(outer_block) = 64),
+        created_at timestamptz NOT NULL DEFAULT now(),
+        retired_at timestamptz -- it is accepted until the rotation that replaces it is finished
+    );
+    CREATE UNIQUE INDEX one_current_signing_key
+        ON llmspell_private.signing_keys ((retired_at IS NULL)) WHERE retired_at IS NULL;
+    CREATE TABLE llmspell_private.signing_mode (
+        only_row boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (only_row),
+        enforced boolean NOT NULL
+    );
+    INSERT INTO llmspell_private.signing_mode (enforced) VALUES (false);
+    REVOKE ALL ON llmspell_private.signing_keys, llmspell_private.signing_mode FROM PUBLIC;
+END
+$$;
+REVOKE ALL ON FUNCTION llmspell.prepare_tenant_signing() FROM PUBLIC;
+COMMENT ON FUNCTION llmspell.prepare_tenant_signing() IS 'make what keeps the signing keys, where it is missing';
+DO $$ BEGIN PERFORM llmspell.prepare_tenant_signing(); END $$;
 
 -- Whether signatures are demanded. Everybody who serves may ask.
 CREATE FUNCTION llmspell.tenant_signing() RETURNS boolean
@@ -38,6 +53,9 @@ CREATE FUNCTION llmspell.tenant_signing() RETURNS boolean
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    IF to_regclass('llmspell_private.signing_mode') IS NULL THEN
+        RETURN false; -- restored from a backup
+    END IF;
     RETURN coalesce((SELECT m.enforced FROM llmspell_private.signing_mode AS m), false);
 END
 $$;
