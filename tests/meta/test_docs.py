@@ -205,6 +205,7 @@ STORAGE_ROWS: dict[str, Sequence[int]] = {
     "SAA": range(1, 5),
     "STA": (1, 2, 3, 6),
     "TEN": range(1, 6),
+    "RLS": range(1, 15),
     "AUD": range(1, 5),
     "SCR": range(1, 10),
 }
