@@ -5,10 +5,10 @@
 One table, with 24 other tenants in it, and three roles that run the same prepared statements over the same rows and the same
 index: one that policies do not bind (BYPASSRLS), one that is bound by the policies of every table, and `llmspell_app` on a server
 in the strict mode, which must besides prove its tenant by a signature. So nothing differs but the policies, and no table is
-changed between. Statements: a read by key, a page of 20, an insert. They alternate in blocks; each block has a connection of its
-own, so that no luck of one server process lasts; the order of the three changes from block to block; each block gives one ratio
-of medians. The figure is the median of the ratios with its interval (see `interleaved`). The plans must use the same index, every
-row that is read is compared, and rows are counted as each role sees them.
+changed between. Statements: a read by key, a page of 20, an insert. In a block the roles take turns every ten calls; each block
+has connections of its own, so that no luck of one server process lasts, and gives one ratio of lower quartiles. The figure is the
+median of the ratios with its interval (see `interleaved`). The plans must use the same index, every row that is read is compared, and
+rows are counted as each role sees them.
 
 Last, the whole way through the public API, `kv.get` and `kv.set`, on a store that signs its tenants against one that does not.
 """
@@ -22,7 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,8 @@ BLOCKS, BLOCKS_SMALL = 60, 24
 PER_BLOCK, PER_BLOCK_SMALL = 300, 120
 WARM = 30
 """Untimed calls at the start of a block: the statement is prepared, and its generic plan made."""
+CHUNK = 10
+"""Calls of one role before the next one has its turn: whatever else the machine does hits all of them alike."""
 VALUE = b"v" * 100
 FAR = 4_000_000_000
 TENANT = f"tenant-{TENANTS // 2:02}"
@@ -65,6 +67,13 @@ INSERT = """
 INSERT INTO llmspell.bench_rows (tenant_id, key, kv_id, value, created_at, updated_at)
 VALUES (%s, %s, gen_random_uuid(), convert_to(repeat('v', 100), 'UTF8'), now(), now())
 """
+
+
+class Block(NamedTuple):
+    """The seconds of each role's calls, and the plans that were taken."""
+
+    seconds: dict[str, list[float]]
+    plans: set[str]
 
 
 def key(number: int) -> str:
@@ -99,27 +108,41 @@ def bound(url: str, tenant_key: TenantKey) -> Any:
     return connection
 
 
-def measure(url: str, tenant_key: TenantKey, work: Work, calls: int, plans: set[str]) -> list[float]:
-    """Time one block on a connection of its own, and take what it inserted away again."""
-    seconds = []
-    with bound(url, tenant_key) as connection:
-        plan = connection.execute("EXPLAIN (FORMAT JSON) " + work.statement, (TENANT, work.key(0))).fetchone()
-        plans.add(scans(plan[0]))
-        for number in range(-WARM, calls):
-            asked = (TENANT, work.key(number + WARM))
-            started = time.perf_counter()
-            cursor = connection.execute(work.statement, asked, binary=True)
-            rows = cursor.fetchall() if work.answer is not None else []
-            seconds.append(time.perf_counter() - started)
-            if (work.answer is not None and rows != work.answer(number + WARM)) or cursor.rowcount != max(1, len(rows)):
-                raise SystemExit("error: a row is missing or wrong")
+def call(connection: Any, work: Work, number: int) -> float:
+    """Run a statement, check its answer, and return its seconds."""
+    asked = (TENANT, work.key(number))
+    started = time.perf_counter()
+    cursor = connection.execute(work.statement, asked, binary=True)
+    rows = cursor.fetchall() if work.answer is not None else []
+    seconds = time.perf_counter() - started
+    if (work.answer is not None and rows != work.answer(number)) or cursor.rowcount != max(1, len(rows)):
+        raise SystemExit("error: a row is missing or wrong")
+    return seconds
+
+
+def measure(urls: dict[str, str], tenant_key: TenantKey, work: Work, *, calls: int, turn: int) -> Block:
+    """Time one block: the roles take turns every few calls, each on a connection of the block. What it inserts is deleted again."""
+    seconds: dict[str, list[float]] = {name: [] for name in urls}
+    plans = set()
+    with ExitStack() as stack:
+        connections = {name: stack.enter_context(bound(url, tenant_key)) for name, url in urls.items()}
+        for at, connection in enumerate(connections.values()):
+            plan = connection.execute("EXPLAIN (FORMAT JSON) " + work.statement, (TENANT, work.key(0))).fetchone()
+            plans.add(scans(plan[0]))
+            for number in range(WARM):
+                call(connection, work, number * len(urls) + at)
+        number = WARM * len(urls)
+        names = list(urls)
+        for chunk in range(0, calls, CHUNK):
+            first = (turn + chunk // CHUNK) % len(names)
+            for name in names[first:] + names[:first]:
+                seconds[name] += [call(connections[name], work, number + one) for one in range(CHUNK)]
+                number += CHUNK
         if work.answer is None:
-            gone = connection.execute(
-                "DELETE FROM llmspell.bench_rows WHERE tenant_id = %s AND key >= 'new-'", (TENANT,)
-            )
-            if gone.rowcount != WARM + calls:
+            delete = "DELETE FROM llmspell.bench_rows WHERE tenant_id = %s AND key >= 'new-'"
+            if connections[names[0]].execute(delete, (TENANT,)).rowcount != number:
                 raise SystemExit("error: inserted rows are missing")
-    return seconds[WARM:]
+    return Block(seconds, plans)
 
 
 def scans(plan: Any) -> str:
@@ -140,23 +163,21 @@ def policies(urls: dict[str, str], tenant_key: TenantKey, work: Work, *, blocks:
     ratios: dict[str, list[float]] = {name: [] for name in names[1:]}
     plans: set[str] = set()
     for block in range(blocks):
-        medians = {}
-        turn = block % len(names)
-        order = names[turn:] + names[:turn]
-        for name in order if block % 2 else reversed(order):
-            seconds = measure(urls[name], tenant_key, work, calls, plans)
+        found = measure(urls, tenant_key, work, calls=calls, turn=block)
+        plans |= found.plans
+        typical = {name: lower_quartile(seconds) for name, seconds in found.seconds.items()}
+        for name, seconds in found.seconds.items():
             samples[name] += seconds
-            medians[name] = statistics.median(seconds)
         for name, values in ratios.items():
-            values.append(medians[name] / medians[names[0]])
+            values.append(typical[name] / typical[names[0]])
     if len(plans) != 1:
         raise SystemExit(f"error: the plans differ: {plans}")
-    p50 = {name: statistics.median(seconds) * 1e6 for name, seconds in samples.items()}
+    us = {name: lower_quartile(seconds) * 1e6 for name, seconds in samples.items()}
     costs = {
         name: {
             "cost_percent": _percent(statistics.median(values)),
             "interval_95_percent": [_percent(edge) for edge in interval(values)],
-            "cost_us": round(p50[name] - p50[names[0]], 1),
+            "cost_us": round(us[name] - us[names[0]], 1),
         }
         for name, values in ratios.items()
     }
@@ -164,6 +185,11 @@ def policies(urls: dict[str, str], tenant_key: TenantKey, work: Work, *, blocks:
         **costs, "plan": plans.pop(), "blocks": blocks,
         **{f"{name}_calls": quantiles(seconds) for name, seconds in samples.items()},
     }  # fmt: skip
+
+
+def lower_quartile(seconds: list[float]) -> float:
+    """Return what a call takes that nothing else got in the way of: other programs make calls slower, never faster."""
+    return statistics.quantiles(seconds, n=4)[0]
 
 
 def _percent(ratio: float) -> float:

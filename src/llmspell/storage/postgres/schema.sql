@@ -400,14 +400,13 @@ BEGIN
     IF tenant IS NULL OR tenant = '' THEN
         RETURN NULL;
     END IF;
-    IF length(signature) = 92 THEN
-        SELECT k.inner_block, k.outer_block INTO inner_key, outer_key
-        FROM llmspell_private.signing_keys AS k WHERE k.key_id = left(signature, 16);
-        IF FOUND AND sha256(outer_key || convert_to(substr(signature, 29), 'UTF8')) = sha256(outer_key || convert_to(encode(sha256(
-            outer_key || sha256(inner_key || convert_to('llmspell tenant v1.' || left(signature, 28) || tenant, 'UTF8'))
-        ), 'hex'), 'UTF8')) AND extract(epoch FROM statement_timestamp()) < substr(signature, 18, 10)::bigint THEN
-            RETURN tenant;
-        END IF;
+    SELECT k.inner_block, k.outer_block INTO inner_key, outer_key
+    FROM llmspell_private.signing_keys AS k WHERE k.key_id = left(signature, 16);
+    -- Without a key everything below is NULL, and so it is refused.
+    IF sha256(outer_key || convert_to(substr(signature, 29), 'UTF8')) = sha256(outer_key || convert_to(encode(sha256(
+        outer_key || sha256(inner_key || convert_to('llmspell tenant v1.' || left(signature, 28) || tenant, 'UTF8'))
+    ), 'hex'), 'UTF8')) AND statement_timestamp() < to_timestamp(substr(signature, 18, 10)::float8) THEN
+        RETURN tenant;
     END IF;
     RAISE EXCEPTION 'the tenant of this statement is not signed, or its signature has expired' USING ERRCODE = 'LS311';
 END

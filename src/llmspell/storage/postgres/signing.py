@@ -41,6 +41,8 @@ _ADD = "INSERT INTO llmspell_private.signing_keys (key_id, inner_block, outer_bl
 _RETIRE = "UPDATE llmspell_private.signing_keys SET retired_at = now() WHERE retired_at IS NULL"
 _FINISH = "DELETE FROM llmspell_private.signing_keys WHERE retired_at IS NOT NULL"
 _FORGET = "DELETE FROM llmspell_private.signing_keys"
+_KEEP_CHEAP = "ANALYZE llmspell_private.signing_keys"
+"""Every statement looks at this table: a planner that knows it to be one page reads that, and not its index too (3 µs of 30)."""
 _SWITCH = "UPDATE llmspell_private.signing_mode SET enforced = %s"
 _TABLES = """
 SELECT format('%I.%I', n.nspname, c.relname)::text, c.oid::int8,
@@ -105,6 +107,7 @@ def enable(admin_url: str, key: TenantKey) -> SigningStatus:
         if found.current is None:
             connection.execute(_FORGET)
             connection.execute(_ADD, (key.id, *key.blocks()))
+            connection.execute(_KEEP_CHEAP)
         if not found.enforced or found.tables_signed != found.tables:
             _switch(connection, on=True)
         return _status(connection)
@@ -131,6 +134,7 @@ def rotate(admin_url: str, key: TenantKey) -> SigningStatus:
             )
         connection.execute(_RETIRE)
         connection.execute(_ADD, (key.id, *key.blocks()))
+        connection.execute(_KEEP_CHEAP)
         return _status(connection)
 
     return _in_turn(admin_url, change)
