@@ -6,11 +6,12 @@ One table, with 24 other tenants in it, and three roles that run the same prepar
 index: one that policies do not bind (BYPASSRLS), one that is bound by the policies of every table, and `llmspell_app` on a server
 in the strict mode, which must besides prove its tenant by a signature. So nothing differs but the policies, and no table is
 changed between. Statements: a read by key, a page of 20, an insert. In a block the roles take turns every ten calls; each block
-has connections of its own, so that no luck of one server process lasts, and gives one ratio of lower quartiles. The figure is the
-median of the ratios with its interval (see `interleaved`). The plans must use the same index, every row that is read is compared, and
-rows are counted as each role sees them.
+has connections of its own, so that no luck of one server process lasts, and gives one ratio of lower quartiles. The figure is
+the median of the ratios with its interval (see `interleaved`). The plans must use the same index, every row that is read is
+compared, and rows are counted as each role sees them.
 
-Last, the whole way through the public API, `kv.get` and `kv.set`, on a store that signs its tenants against one that does not.
+Last, the whole way through the public API, `kv.get` and `kv.set`: three databases, one without row-level security on that table,
+one with the policies, one strict.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import llmspell
-from interleaved import compare, interval, quantiles, show, timed
+from interleaved import interval, quantiles, show, timed
 from llmspell.ops.embedded_postgres import APP_ROLE, DEV_DATABASE, OWNER_ROLE, SUPERUSER, EmbeddedCluster
 from llmspell.settings import PostgresSettings, Settings, StorageSettings
 from llmspell.spell import Tenant
@@ -172,19 +174,21 @@ def policies(urls: dict[str, str], tenant_key: TenantKey, work: Work, *, blocks:
             values.append(typical[name] / typical[names[0]])
     if len(plans) != 1:
         raise SystemExit(f"error: the plans differ: {plans}")
+    return {**costs(samples, ratios), "plan": plans.pop(), "blocks": blocks}
+
+
+def costs(samples: dict[str, list[float]], ratios: dict[str, list[float]]) -> dict[str, Any]:
+    """Say what each way costs more than the first one, and how long calls took."""
     us = {name: lower_quartile(seconds) * 1e6 for name, seconds in samples.items()}
-    costs = {
+    found: dict[str, Any] = {
         name: {
             "cost_percent": _percent(statistics.median(values)),
             "interval_95_percent": [_percent(edge) for edge in interval(values)],
-            "cost_us": round(us[name] - us[names[0]], 1),
+            "cost_us": round(us[name] - us[next(iter(us))], 1),
         }
         for name, values in ratios.items()
     }
-    return {
-        **costs, "plan": plans.pop(), "blocks": blocks,
-        **{f"{name}_calls": quantiles(seconds) for name, seconds in samples.items()},
-    }  # fmt: skip
+    return {**found, **{f"{name}_calls": quantiles(seconds) for name, seconds in samples.items()}}
 
 
 def lower_quartile(seconds: list[float]) -> float:
@@ -205,33 +209,51 @@ def check_rows(urls: dict[str, str], tenant_key: TenantKey) -> None:
             raise SystemExit(f"error: {name} sees {counted} rows, not {expected}")
 
 
-async def api(plain: Tenant, signed: Tenant, *, blocks: int, calls: int) -> dict[str, Any]:
-    """Compare calls of a store that signs with calls of one that does not."""
+async def api(tenants: dict[str, Tenant], *, blocks: int, calls: int) -> dict[str, Any]:
+    """Do the same through the public API: a whole unit of work, on databases without policies, with them, and strict."""
 
-    def reading(tenant: Tenant) -> Callable[[int], Any]:
-        async def read(number: int) -> None:
-            if await tenant.kv.get(key(number)) != VALUE:
-                raise SystemExit("error: a key has another value")
+    async def get(tenant: Tenant, number: int) -> None:
+        if await tenant.kv.get(key(number)) != VALUE:
+            raise SystemExit("error: a key has another value")
 
-        return read
+    async def put(tenant: Tenant, number: int) -> None:
+        await tenant.kv.set(key(number), VALUE)
 
-    def writing(tenant: Tenant) -> Callable[[int], Any]:
-        async def write(number: int) -> None:
-            await tenant.kv.set(key(number), VALUE)
-
-        return write
-
-    for tenant in (plain, signed):
+    names = list(tenants)
+    for tenant in tenants.values():
         await tenant.kv.set_batch({f"key-{number:05}": VALUE for number in range(KEYS)})
-        for made in (reading, writing):
-            await timed(made(tenant), WARM)
+        for number in range(WARM):
+            await get(tenant, number)
+            await put(tenant, number)
     found = {}
-    for name, made in (("get", reading), ("set", writing)):
-        ours, baseline = made(signed), made(plain)
-        found[name] = await compare(
-            lambda ours=ours: timed(ours, calls), lambda baseline=baseline: timed(baseline, calls), blocks=blocks
-        )
+    for called, verb in (("get", get), ("set", put)):
+        samples: dict[str, list[float]] = {name: [] for name in names}
+        ratios: dict[str, list[float]] = {name: [] for name in names[1:]}
+        for block in range(blocks):
+            seconds: dict[str, list[float]] = {name: [] for name in names}
+            for chunk in range(0, calls, CHUNK):
+                first = (block + chunk // CHUNK) % len(names)
+                for name in names[first:] + names[:first]:
+                    seconds[name] += await timed(partial(verb, tenants[name]), CHUNK, first=chunk)
+            for name in names:
+                samples[name] += seconds[name]
+            for name, values in ratios.items():
+                values.append(lower_quartile(seconds[name]) / lower_quartile(seconds[names[0]]))
+        found[called] = {**costs(samples, ratios), "blocks": blocks}
     return found
+
+
+def make_database(url: Callable[[str, str], str], name: str, after: str = "") -> None:
+    """Make and migrate another database, and change it as a superuser."""
+    import psycopg
+
+    with psycopg.connect(url(SUPERUSER, DEV_DATABASE), autocommit=True) as superuser:
+        superuser.execute(f"CREATE DATABASE {name} OWNER {OWNER_ROLE} TEMPLATE template0".encode())
+    with psycopg.connect(url(SUPERUSER, name), autocommit=True) as superuser:
+        superuser.execute("CREATE EXTENSION vector")
+    migrate(url(OWNER_ROLE, name))
+    with psycopg.connect(url(SUPERUSER, name), autocommit=True) as superuser:
+        superuser.execute(after.encode())
 
 
 async def run(*, small: bool) -> dict[str, Any]:
@@ -249,10 +271,8 @@ async def run(*, small: bool) -> dict[str, Any]:
         migrate(url(OWNER_ROLE))
         with psycopg.connect(url(SUPERUSER), autocommit=True) as superuser:
             superuser.execute(MAKE.encode())
-            superuser.execute(f"CREATE DATABASE plain OWNER {OWNER_ROLE} TEMPLATE template0")
-        with psycopg.connect(url(SUPERUSER, "plain"), autocommit=True) as superuser:
-            superuser.execute("CREATE EXTENSION vector")
-        migrate(url(OWNER_ROLE, "plain"))
+        make_database(url, "free", "ALTER TABLE llmspell.kv_store DISABLE ROW LEVEL SECURITY")
+        make_database(url, "policies")
         signing.enable(url(OWNER_ROLE), tenant_key)  # it also isolates the new table
         with psycopg.connect(url(SUPERUSER), autocommit=True) as superuser:
             superuser.execute("VACUUM ANALYZE llmspell.bench_rows")
@@ -261,14 +281,18 @@ async def run(*, small: bool) -> dict[str, Any]:
         found = {name: policies(urls, tenant_key, work, blocks=blocks, calls=calls) for name, work in WORKS.items()}
         check_rows(urls, tenant_key)
         async with AsyncExitStack() as stack:
-            tenants = []
-            for database, held in (("plain", None), (DEV_DATABASE, secret)):
+            tenants = {}
+            for name, database, held in (
+                ("free", "free", None),
+                ("policies", "policies", None),
+                ("strict", DEV_DATABASE, secret),
+            ):
                 settings = Settings(storage=StorageSettings(postgres=PostgresSettings(tenant_key=held)))
                 connecting = llmspell.connect(url(APP_ROLE, database), settings=settings, embedder="hashing")
                 spell = await stack.enter_async_context(connecting)
                 await spell.tenants.create("bench", exist_ok=True)
-                tenants.append(spell.tenant("bench"))
-            found["api_strict_against_plain"] = await api(*tenants, blocks=blocks, calls=calls)
+                tenants[name] = spell.tenant("bench")
+            found["api"] = await api(tenants, blocks=blocks, calls=calls)
     return {"benchmark": "row_level_security", "small": small, "tenants": TENANTS, "figures": found, **described()}
 
 
