@@ -59,7 +59,7 @@ triggers (tgname) AS (
 ),
 -- What policies lean on, and the SHA-256 of each body.
 trusted (signature, definer, body) AS (
-    VALUES ('llmspell.signed_tenant()', true, '9db64a8d86ab8bc928b36b41eff6b4e95a56ec2d215dc131222c06abfe10c411'),
+    VALUES ('llmspell.signed_tenant()', true, '43968f8cead79003b351bd338c7da9bd89a190572263f615e07b1a0139be059e'),
         ('llmspell.tenant_signing()', true, '84a04c851c7363ebd34649906651e18776fca2b28e6bde0e8d13dc18ecf22cd3'),
         ('llmspell.apply_tenant_rls(regclass)', false, '69f03d8586255d6a1a31de6dbbfbed31d2982c6402bf1e880e81259f74e54929')
 ),
