@@ -33,6 +33,7 @@ check: .venv/.stamp ## Lint, check the formatting, the types and the layers
 bench: .venv/.stamp ## Run the benchmarks on small sizes; FILE=dialogues.json adds recall on your conversations
 	$(PYTHON_BIN) benchmarks/embed.py --rounds 10
 	$(PYTHON_BIN) benchmarks/units_of_work.py --small
+	$(PYTHON_BIN) benchmarks/row_level_security.py --small
 	$(PYTHON_BIN) benchmarks/small_tenants.py --small
 	$(PYTHON_BIN) benchmarks/graph.py --small
 	$(PYTHON_BIN) benchmarks/storage.py --small

@@ -33,7 +33,8 @@
     │   ├── InvalidUrl          a store URL that cannot be read                     LS-2003
     │   ├── MissingExtra        an optional part is not installed                   LS-2004
     │   ├── ModelMissing        a local model is not on this machine                LS-2005
-    │   └── MasterKeyMissing    no master key to seal or open secrets with          LS-2006
+    │   ├── MasterKeyMissing    no master key to seal or open secrets with          LS-2006
+    │   └── TenantKeyMissing    no key to sign tenants with                         LS-2007
     ├── StorageError            the store itself                                    LS-3000
     │   ├── Unavailable         unreachable, locked or out of connections           LS-3001
     │   ├── NotADatabase        the file is something else                          LS-3002
@@ -45,6 +46,7 @@
     │   ├── MissingExtension    the database lacks a required extension             LS-3008
     │   ├── AccessRefused       role, password, database or rights                  LS-3009
     │   ├── SealBroken          a sealed secret does not open                       LS-3010
+    │   ├── SignatureRefused    the signature of a tenant is not accepted           LS-3011
     │   └── MigrationError
     │       ├── MigrationModified   an applied migration differs from its file      LS-3101
     │       └── MigrationFailed     a migration did not run                         LS-3102
@@ -346,6 +348,13 @@ class MasterKeyMissing(ConfigError):
     default_hint = "Make one with `llmspell keys new`, and set LLMSPELL_MASTER_KEY or security.master_keys to it."
 
 
+class TenantKeyMissing(ConfigError):
+    """The database demands signed tenants, and no key to sign them with is configured."""
+
+    code = "LS-2007"
+    default_hint = "Set LLMSPELL_TENANT_KEY, or LLMSPELL_TENANT_KEY_FILE to the file that has it."
+
+
 class StorageError(LlmspellError):
     """The store failed."""
 
@@ -417,6 +426,13 @@ class SealBroken(StorageError):
     """The sealed secret does not open: it was altered, or belongs to another row, tenant or master key."""
 
     code = "LS-3010"
+
+
+class SignatureRefused(StorageError):
+    """The database does not accept the signature of the tenant."""
+
+    code = "LS-3011"
+    default_hint = "Is the tenant key the current one (llmspell database signing status)? Do the clocks of client and server agree?"
 
 
 class MigrationError(StorageError):

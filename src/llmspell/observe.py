@@ -177,7 +177,7 @@ _SECRETS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,4000}\.[A-Za-z0-9_-]{4,4000}\.[A-Za-z0-9_-]{0,1000}"), REDACTED),
     (re.compile(r"\bsk-(?:[a-z]{2,12}-)?[A-Za-z0-9_-]{16,200}"), f"sk-{REDACTED}"),
     (re.compile(r"\b(lsk_[a-z0-9]{1,210}_[A-Za-z0-9]{1,40})_[A-Za-z0-9_-]{8,200}"), rf"\1_{REDACTED}"),
-    (re.compile(r"\blsmk_[A-Za-z0-9_-]{8,200}"), f"lsmk_{REDACTED}"),
+    (re.compile(r"\b(lsmk_|lstk_)[A-Za-z0-9_-]{8,200}"), rf"\1{REDACTED}"),
     (re.compile(r"\b(gh[pousr]_|github_pat_|glpat-|xox[abprs]-|hf_)[A-Za-z0-9_-]{16,255}"), rf"\1{REDACTED}"),
     (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b"), rf"\1{REDACTED}"),
     (re.compile(r"\bAIza[A-Za-z0-9_-]{35}"), f"AIza{REDACTED}"),

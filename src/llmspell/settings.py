@@ -96,6 +96,13 @@ class PostgresSettings(Section, frozen=True, kw_only=True):
             url=True,
         ),
     ] = None
+    tenant_key: Annotated[
+        Secret | None,
+        about(
+            "Key that signs the tenant of each statement, where the database demands that (`llmspell database signing`);"
+            " `LLMSPELL_TENANT_KEY` sets it."
+        ),
+    ] = None
     pool_size: Annotated[
         int, about("Connections at most: CPU cores x 2 + 1 for SSD.", row="BKE-08", ge=1, le=1_000)
     ] = 20
@@ -246,6 +253,7 @@ _VARIABLES: Final = {
     "OPENAI_API_KEY": "embedding.api_key",
     "LLMSPELL_LOG": "monitoring.logs_level",
     "LLMSPELL_MASTER_KEY": "security.master_keys",
+    "LLMSPELL_TENANT_KEY": "storage.postgres.tenant_key",
 }
 _OPENAI_HOST: Final = re.compile(r"https://api\.openai\.com(?::443)?(?:/|$)")
 _REFERENCE: Final = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")

@@ -77,7 +77,9 @@ async def spell(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Pa
     if request.param == "server":
         database: PostgresDatabase = request.getfixturevalue("postgres_database")
         url = database.app_url
-        settings = msgspec.structs.replace(settings, storage=with_operator(database.operator_url).storage)
+        settings = msgspec.structs.replace(
+            settings, storage=with_operator(database.operator_url, tenant_key=database.tenant_key).storage
+        )
     else:
         url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'docs.db'}"
     async with llmspell.connect(url, settings=settings, embedder="hashing", clock=clock) as opened:

@@ -1,5 +1,5 @@
 -- The schema as text, from the catalogues: what `schema.sql` holds. Month partitions are left out: they depend on today.
-WITH schemas AS (SELECT oid, nspname FROM pg_namespace WHERE nspname IN ('llmspell', 'llmspell_archive')),
+WITH schemas AS (SELECT oid, nspname FROM pg_namespace WHERE nspname IN ('llmspell', 'llmspell_archive', 'llmspell_private')),
 relations AS (
     SELECT c.*, s.nspname, format('%I.%I', s.nspname, c.relname) AS full_name
     FROM pg_class AS c JOIN schemas AS s ON s.oid = c.relnamespace

@@ -219,6 +219,26 @@ def test_the_text_generator_and_the_migrations_write_the_same_policies(owner: Co
     assert owner.execute(rls_audit().encode()).fetchall() == []
 
 
+def test_in_the_strict_mode_too_the_generator_and_the_database_write_the_same_policies(
+    postgres_strict_database: PostgresDatabase,
+) -> None:
+    policies = (
+        "SELECT policyname, permissive, roles, cmd, qual, with_check FROM pg_policies WHERE tablename = %s ORDER BY 1"
+    )
+    with psycopg.connect(postgres_strict_database.admin_url) as connection:
+        connection.execute("CREATE TABLE llmspell.notes (LIKE llmspell.test_table INCLUDING ALL)")
+        for statement in rls_statements("notes", signed=True):
+            connection.execute(statement.encode())
+        generated = connection.execute(policies, ("notes",)).fetchall()
+        connection.execute("SELECT llmspell.apply_tenant_rls('llmspell.notes')")
+
+        assert len(generated) == 6
+        assert generated == connection.execute(policies, ("notes",)).fetchall()
+        assert generated == connection.execute(policies, ("test_table",)).fetchall()
+        assert connection.execute(rls_audit().encode()).fetchall() == []
+        connection.rollback()
+
+
 def test_every_key_starts_with_the_tenant_except_in_the_two_shared_tables(owner: Connection) -> None:
     without = column(
         owner,

@@ -47,6 +47,7 @@ EXIT_CODES: dict[type[errors.LlmspellError], ExitCode] = {
     errors.TenantInactive: ExitCode.DENIED,
     errors.UnsafeRole: ExitCode.DENIED,
     errors.AccessRefused: ExitCode.DENIED,
+    errors.SignatureRefused: ExitCode.DENIED,
     errors.ProviderRefused: ExitCode.DENIED,
     errors.Conflict: ExitCode.CONFLICT,
     errors.SchemaTooNew: ExitCode.CONFLICT,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmspell.errors import Unsupported
-from llmspell.settings import masked
+from llmspell.settings import Secret, masked
 from llmspell.tenant import TenantId
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ class IsolationReport(msgspec.Struct, frozen=True, kw_only=True):
     holes: tuple[Hole, ...]
 
 
-async def examine(url: str, *, tenant: TenantId) -> IsolationReport:
-    """Examine the database behind `url`, as the role of that URL, for one tenant.
+async def examine(url: str, *, tenant: TenantId, tenant_key: Secret | None = None) -> IsolationReport:
+    """Examine the database behind `url`, as the role of that URL, for one tenant, signed by `tenant_key` where there is one.
 
     Raises:
+        SignatureRefused: the database demands signed tenants, and `tenant_key` is not the key.
         Unsupported: the store is not a server with row-level security.
         StorageError: the server cannot be asked.
     """
@@ -52,8 +53,11 @@ async def examine(url: str, *, tenant: TenantId) -> IsolationReport:
         )
     from llmspell.storage.postgres.diagnostics import observe_isolation
 
-    observed = await observe_isolation(url, tenant=tenant)
+    observed = await observe_isolation(url, tenant=tenant, tenant_key=tenant_key)
     holes = tuple(find_holes(observed))
+    if tenant_key is not None and not observed.signing:
+        unused = "is configured, but the strict mode is off, so nothing verifies who a tenant is"
+        holes = (Hole("storage.postgres.tenant_key", unused), *holes)
     return IsolationReport(isolated=not holes, observed=observed, holes=holes)
 
 

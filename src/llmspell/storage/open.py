@@ -53,6 +53,7 @@ async def open_backend(url: str, *, settings: Settings, clock: Clock, ids: IdSou
             url,
             admin_url=server.admin_url,
             operator_url=server.operator_url,
+            tenant_key=server.tenant_key,
             pool_size=server.pool_size,
             pool_timeout_s=server.pool_timeout_secs,
             idle_timeout_s=server.idle_timeout_secs,

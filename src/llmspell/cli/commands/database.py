@@ -18,6 +18,7 @@ import click
 
 from llmspell.cli.commands.database_diagnostics import isolation, pool_size
 from llmspell.cli.commands.database_partitions import partitions
+from llmspell.cli.commands.database_signing import signing
 from llmspell.cli.output import async_command, counted, current_options, current_output, group, printable
 from llmspell.cli.problems import ExitCode
 from llmspell.cli.session import current_settings, open_spell, require_store
@@ -40,6 +41,7 @@ def database() -> None:
 database.add_command(isolation)
 database.add_command(pool_size)
 database.add_command(partitions)
+database.add_command(signing)
 
 
 @database.command()

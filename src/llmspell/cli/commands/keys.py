@@ -40,7 +40,7 @@ def new(out: Path | None) -> None:
     if out is None:
         output.emit({"id": id, "key": key.reveal()}, lines=lambda: [key.reveal()])
         return
-    _write(out, key.reveal())
+    write_key(out, key.reveal())
     output.emit({"id": id, "file": str(out)}, lines=lambda: [id])
     output.note(
         f"Written to {printable(str(out))}. Set LLMSPELL_MASTER_KEY_FILE to it, and keep a copy apart from backups."
@@ -60,14 +60,18 @@ def list_() -> None:
         current_output().note("No master key is configured: llmspell keys new")
 
 
-def _write(path: Path, text: str) -> None:
+def write_key(path: Path, text: str) -> None:
+    """Write a key to a new file that its owner alone may read, and see it on the disk.
+
+    Raises:
+        FileExists: there is a file already.
+        Unavailable: it cannot be made.
+    """
     try:
         # Made with its rights, and never over something: a key that is lost is lost with all that it seals.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as exc:
-        raise FileExists(
-            "A master key is never written over a file.", path=str(path), hint="Choose another name."
-        ) from exc
+        raise FileExists("A key is never written over a file.", path=str(path), hint="Choose another name.") from exc
     except OSError as exc:
         raise Unavailable("The file cannot be made.", path=str(path), problem=exc.strerror) from exc
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:

@@ -19,6 +19,7 @@ from msgspec import structs
 from llmspell.clock import Clock, SystemClock
 from llmspell.errors import InvalidSetting
 from llmspell.ids import IdSource
+from llmspell.observe import logger
 from llmspell.storage.contracts.backend import (
     TRANSACTION_TIMEOUT_S,
     MigrationStatus,
@@ -47,6 +48,7 @@ from llmspell.storage.text.analyser import Analyser
 from llmspell.tenant import DEFAULT_TENANT, NO_TENANT, TenantId, tenant_id
 
 if TYPE_CHECKING:
+    from llmspell.settings import Secret
     from llmspell.storage.postgres.database import Database, DirectUnit
 
 Pooler: TypeAlias = Literal["none", "transaction"]
@@ -57,6 +59,7 @@ IDLE_TIMEOUT_S = 600.0
 MAX_LIFETIME_S = 1_800.0
 STATEMENT_CACHE_SIZE = 100
 _CHECK = fixed("driver.check", "SELECT 1")
+_SIGNING = fixed("driver.signing", "SELECT llmspell.tenant_signing()")
 
 
 @lru_cache(maxsize=1)
@@ -188,11 +191,30 @@ def _runtime(database: Database, clock: Clock, ids: IdSource, language: str) -> 
     )
 
 
+async def _make_ready(backend: PostgresBackend, database: Database, *, signs: bool) -> None:
+    migrator.require_current(await backend.migration_status())
+    # Now: a page inside of a transaction must not wait for a second connection.
+    await backend.cursor_key()
+    if signs:
+        await _warn_unless_signing(database)
+
+
+async def _warn_unless_signing(database: Database) -> None:
+    async with database.pool.link() as link:
+        found = await link.exchange((bind_texts(_SIGNING),), commits=False, name=_SIGNING.label)
+        if not link.rows(found[-1])[0][0]:
+            logger.warning(
+                "A tenant key is configured, but this database demands no signatures, so the key protects nothing."
+                " Run: llmspell database signing enable"
+            )
+
+
 async def open_postgres(
     url: str,
     *,
     admin_url: str | None = None,
     operator_url: str | None = None,
+    tenant_key: Secret | None = None,
     pool_size: int = POOL_SIZE,
     pool_timeout_s: float = POOL_TIMEOUT_S,
     idle_timeout_s: float = IDLE_TIMEOUT_S,
@@ -211,6 +233,7 @@ async def open_postgres(
         url: the serving role, `llmspell_app` (DATABASE_URL).
         admin_url: the role that owns the schema (DATABASE_ADMIN_URL); only migrations use it.
         operator_url: the role that works on all tenants (DATABASE_OPERATOR_URL); it gets a small pool of its own.
+        tenant_key: signs the tenant of each statement, where the database demands that.
         pooler: "transaction" when a pooler hands a connection to others after each transaction; nothing is prepared then.
         auto_migrate: apply pending migrations first, when `admin_url` is given.
         enforce_tenant_isolation: False admits a role that bypasses row-level security; only the double predicate is left then.
@@ -220,35 +243,37 @@ async def open_postgres(
         InvalidUrl, InvalidSetting.
         Unavailable: the server cannot be reached within 10 seconds.
         StorageError: it refuses the role, or is older than PostgreSQL 15.
-        MissingExtension, UnsafeRole, SchemaOutdated, SchemaTooNew, MigrationModified.
+        MissingExtension, UnsafeRole, SchemaOutdated, SchemaTooNew, MigrationModified, TenantKeyMissing, SignatureRefused.
     """
     require_driver()
     from llmspell.storage.postgres.address import read_url
     from llmspell.storage.postgres.database import Connector, Database
+    from llmspell.storage.postgres.link import bind_tenant
     from llmspell.storage.postgres.pool import PoolSettings
     from llmspell.storage.postgres.roles import require_operator, require_suitable, require_working
+    from llmspell.storage.postgres.tenant_key import Signer, read_tenant_key
 
     settings = PoolSettings(
         size=pool_size, timeout_s=pool_timeout_s, idle_timeout_s=idle_timeout_s, max_lifetime_s=max_lifetime_s
     )
     cached = 0 if pooler == "transaction" else statement_cache_size
     suits = require_suitable if enforce_tenant_isolation else require_working
-    connect = Connector(read_url(url), statement_cache_size=cached, require=suits)
+    signer = Signer(read_tenant_key(tenant_key)) if tenant_key is not None else None
+    connect = Connector(read_url(url), statement_cache_size=cached, require=suits, signer=signer)
     clock = clock or SystemClock()
-    database = Database(connect, settings, clock=clock)
+    database = Database(connect, settings, clock=clock, binder=signer or bind_tenant)
     runtime = _runtime(database, clock, ids or IdSource(clock), language)
     if auto_migrate and admin_url is not None:
         await asyncio.to_thread(migrator.migrate, admin_url)
     operator = None
-    if operator_url is not None:
+    if operator_url is not None:  # who works on all tenants signs none
         works_on_all = Connector(read_url(operator_url), statement_cache_size=cached, require=require_operator)
-        few = structs.replace(settings, size=min(pool_size, OPERATOR_POOL_SIZE))
-        operator = Database(works_on_all, few, clock=clock)
+        operator = Database(
+            works_on_all, structs.replace(settings, size=min(pool_size, OPERATOR_POOL_SIZE)), clock=clock
+        )
     backend = PostgresBackend(database, runtime, admin_url=admin_url, operator=operator)
     try:
-        migrator.require_current(await backend.migration_status())
-        # Now: a page inside of a transaction must not wait for a second connection.
-        await backend.cursor_key()
+        await _make_ready(backend, database, signs=signer is not None)
         await partitions.ensure_at_start(database.unit(NO_TENANT), runtime.catalog)
     except BaseException:
         await backend.close()

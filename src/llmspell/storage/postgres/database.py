@@ -16,28 +16,43 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from llmspell.errors import TransactionTimeout
+from llmspell.errors import TenantKeyMissing, TransactionTimeout
 from llmspell.storage.postgres.dialect import adapt
 from llmspell.storage.postgres.errors import connection_failed
-from llmspell.storage.postgres.executor import Inside, InTransaction, OneShot, Transaction
-from llmspell.storage.postgres.link import BEGIN_READ, BEGIN_SERIAL, BEGIN_WRITE, Link
+from llmspell.storage.postgres.executor import Binder, Inside, InTransaction, OneShot, Transaction
+from llmspell.storage.postgres.link import BEGIN_READ, BEGIN_SERIAL, BEGIN_WRITE, VERIFY_TENANT, Link, bind_tenant
 from llmspell.storage.postgres.pool import Pool, PoolSettings
 from llmspell.storage.postgres.roles import Facts, read_facts
+from llmspell.storage.postgres.statements import bind_texts
+from llmspell.tenant import DEFAULT_TENANT, TenantId
 
 if TYPE_CHECKING:
     from llmspell.clock import Clock
     from llmspell.storage.postgres.address import Target
     from llmspell.storage.postgres.statements import Command
+    from llmspell.storage.postgres.tenant_key import Signer
     from llmspell.storage.relational.database import Executor, T
-    from llmspell.tenant import TenantId
 
 
 class Connector:
     """Makes connections that are fit to serve."""
 
-    def __init__(self, target: Target, *, statement_cache_size: int, require: Callable[[Facts], None]) -> None:
-        """`require` raises when a connection is not fit for what it shall serve (`roles`)."""
+    def __init__(
+        self,
+        target: Target,
+        *,
+        statement_cache_size: int,
+        require: Callable[[Facts], None],
+        signer: Signer | None = None,
+        needs_key: bool = True,
+    ) -> None:
+        """`require` raises when a connection is not fit for what it shall serve (`roles`). `signer` signs its tenants.
+
+        `needs_key`: a connection that must sign and cannot is refused; False is for who looks at the database, and reads no rows.
+        """
         self._target = target
+        self._needs_key = needs_key
+        self._signer = signer
         self._statement_cache_size = statement_cache_size
         self._require = require
 
@@ -46,6 +61,7 @@ class Connector:
 
         Raises:
             Unavailable, StorageError, MissingExtension, UnsafeRole.
+            TenantKeyMissing, SignatureRefused: the database demands signed tenants, and there is no key, or another one.
         """
         try:
             connection = await psycopg.AsyncConnection.connect(
@@ -56,6 +72,10 @@ class Connector:
         try:
             facts = await read_facts(connection)
             self._require(facts)
+            if facts.signed and self._signer is None and self._needs_key:
+                raise TenantKeyMissing(
+                    hint="Set LLMSPELL_TENANT_KEY, LLMSPELL_TENANT_KEY_FILE or storage.postgres.tenant_key."
+                )
         except psycopg.Error as exc:
             connection.pgconn.finish()
             raise connection_failed(exc, target=self._target.shown) from None
@@ -63,24 +83,50 @@ class Connector:
             connection.pgconn.finish()
             raise
         adapt(connection, vector_oid=facts.vector_oid)
-        return Link(connection, statement_cache_size=self._statement_cache_size)
+        link = Link(connection, statement_cache_size=self._statement_cache_size)
+        if self._signer is not None:
+            await self._introduce(self._signer, link, facts)
+        return link
+
+    async def _introduce(self, signer: Signer, link: Link, facts: Facts) -> None:
+        """Tell the signer the server's clock, and where signatures are demanded, have one verified before any is relied on."""
+        signer.server_says(facts.server_time_s)
+        if not facts.signed:
+            return
+        try:
+            asked = (signer(DEFAULT_TENANT.encode()), bind_texts(VERIFY_TENANT))
+            await link.exchange(asked, commits=False, name=VERIFY_TENANT.label)
+        except BaseException:
+            link.close()
+            raise
 
 
 class Database:
     """One database behind a pool."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Link]], settings: PoolSettings, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Link]],
+        settings: PoolSettings,
+        *,
+        clock: Clock,
+        binder: Binder = bind_tenant,
+    ) -> None:
+        """`binder` binds tenants: a `Signer`, or without signatures `bind_tenant`."""
         self.pool = Pool(connect, settings)
         self._clock = clock
+        self._binder = binder
 
     def unit(self, tenant: TenantId) -> DirectUnit:
         """Units of work of a tenant, each by itself."""
-        return DirectUnit(self.pool, tenant, clock=self._clock)
+        return DirectUnit(self.pool, tenant, binder=self._binder, clock=self._clock)
 
     @asynccontextmanager
     async def transaction(self, tenant: TenantId, *, timeout_s: float) -> AsyncIterator[InTransaction]:
         """Open a transaction (REPEATABLE READ) that commits when the block ends normally."""
-        opened = Transaction(self.pool, tenant, BEGIN_SERIAL, clock=self._clock, timeout_s=timeout_s)
+        opened = Transaction(
+            self.pool, tenant, BEGIN_SERIAL, binder=self._binder, clock=self._clock, timeout_s=timeout_s
+        )
         try:
             async with asyncio.timeout(timeout_s) as limit:
                 unit = InTransaction(opened)
@@ -98,8 +144,8 @@ class Database:
 class DirectUnit(OneShot):
     """`Unit` outside a transaction."""
 
-    def __init__(self, pool: Pool, tenant: TenantId, *, clock: Clock) -> None:
-        super().__init__(pool, tenant)
+    def __init__(self, pool: Pool, tenant: TenantId, *, binder: Binder, clock: Clock) -> None:
+        super().__init__(pool, tenant, binder=binder)
         self._clock = clock
 
     @property
@@ -117,7 +163,7 @@ class DirectUnit(OneShot):
         return await self._within(BEGIN_WRITE, work)
 
     async def _within(self, begin: Command, work: Callable[[Executor], Awaitable[T]]) -> T:
-        opened = Transaction(self._pool, self.tenant, begin, clock=self._clock, timeout_s=None)
+        opened = Transaction(self._pool, self.tenant, begin, binder=self._binder, clock=self._clock, timeout_s=None)
         try:
             result = await work(Inside(opened))
             await opened.commit()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmspell.clock import SystemClock
+from llmspell.errors import SignatureRefused
 from llmspell.storage.postgres.errors import require_driver
 from llmspell.storage.postgres.migrate import require_current
 from llmspell.storage.postgres.schema_status import read_status
@@ -23,6 +24,8 @@ from llmspell.storage.relational.catalog import parse
 from llmspell.tenant import TenantId
 
 if TYPE_CHECKING:
+    from llmspell.settings import Secret
+    from llmspell.storage.postgres.database import Database
     from llmspell.storage.postgres.link import Link
     from llmspell.storage.relational.database import Row
 
@@ -50,7 +53,7 @@ SELECT r.rolname::text, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolcreate
    FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid),
   (SELECT count(*)::int8 FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-   WHERE n.nspname IN ('llmspell', 'llmspell_archive') AND r.oid = ANY (p.polroles))
+   WHERE n.nspname IN ('llmspell', 'llmspell_archive') AND p.polpermissive AND r.oid = ANY (p.polroles))
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
 """,
 )
@@ -69,13 +72,14 @@ ORDER BY 1
 _SEEN_WITHOUT_TENANT = fixed(
     "diagnostics.seen", "SELECT (SELECT count(*) FROM llmspell.kv_store) + (SELECT count(*) FROM llmspell.memories)"
 )
+_SIGNING = fixed("diagnostics.signing", "SELECT llmspell.tenant_signing()")
 _AUDIT = fixed("diagnostics.audit", rls_audit())
 
 
 class RoleFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The role that serves, with what would let it past row-level security.
 
-    `own_policies`: policies made for this role by name; those of the operator show it every tenant.
+    `own_policies`: policies that let this role by name see more; those of the operator show it every tenant.
     """
 
     name: str
@@ -103,23 +107,25 @@ class TableFlags(msgspec.Struct, frozen=True, kw_only=True):
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """What the database says.
 
-    `tenant_registered`: the store knows `tenant_asked`; its policies bind it either way. `tenant_seen`: the tenant inside a
+    `tenant_registered`: the store knows `tenant_asked`; its policies bind it either way. None: tenants must be signed, and
+    there is no key to ask with. `tenant_seen`: the tenant inside a
     unit of work of `tenant_asked`. `tenant_left`: what the same connection shows to whoever
     has it next; empty when nothing was left. `rows_without_tenant`: keys and memories that are visible there.
-    `audit`: the rows (subject, problem) of the audit.
+    `signing`: tenants must be signed. `audit`: the rows (subject, problem) of the audit.
     """
 
     role: RoleFacts
     tenant_asked: str
-    tenant_registered: bool
+    tenant_registered: bool | None
     tenant_seen: str | None
     tenant_left: str
     rows_without_tenant: int
+    signing: bool
     tables: tuple[TableFlags, ...]
     audit: tuple[tuple[str, str], ...]
 
 
-async def observe_isolation(url: str, *, tenant: TenantId) -> Observed:
+async def observe_isolation(url: str, *, tenant: TenantId, tenant_key: Secret | None = None) -> Observed:
     """Ask a migrated database, as the role of `url`, in a pool of one connection.
 
     Raises:
@@ -127,20 +133,25 @@ async def observe_isolation(url: str, *, tenant: TenantId) -> Observed:
         Unavailable, StorageError: the server cannot be reached or asked.
         SchemaOutdated, SchemaTooNew, MigrationModified, MigrationError: its schema is not that of this release.
         MissingExtension: `vector` is missing.
+        SignatureRefused: the database demands signed tenants, and this is not the key.
     """
     require_driver()
     from llmspell.storage.postgres.address import read_url
     from llmspell.storage.postgres.database import Connector, Database
+    from llmspell.storage.postgres.link import bind_tenant
     from llmspell.storage.postgres.pool import PoolSettings
     from llmspell.storage.postgres.roles import require_working
+    from llmspell.storage.postgres.tenant_key import Signer, read_tenant_key
 
+    signer = Signer(read_tenant_key(tenant_key)) if tenant_key is not None else None
     # Nothing is prepared, so it works behind every pooler.
-    connect = Connector(read_url(url), statement_cache_size=0, require=require_working)
-    database = Database(connect, PoolSettings(size=1, timeout_s=CONNECT_TIMEOUT_S), clock=SystemClock())
+    connect = Connector(read_url(url), statement_cache_size=0, require=require_working, signer=signer, needs_key=False)
+    one = PoolSettings(size=1, timeout_s=CONNECT_TIMEOUT_S)
+    database = Database(connect, one, clock=SystemClock(), binder=signer or bind_tenant)
     try:
         async with database.pool.link() as link:
             require_current(await read_status(link))
-        registered = bool(await database.unit(tenant).value(_UNIT["registered"]))
+        registered = await _registered(database, tenant)
         seen = await database.unit(tenant).value(_UNIT["bound"])
         async with database.pool.link() as link:  # the connection that the unit of work has just given back
             return await _observed(link, tenant, seen, registered=registered)
@@ -148,10 +159,17 @@ async def observe_isolation(url: str, *, tenant: TenantId) -> Observed:
         database.pool.close()
 
 
-async def _observed(link: Link, tenant: TenantId, seen: str | None, *, registered: bool) -> Observed:
-    asked = (_BOUND_OUTSIDE, _ROLE, _TABLES, _SEEN_WITHOUT_TENANT, _AUDIT)
+async def _registered(database: Database, tenant: TenantId) -> bool | None:
+    try:
+        return bool(await database.unit(tenant).value(_UNIT["registered"]))
+    except SignatureRefused:
+        return None
+
+
+async def _observed(link: Link, tenant: TenantId, seen: str | None, *, registered: bool | None) -> Observed:
+    asked = (_BOUND_OUTSIDE, _ROLE, _TABLES, _SEEN_WITHOUT_TENANT, _SIGNING, _AUDIT)
     results = await link.exchange(tuple(map(bind_texts, asked)), commits=False, name="diagnostics.isolation")
-    left, role, tables, rows, audit = (link.rows(result) for result in results)
+    left, role, tables, rows, signing, audit = (link.rows(result) for result in results)
     return Observed(
         role=_role(role[0]),
         tenant_asked=tenant,
@@ -159,6 +177,7 @@ async def _observed(link: Link, tenant: TenantId, seen: str | None, *, registere
         tenant_seen=seen,
         tenant_left=left[0][0],
         rows_without_tenant=int(rows[0][0]),
+        signing=bool(signing[0][0]),
         tables=tuple(map(_table, tables)),
         audit=tuple((subject, problem) for subject, problem in audit),
     )

@@ -19,6 +19,7 @@ from llmspell.errors import (
     LlmspellError,
     MissingExtra,
     OutcomeUnknown,
+    SignatureRefused,
     StorageError,
     TransactionError,
     TransactionTimeout,
@@ -121,6 +122,8 @@ def translate(failure: Failure, *, query: str) -> LlmspellError:
             query=query,
             message=_brief(failure.message),
         )
+    if state == "LS311":
+        return SignatureRefused(query=query)
     if state == "53100":
         return DiskFull(query=query, message=_brief(failure.message))
     if state in _TIMEOUTS:

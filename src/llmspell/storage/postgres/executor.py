@@ -1,6 +1,7 @@
 """Executors: named queries for one tenant, alone or inside a transaction.
 
-Rule 1: the tenant is bound in the very exchange that runs the first statement, local to its transaction, as a parameter.
+Rule 1: the tenant is bound in the very exchange that runs the first statement, local to its transaction, as a parameter; with it
+goes its signature, where the store has a key, and a transaction that outlives a signature sends the next one with a statement.
 Rule 2: what must be said first (BEGIN, the tenant, SAVEPOINT) travels with the first statement: it costs no round trip of its own.
 Rule 3: a transaction that failed or was cancelled is rolled back before its connection goes back, or the connection is closed.
 """
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from llmspell import observe
 from llmspell.errors import LlmspellError, TransactionClosed, TransactionError, TransactionTimeout
 from llmspell.storage.contracts.backend import Savepoints
-from llmspell.storage.postgres.link import COMMIT, ROLLBACK, Link, bind_tenant
+from llmspell.storage.postgres.link import COMMIT, ROLLBACK, Link
 from llmspell.storage.postgres.statements import Bound, Command, bind, bind_texts, command, fixed
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ _SAVEPOINT = fixed("driver.savepoint", "SAVEPOINT llmspell_unit")
 _RELEASE = fixed("driver.savepoint", "RELEASE SAVEPOINT llmspell_unit")
 _UNDO = fixed("driver.savepoint", "ROLLBACK TO SAVEPOINT llmspell_unit")
 
+Binder: TypeAlias = "Callable[[bytes], Bound]"
+"""Makes the statement that binds a tenant, signed or not."""
 Answer: TypeAlias = "tuple[list[PGresult], list[Row]]"
 """The result of each statement, and the rows of the last when they were wanted."""
 
@@ -153,15 +156,16 @@ def _counts(results: Sequence[PGresult], sizes: Sequence[int]) -> list[int]:
 class OneShot(Runner):
     """Each call is an implicit transaction of its own: tenant, statements and Sync in one round trip."""
 
-    def __init__(self, pool: Pool, tenant: TenantId) -> None:
+    def __init__(self, pool: Pool, tenant: TenantId, *, binder: Binder) -> None:
         super().__init__(tenant)
         self._pool = pool
-        self._bind_tenant = bind_tenant(self._tenant_text)
+        self._binder = binder
 
     async def _run(self, statements: Iterable[Bound], name: str, *, writes: bool, decode: bool) -> Answer:
         link = await self._pool.acquire()
         try:
-            results = await link.exchange(chain((self._bind_tenant,), statements), commits=writes, name=name)
+            asked = chain((self._binder(self._tenant_text),), statements)
+            results = await link.exchange(asked, commits=writes, name=name)
             return results, link.rows(results[-1]) if decode else []
         finally:
             self._pool.release(link)
@@ -170,15 +174,20 @@ class OneShot(Runner):
 class Transaction:
     """One transaction on one connection, which is taken for the first statement, not before."""
 
-    def __init__(self, pool: Pool, tenant: TenantId, begin: Command, *, clock: Clock, timeout_s: float | None) -> None:
+    def __init__(
+        self, pool: Pool, tenant: TenantId, begin: Command, *, binder: Binder, clock: Clock, timeout_s: float | None
+    ) -> None:
         """`timeout_s`: how long it may last from now; None leaves only the server's limit on silence."""
         self.tenant = tenant
+        self._tenant_text = tenant.encode()
         self._pool = pool
+        self._binder = binder
         self._clock = clock
         self._timeout_s = timeout_s
         self._deadline = None if timeout_s is None else clock.monotonic() + timeout_s
         self._link: Link | None = None
-        self._pending: list[Bound] = [bind_texts(begin), bind_tenant(tenant.encode())]
+        self._pending: list[Bound] = [bind_texts(begin)]
+        self._binding: Bound | None = None
         self._turn = asyncio.Lock()
         self._closed = False
         self._expired = False
@@ -250,6 +259,7 @@ class Transaction:
         """Take back what was done since a savepoint, before the next statement."""
         if not self._unsent(opening):
             self._pending += (bind_texts(_UNDO), bind_texts(_RELEASE))
+            self._binding = None  # what was bound since the savepoint is undone too
 
     def require_open(self) -> None:
         """Raise unless statements can still run."""
@@ -269,9 +279,15 @@ class Transaction:
     async def _run(self, statements: Iterable[Bound], name: str, *, writes: bool, decode: bool) -> Answer:
         if self._link is None:
             self._link = await self._pool.acquire()
-            self._pending[2:2] = self._limits(self._link)
+            # Behind BEGIN and before any savepoint, which may be undone.
+            self._binding = self._binder(self._tenant_text)
+            self._pending[1:1] = [self._binding, *self._limits(self._link)]
         await self._require_time()
         self._wrote = self._wrote or writes
+        binding = self._binder(self._tenant_text)
+        if binding != self._binding:
+            self._pending.append(binding)
+            self._binding = binding
         pending, self._pending = self._pending, []
         exchange = self._link.exchange(chain(pending, statements), commits=False, name=name)
         if self._deadline is None:

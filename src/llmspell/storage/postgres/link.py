@@ -294,8 +294,20 @@ _BIND_TENANT: Command = fixed(
     "driver.tenant",
     "SELECT set_config('app.current_tenant_id', $1, true), set_config('lock_timeout', $2, true)",
 )
+_BIND_SIGNED_TENANT: Command = fixed(
+    "driver.tenant",
+    "SELECT set_config('app.current_tenant_id', $1, true), set_config('lock_timeout', $2, true),"
+    " set_config('app.tenant_signature', $3, true)",
+)
+VERIFY_TENANT: Command = fixed("driver.signature", "SELECT llmspell.signed_tenant()")
+"""Asks the database whether it accepts the signature of the tenant that is bound."""
 
 
 def bind_tenant(tenant: bytes) -> Bound:
     """Bind a tenant, and the limit on waiting, for the transaction that the next statements run in."""
     return bind_texts(_BIND_TENANT, tenant, LOCK_TIMEOUT)
+
+
+def bind_signed_tenant(tenant: bytes, signature: bytes) -> Bound:
+    """The same with the signature that a database in the strict mode demands."""
+    return bind_texts(_BIND_SIGNED_TENANT, tenant, LOCK_TIMEOUT, signature)

@@ -55,7 +55,7 @@ def migrate(admin_url: str, *, announce: Callable[[str], None] | None = None) ->
         MigrationFailed: names the migration and what the server said; earlier ones stay applied.
     """
     migrations = load(PACKAGE)
-    with _connected(admin_url) as connection:
+    with connected(admin_url) as connection:
         _require_suitable(connection)
         for _ in range(len(migrations) + 1):
             if _apply_patiently(connection, migrations, announce) is None:
@@ -70,7 +70,7 @@ def status(url: str) -> MigrationStatus:
         Unavailable, StorageError, MigrationModified, SchemaTooNew, MigrationError.
     """
     migrations = load(PACKAGE)
-    with _connected(url) as connection:
+    with connected(url) as connection:
         return summary(migrations, plan(migrations, _applied(connection)))
 
 
@@ -95,7 +95,13 @@ def require_current(found: MigrationStatus) -> None:
         )
 
 
-def _connected(url: str) -> psycopg.Connection[Any]:
+def connected(url: str) -> psycopg.Connection[Any]:
+    """Connect, in autocommit mode, without prepared statements.
+
+    Raises:
+        MissingExtra, InvalidUrl.
+        Unavailable, StorageError: the server cannot be reached as this role.
+    """
     require_driver()
     import psycopg
 

@@ -33,13 +33,18 @@ SELECT r.rolname::text, r.rolsuper, r.rolbypassrls, current_setting('server_vers
             AND p.polname NOT IN ('tenant_isolation_select', 'tenant_isolation_insert',
               'tenant_isolation_update', 'tenant_isolation_delete')
             AND CASE WHEN named.oid = 0 THEN true ELSE pg_has_role(r.oid, named.oid, 'MEMBER') END),
-  coalesce(current_setting('app.current_tenant_id', true), '') <> ''
+  coalesce(current_setting('app.current_tenant_id', true), '') <> '',
+  NOT r.rolsuper AND NOT r.rolbypassrls
+    AND EXISTS (SELECT FROM pg_catalog.pg_policy p CROSS JOIN LATERAL unnest(p.polroles) AS named (oid)
+                WHERE p.polname = 'tenant_signature' AND pg_has_role(r.oid, named.oid, 'USAGE')),
+  extract(epoch FROM clock_timestamp())::float8
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
 """
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What a connection says of itself. `vector_oid`: the type number of `vector` in this database.
+    """What a connection says of itself. `vector_oid`: the type number of `vector` in this database. `signed`: this role must
+    sign its tenants. `server_time_s`: the server's clock, in seconds since 1970.
 
     Owners and policies are also those of roles that it could become by SET ROLE, not only of those it inherits.
     """
@@ -53,6 +58,8 @@ class Facts(msgspec.Struct, frozen=True):
     owns_tables: bool
     other_policies: bool = False
     tenant_preset: bool = False
+    signed: bool = False
+    server_time_s: float = 0.0
 
 
 async def read_facts(connection: psycopg.AsyncConnection[Any]) -> Facts:

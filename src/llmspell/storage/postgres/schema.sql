@@ -3,6 +3,7 @@
 
 CREATE SCHEMA llmspell;
 CREATE SCHEMA llmspell_archive;
+CREATE SCHEMA llmspell_private;
 CREATE OR REPLACE FUNCTION llmspell.apply_tenant_rls(target regclass)
  RETURNS void
  LANGUAGE plpgsql
@@ -10,6 +11,7 @@ CREATE OR REPLACE FUNCTION llmspell.apply_tenant_rls(target regclass)
 AS $function$
 DECLARE
     mine CONSTANT text := 'tenant_id = (SELECT current_setting(''app.current_tenant_id'', true))';
+    signed CONSTANT text := 'tenant_id = (SELECT llmspell.signed_tenant())';
 BEGIN
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', target);
     EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', target);
@@ -27,6 +29,13 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'llmspell_operator') THEN
         EXECUTE format(
             'CREATE POLICY operator_access ON %s FOR ALL TO llmspell_operator USING (true) WITH CHECK (true)', target
+        );
+    END IF;
+    EXECUTE format('DROP POLICY IF EXISTS tenant_signature ON %s', target);
+    IF llmspell.tenant_signing() THEN
+        EXECUTE format(
+            'CREATE POLICY tenant_signature ON %s AS RESTRICTIVE FOR ALL TO llmspell_app USING (%s) WITH CHECK (%s)',
+            target, signed, signed
         );
     END IF;
     -- Tenants differ in size by orders of magnitude; the default 100 most common values would miss most of them.
@@ -323,6 +332,37 @@ BEGIN
 END
 $function$
 ;
+CREATE OR REPLACE FUNCTION llmspell.prepare_tenant_signing()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+    IF to_regnamespace('llmspell_private') IS NOT NULL THEN
+        RETURN;
+    END IF;
+    CREATE SCHEMA llmspell_private;
+    REVOKE ALL ON SCHEMA llmspell_private FROM PUBLIC;
+    COMMENT ON SCHEMA llmspell_private IS 'llmspell: keys that check signatures of tenants; for the owner alone';
+    -- The key itself is not kept, but what HMAC makes of it: a block for each of its two hashes. They sign as well as it does.
+    CREATE TABLE llmspell_private.signing_keys (
+        key_id varchar(16) COLLATE "C" NOT NULL PRIMARY KEY CHECK (key_id ~ '^[0-9a-f]{16}$'),
+        inner_block bytea NOT NULL CHECK (octet_length(inner_block) = 64),
+        outer_block bytea NOT NULL CHECK (octet_length(outer_block) = 64),
+        created_at timestamptz NOT NULL DEFAULT now(),
+        retired_at timestamptz -- it is accepted until the rotation that replaces it is finished
+    );
+    CREATE UNIQUE INDEX one_current_signing_key
+        ON llmspell_private.signing_keys ((retired_at IS NULL)) WHERE retired_at IS NULL;
+    CREATE TABLE llmspell_private.signing_mode (
+        only_row boolean NOT NULL PRIMARY KEY DEFAULT true CHECK (only_row),
+        enforced boolean NOT NULL
+    );
+    INSERT INTO llmspell_private.signing_mode (enforced) VALUES (false);
+    REVOKE ALL ON llmspell_private.signing_keys, llmspell_private.signing_mode FROM PUBLIC;
+END
+$function$
+;
 CREATE OR REPLACE FUNCTION llmspell.rotate_api_key(in_tenant character varying, old_key character varying, new_key character varying, sealed bytea, new_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, as_of timestamp with time zone DEFAULT now())
  RETURNS character varying
  LANGUAGE plpgsql
@@ -345,6 +385,33 @@ BEGIN
 END
 $function$
 ;
+CREATE OR REPLACE FUNCTION llmspell.signed_tenant()
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE PARALLEL SAFE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+DECLARE
+    tenant CONSTANT text := current_setting('app.current_tenant_id', true);
+    signature CONSTANT text := current_setting('app.tenant_signature', true);
+    inner_key bytea;
+    outer_key bytea;
+BEGIN
+    IF tenant IS NULL OR tenant = '' THEN
+        RETURN NULL;
+    END IF;
+    SELECT k.inner_block, k.outer_block INTO inner_key, outer_key
+    FROM llmspell_private.signing_keys AS k WHERE k.key_id = left(signature, 16);
+    -- What stands behind a term that is false is not evaluated: the expiry is read only where it is known to be one of ours.
+    IF FOUND AND sha256(outer_key || convert_to(substr(signature, 29), 'UTF8')) = sha256(outer_key || convert_to(encode(sha256(
+        outer_key || sha256(inner_key || convert_to('llmspell tenant v1.' || left(signature, 28) || tenant, 'UTF8'))
+    ), 'hex'), 'UTF8')) AND statement_timestamp() < to_timestamp(substr(signature, 18, 10)::float8) THEN
+        RETURN tenant;
+    END IF;
+    RAISE EXCEPTION 'the tenant of this statement is not signed, or its signature has expired' USING ERRCODE = 'LS311';
+END
+$function$
+;
 CREATE OR REPLACE FUNCTION llmspell.stamp_workflow_life_cycle()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -357,6 +424,20 @@ BEGIN
         NEW.completed_at := coalesce(NEW.completed_at, NEW.last_updated);
     END IF;
     RETURN NEW;
+END
+$function$
+;
+CREATE OR REPLACE FUNCTION llmspell.tenant_signing()
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE PARALLEL SAFE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+    IF to_regclass('llmspell_private.signing_mode') IS NULL THEN
+        RETURN false; -- restored from a backup
+    END IF;
+    RETURN coalesce((SELECT m.enforced FROM llmspell_private.signing_mode AS m), false);
 END
 $function$
 ;
@@ -814,6 +895,19 @@ CREATE TABLE llmspell.workflow_states (
     created_at timestamp with time zone NOT NULL DEFAULT now(),
     version integer NOT NULL DEFAULT 1
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE llmspell_private.signing_keys (
+    key_id character varying(16) COLLATE "C" NOT NULL,
+    inner_block bytea NOT NULL,
+    outer_block bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL DEFAULT now(),
+    retired_at timestamp with time zone
+);
+
+CREATE TABLE llmspell_private.signing_mode (
+    only_row boolean NOT NULL DEFAULT true,
+    enforced boolean NOT NULL
+);
 ALTER TABLE llmspell.access_keys ADD CONSTRAINT access_keys_key_hash_check CHECK ((octet_length(key_hash) = 32));
 ALTER TABLE llmspell.access_keys ADD CONSTRAINT access_keys_pkey PRIMARY KEY (tenant_id, key_id);
 ALTER TABLE llmspell.access_keys ADD CONSTRAINT access_keys_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
@@ -1040,6 +1134,12 @@ ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_current_step
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_pkey PRIMARY KEY (tenant_id, workflow_id);
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.workflow_states ADD CONSTRAINT workflow_states_version_check CHECK ((version > 0));
+ALTER TABLE llmspell_private.signing_keys ADD CONSTRAINT signing_keys_inner_block_check CHECK ((octet_length(inner_block) = 64));
+ALTER TABLE llmspell_private.signing_keys ADD CONSTRAINT signing_keys_key_id_check CHECK (((key_id)::text ~ '^[0-9a-f]{16}$'::text));
+ALTER TABLE llmspell_private.signing_keys ADD CONSTRAINT signing_keys_outer_block_check CHECK ((octet_length(outer_block) = 64));
+ALTER TABLE llmspell_private.signing_keys ADD CONSTRAINT signing_keys_pkey PRIMARY KEY (key_id);
+ALTER TABLE llmspell_private.signing_mode ADD CONSTRAINT signing_mode_only_row_check CHECK (only_row);
+ALTER TABLE llmspell_private.signing_mode ADD CONSTRAINT signing_mode_pkey PRIMARY KEY (only_row);
 CREATE INDEX idx_access_keys_created ON llmspell.access_keys USING btree (tenant_id, created_at DESC, key_id DESC);
 CREATE INDEX idx_access_keys_expires ON llmspell.access_keys USING btree (tenant_id, expires_at) WHERE ((revoked_at IS NULL) AND (expires_at IS NOT NULL));
 CREATE INDEX idx_access_keys_revoked ON llmspell.access_keys USING btree (tenant_id, revoked_at) WHERE (revoked_at IS NOT NULL);
@@ -1118,6 +1218,7 @@ CREATE INDEX idx_workflow_states_created ON llmspell.workflow_states USING btree
 CREATE INDEX idx_workflow_states_ended ON llmspell.workflow_states USING btree (tenant_id, last_updated, workflow_id) WHERE (((status)::text <> 'pending'::text) AND ((status)::text <> 'running'::text));
 CREATE INDEX idx_workflow_states_status_created ON llmspell.workflow_states USING btree (tenant_id, status, created_at, workflow_id);
 CREATE UNIQUE INDEX unique_live_job ON llmspell.jobs USING btree (tenant_id, kind, dedupe_key) WHERE ((dedupe_key IS NOT NULL) AND (state = ANY (ARRAY['queued'::text, 'running'::text])));
+CREATE UNIQUE INDEX one_current_signing_key ON llmspell_private.signing_keys USING btree (((retired_at IS NULL))) WHERE (retired_at IS NULL);
 CREATE TRIGGER agent_states_data_version BEFORE UPDATE OF state_data ON llmspell.agent_states FOR EACH ROW WHEN ((new.state_data IS DISTINCT FROM old.state_data)) EXECUTE FUNCTION llmspell.bump_agent_data_version();
 CREATE TRIGGER artifacts_count_moves AFTER UPDATE OF tenant_id, content_hash, session_id ON llmspell.artifacts FOR EACH ROW WHEN (((((new.tenant_id)::text IS DISTINCT FROM (old.tenant_id)::text) OR ((new.content_hash)::text IS DISTINCT FROM (old.content_hash)::text)) OR (new.session_id IS DISTINCT FROM old.session_id))) EXECUTE FUNCTION llmspell.count_artifacts();
 CREATE TRIGGER artifacts_count_rows AFTER INSERT OR DELETE ON llmspell.artifacts FOR EACH ROW EXECUTE FUNCTION llmspell.count_artifacts();
@@ -1302,6 +1403,10 @@ GRANT EXECUTE ON FUNCTION llmspell.get_hook_history_stats() TO llmspell_app;
 GRANT EXECUTE ON FUNCTION llmspell.get_hook_history_stats() TO llmspell_operator;
 GRANT EXECUTE ON FUNCTION llmspell.rotate_api_key(character varying,character varying,character varying,bytea,timestamp with time zone,timestamp with time zone) TO llmspell_app;
 GRANT EXECUTE ON FUNCTION llmspell.rotate_api_key(character varying,character varying,character varying,bytea,timestamp with time zone,timestamp with time zone) TO llmspell_operator;
+GRANT EXECUTE ON FUNCTION llmspell.signed_tenant() TO llmspell_app;
+GRANT EXECUTE ON FUNCTION llmspell.signed_tenant() TO llmspell_operator;
+GRANT EXECUTE ON FUNCTION llmspell.tenant_signing() TO llmspell_app;
+GRANT EXECUTE ON FUNCTION llmspell.tenant_signing() TO llmspell_operator;
 GRANT USAGE ON SCHEMA llmspell TO llmspell_app;
 GRANT USAGE ON SCHEMA llmspell TO llmspell_operator;
 GRANT USAGE ON SCHEMA llmspell_archive TO llmspell_operator;

@@ -1,0 +1,1 @@
+-- V032: nothing to do. A file has no row-level security, so there is no tenant of a statement to sign.
