@@ -25,6 +25,7 @@ from llmspell.errors import (
     Unavailable,
 )
 from llmspell.observe import notify_query, observed
+from llmspell.storage.contracts.tenants_checks import read_refusal
 from llmspell.storage.relational.catalog import Query
 from llmspell.storage.relational.database import Row
 from llmspell.storage.sqlite import dialect, pragmas
@@ -228,6 +229,10 @@ def translate(
 
 
 def _constraint(exc: apsw.Error, fields: dict[str, Any]) -> LlmspellError:
+    if getattr(exc, "extendedresult", 0) == apsw.SQLITE_CONSTRAINT_TRIGGER:
+        refused = read_refusal(str(exc))
+        if refused is not None:
+            return refused
     _, _, broken = str(exc).partition("failed: ")
     fields["constraint"] = broken or str(exc)
     if getattr(exc, "extendedresult", 0) in _TAKEN:
