@@ -111,7 +111,7 @@ class TenancySettings(Section, frozen=True, kw_only=True):
 
 
 def _granted(what: str) -> str:
-    return f"Granted to a new tenant: {what}. Recorded; nothing refuses what exceeds it yet."
+    return f"Granted to a new tenant: {what}. Unset: no limit."
 
 
 class MultiTenantSettings(Section, frozen=True, kw_only=True):
@@ -119,13 +119,20 @@ class MultiTenantSettings(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, later("Serve several tenants.", row="TEN-12")] = True
     isolation_level: Annotated[Literal["strict"], about("How a new tenant is kept apart.", row="TEN-12")] = "strict"
-    default_quota_documents: Annotated[int, about(_granted("documents"), row="TEN-12", ge=0)] = 10_000
-    default_quota_storage_mb: Annotated[int, about(_granted("stored MiB"), row="TEN-12", ge=0)] = 1_024
-    default_quota_api_calls: Annotated[int, about(_granted("calls per day"), row="TEN-12", ge=0)] = 10_000
-    default_quota_vectors: Annotated[int, about(_granted("vectors"), row="AMB-043", ge=0)] = 1_000_000
-    default_quota_embeddings_per_day: Annotated[int, about(_granted("embeddings per day"), row="AMB-043", ge=0)] = (
-        50_000
-    )
+    default_quota_documents: Annotated[int | None, about(_granted("memories"), row="TEN-12", ge=0)] = None
+    default_quota_storage_mb: Annotated[int | None, about(_granted("stored MiB"), row="TEN-12", ge=0)] = None
+    default_quota_api_calls: Annotated[
+        int | None,
+        about(
+            "Granted to a new tenant: calls per day. Unset: no limit. Recorded; refusing is the server's work, not done yet.",
+            row="TEN-12",
+            ge=0,
+        ),
+    ] = None
+    default_quota_vectors: Annotated[int | None, about(_granted("vectors"), row="AMB-043", ge=0)] = None
+    default_quota_embeddings_per_day: Annotated[
+        int | None, about(_granted("embeddings per UTC day"), row="AMB-043", ge=0)
+    ] = None
 
 
 class EmbeddingCacheSettings(Section, frozen=True, kw_only=True):

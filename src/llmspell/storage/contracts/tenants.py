@@ -12,8 +12,9 @@ Rule 4: a limit below the use refuses what adds, and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, Protocol, Self, TypeAlias
+from typing import Literal, Protocol, Self, TypeAlias, get_args
 
 import msgspec
 
@@ -80,7 +81,9 @@ class QuotaLimits(msgspec.Struct, frozen=True, kw_only=True):
     def limit_of(self, quota: QuotaName) -> int | None:
         """Return the limit of what is counted, in its unit."""
         if quota != "storage_bytes":
-            return {"documents": self.max_documents, "vectors": self.max_vectors}.get(quota, self.max_embeddings_per_day)
+            return {"documents": self.max_documents, "vectors": self.max_vectors}.get(
+                quota, self.max_embeddings_per_day
+            )
         return None if self.max_storage_mb is None else min(self.max_storage_mb, MEGABYTES_MAX) * MEGABYTE
 
 
@@ -116,6 +119,12 @@ class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):
     """Free vectors and windows of memories, in all spaces."""
     embeddings: QuotaUse
     """Texts that the embedder was asked for on the present UTC day; counted only while they are limited."""
+
+    @classmethod
+    def of(cls, quotas: QuotaLimits, used: Mapping[QuotaName, int]) -> Self:
+        """Return the use of quotas; what is not named is not used."""
+        uses = {name: QuotaUse(used=used.get(name, 0), limit=quotas.limit_of(name)) for name in get_args(QuotaName)}
+        return cls(**uses)
 
 
 class TenantRecord(msgspec.Struct, frozen=True, kw_only=True):

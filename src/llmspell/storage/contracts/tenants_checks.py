@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 
 import msgspec
 
-from llmspell.codec import NAME_MAX_BYTES, require_key, require_limit, require_text
 from llmspell.clock import EPOCH
+from llmspell.codec import NAME_MAX_BYTES, require_key, require_limit, require_text
 from llmspell.errors import AlreadyExists, InvalidInput, NotFound, QuotaExceeded, TenantInactive, VersionConflict
 from llmspell.storage.contracts.audit import REASON_MAX_BYTES, NewAuditEntry
 from llmspell.storage.contracts.audit_checks import require_principal
@@ -20,8 +20,10 @@ from llmspell.storage.contracts.tenants import (
     IsolationLevel,
     QuotaLimits,
     QuotaName,
+    QuotaUse,
     TenantRecord,
     TenantStatus,
+    TenantUsage,
 )
 from llmspell.tenant import TenantId, tenant_id
 
@@ -251,6 +253,17 @@ def exceeded(quota: str, *, limit: int, used: int, asked: int) -> QuotaExceeded:
         used=used,
         asked=asked,
     )
+
+
+def require_room(usage: TenantUsage, quota: QuotaName, amount: int) -> None:
+    """Refuse what does not fit into a quota now.
+
+    Raises:
+        QuotaExceeded.
+    """
+    use: QuotaUse = getattr(usage, quota)
+    if use.limit is not None and not use.admits(amount):
+        raise exceeded(QUOTA_OF[quota], limit=use.limit, used=use.used, asked=amount)
 
 
 def read_refusal(text: str) -> QuotaExceeded | None:

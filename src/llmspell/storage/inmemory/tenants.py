@@ -18,7 +18,6 @@ from llmspell.storage.contracts.tenants import (
     IsolationLevel,
     QuotaLimits,
     QuotaName,
-    QuotaUse,
     TenantRecord,
     TenantStatus,
     TenantUsage,
@@ -26,7 +25,7 @@ from llmspell.storage.contracts.tenants import (
 from llmspell.storage.inmemory.audit import InMemoryAudit
 from llmspell.storage.inmemory.audit import record as record_audit
 from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, Transaction
-from llmspell.storage.inmemory.usage import used
+from llmspell.storage.inmemory.usage import COUNTED, used
 from llmspell.tenant import NO_TENANT, STORE_TENANT, TenantId, tenant_id
 
 
@@ -116,17 +115,9 @@ class InMemoryTenants:
         if record is None or store is None:
             raise NotFound("The tenant is not registered.", tenant=id)
 
-        def use(quota: QuotaName, number: int) -> QuotaUse:
-            return QuotaUse(used=number, limit=record.quotas.limit_of(quota))
-
         with store.mutex:
-            state = store.committed
-            return TenantUsage(
-                documents=use("documents", used(state, "documents")),
-                storage_bytes=use("storage_bytes", used(state, "storage_bytes")),
-                vectors=use("vectors", used(state, "vectors")),
-                embeddings=use("embeddings", embeddings if day == today else 0),
-            )
+            numbers: dict[QuotaName, int] = {quota: used(store.committed, quota) for quota in COUNTED}
+        return TenantUsage.of(record.quotas, {**numbers, "embeddings": embeddings if day == today else 0})
 
     async def take_embeddings(self, tenant: TenantId, count: int) -> None:
         id, asked, today = tenant_id(tenant), checks.require_amount(count), checks.day_of(self._clock.now())
