@@ -52,8 +52,8 @@ class NewTenants(msgspec.Struct, frozen=True, kw_only=True):
 class TenantRegistry:
     """Which tenants exist, and who of them is served: `spell.tenants`.
 
-    `create`, `get` and `usage` are for the application; the rest is the operator's work, and needs the operator's role on a server. Every
-    change is recorded in the tenant's audit log, in the same transaction. `actor` is who the log names.
+    `create`, `get` and `usage` are for the application; the rest is the operator's work, and needs the operator's role on a
+    server. Every change is recorded in the tenant's audit log, in the same transaction. `actor` is who the log names.
     """
 
     def __init__(self, tenants: Tenants, *, defaults: NewTenants, changed: Callable[[TenantId], None]) -> None:
