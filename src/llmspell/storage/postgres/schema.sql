@@ -11,17 +11,18 @@ CREATE OR REPLACE FUNCTION llmspell.apply_quotas()
 AS $function$
 DECLARE
     bound CONSTANT text := current_setting('app.current_tenant_id', true);
-    -- A limit that the arithmetic of bytes could not hold is none that could be reached.
-    u llmspell.tenant_usage := ROW(NEW.tenant_id, NULL, NULL, NULL, (NEW.quotas ->> 'max_documents')::bigint,
+    -- More megabytes than the arithmetic of bytes holds are no more than it holds.
+    granted llmspell.tenant_limits := ROW(NEW.tenant_id, (NEW.quotas ->> 'max_documents')::bigint,
         CASE WHEN (NEW.quotas ->> 'max_storage_mb')::bigint > 8796093022207 THEN 8796093022207
             ELSE (NEW.quotas ->> 'max_storage_mb')::bigint END * 1048576,
         (NEW.quotas ->> 'max_vectors')::bigint);
+    used llmspell.tenant_usage := ROW(NEW.tenant_id, NULL, NULL, NULL);
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'quotas can only be changed under READ COMMITTED, where what others have written is seen'
             USING ERRCODE = 'invalid_transaction_state';
     END IF;
-    IF coalesce(u.max_documents, u.max_storage_bytes, u.max_vectors) IS NOT NULL AND EXISTS (
+    IF coalesce(granted.max_documents, granted.max_storage_bytes, granted.max_vectors) IS NOT NULL AND EXISTS (
         SELECT FROM pg_trigger AS t
         WHERE t.tgrelid = 'llmspell.kv_store'::regclass AND t.tgname = 'kv_store_usage_insert' AND t.tgenabled = 'D'
     ) THEN
@@ -29,35 +30,42 @@ BEGIN
             ENABLE TRIGGER kv_store_usage_resize;
         ALTER TABLE llmspell.memories ENABLE TRIGGER memories_usage_insert, ENABLE TRIGGER memories_usage_delete,
             ENABLE TRIGGER memories_usage_resize;
-        ALTER TABLE llmspell.artifact_content ENABLE TRIGGER artifact_content_usage_insert, ENABLE TRIGGER artifact_content_usage_delete,
+        ALTER TABLE llmspell.artifact_content ENABLE TRIGGER artifact_content_usage_insert,
+            ENABLE TRIGGER artifact_content_usage_delete,
             ENABLE TRIGGER artifact_content_usage_resize;
-        ALTER TABLE llmspell.vector_embeddings_384 ENABLE TRIGGER vector_embeddings_384_usage_insert, ENABLE TRIGGER vector_embeddings_384_usage_delete;
-        ALTER TABLE llmspell.vector_embeddings_768 ENABLE TRIGGER vector_embeddings_768_usage_insert, ENABLE TRIGGER vector_embeddings_768_usage_delete;
-        ALTER TABLE llmspell.vector_embeddings_1536 ENABLE TRIGGER vector_embeddings_1536_usage_insert, ENABLE TRIGGER vector_embeddings_1536_usage_delete;
-        ALTER TABLE llmspell.vector_embeddings_3072 ENABLE TRIGGER vector_embeddings_3072_usage_insert, ENABLE TRIGGER vector_embeddings_3072_usage_delete;
+        ALTER TABLE llmspell.vector_embeddings_384 ENABLE TRIGGER vector_embeddings_384_usage_insert,
+            ENABLE TRIGGER vector_embeddings_384_usage_delete;
+        ALTER TABLE llmspell.vector_embeddings_768 ENABLE TRIGGER vector_embeddings_768_usage_insert,
+            ENABLE TRIGGER vector_embeddings_768_usage_delete;
+        ALTER TABLE llmspell.vector_embeddings_1536 ENABLE TRIGGER vector_embeddings_1536_usage_insert,
+            ENABLE TRIGGER vector_embeddings_1536_usage_delete;
+        ALTER TABLE llmspell.vector_embeddings_3072 ENABLE TRIGGER vector_embeddings_3072_usage_insert,
+            ENABLE TRIGGER vector_embeddings_3072_usage_delete;
     END IF;
     PERFORM pg_advisory_xact_lock(51, hashtext(NEW.tenant_id));
     PERFORM set_config('app.current_tenant_id', NEW.tenant_id, true);
-    IF u.max_documents IS NOT NULL THEN
-        u.documents := (SELECT count(*) FROM llmspell.memories AS m WHERE m.tenant_id = NEW.tenant_id);
+    IF granted.max_documents IS NOT NULL THEN
+        used.documents := (SELECT count(*) FROM llmspell.memories AS m WHERE m.tenant_id = NEW.tenant_id);
     END IF;
-    IF u.max_storage_bytes IS NOT NULL THEN
-        u.storage_bytes :=
+    IF granted.max_storage_bytes IS NOT NULL THEN
+        used.storage_bytes :=
             (SELECT coalesce(sum(octet_length(k.value)), 0) FROM llmspell.kv_store AS k WHERE k.tenant_id = NEW.tenant_id)
             + (SELECT coalesce(sum(octet_length(m.content)), 0) FROM llmspell.memories AS m WHERE m.tenant_id = NEW.tenant_id)
             + (SELECT coalesce(sum(c.size_bytes), 0) FROM llmspell.artifact_content AS c WHERE c.tenant_id = NEW.tenant_id);
     END IF;
-    IF u.max_vectors IS NOT NULL THEN
-        u.vectors := (SELECT count(*) FROM llmspell.vector_embeddings_384 AS v WHERE v.tenant_id = NEW.tenant_id)
+    IF granted.max_vectors IS NOT NULL THEN
+        used.vectors := (SELECT count(*) FROM llmspell.vector_embeddings_384 AS v WHERE v.tenant_id = NEW.tenant_id)
             + (SELECT count(*) FROM llmspell.vector_embeddings_768 AS v WHERE v.tenant_id = NEW.tenant_id)
             + (SELECT count(*) FROM llmspell.vector_embeddings_1536 AS v WHERE v.tenant_id = NEW.tenant_id)
             + (SELECT count(*) FROM llmspell.vector_embeddings_3072 AS v WHERE v.tenant_id = NEW.tenant_id);
     END IF;
-    INSERT INTO llmspell.tenant_usage SELECT u.*
+    INSERT INTO llmspell.tenant_limits SELECT granted.*
     ON CONFLICT (tenant_id) DO UPDATE
-    SET documents = excluded.documents, storage_bytes = excluded.storage_bytes, vectors = excluded.vectors,
-        max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
+    SET max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
         max_vectors = excluded.max_vectors;
+    INSERT INTO llmspell.tenant_usage SELECT used.*
+    ON CONFLICT (tenant_id) DO UPDATE
+    SET documents = excluded.documents, storage_bytes = excluded.storage_bytes, vectors = excluded.vectors;
     PERFORM set_config('app.current_tenant_id', coalesce(bound, ''), true);
     RETURN NULL;
 END
@@ -336,7 +344,7 @@ CREATE OR REPLACE FUNCTION llmspell.count_usage(in_tenant character varying, add
 AS $function$
 DECLARE
     bound CONSTANT text := current_setting('app.current_tenant_id', true);
-    counted boolean;
+    granted llmspell.tenant_limits;
     changed boolean;
 BEGIN
     IF NOT pg_try_advisory_xact_lock_shared(51, hashtext(in_tenant)) THEN
@@ -346,24 +354,31 @@ BEGIN
     IF bound IS DISTINCT FROM in_tenant THEN
         PERFORM set_config('app.current_tenant_id', in_tenant, true);
     END IF;
-    SELECT (add_documents <> 0 AND u.max_documents IS NOT NULL) OR (add_bytes <> 0 AND u.max_storage_bytes IS NOT NULL)
-        OR (add_vectors <> 0 AND u.max_vectors IS NOT NULL), u.xmax <> '0'
-    INTO counted, changed
-    FROM llmspell.tenant_usage AS u WHERE u.tenant_id = in_tenant;
-    IF counted THEN
+    SELECT l.tenant_id, l.max_documents, l.max_storage_bytes, l.max_vectors, l.xmax <> '0'
+    INTO granted.tenant_id, granted.max_documents, granted.max_storage_bytes, granted.max_vectors, changed
+    FROM llmspell.tenant_limits AS l WHERE l.tenant_id = in_tenant;
+    IF changed AND current_setting('transaction_isolation') <> 'read committed' THEN
+        -- This fails where the snapshot is older than the limits.
+        PERFORM FROM llmspell.tenant_limits AS l WHERE l.tenant_id = in_tenant FOR SHARE;
+    END IF;
+    IF (add_documents <> 0 AND granted.max_documents IS NOT NULL) OR (add_bytes <> 0 AND granted.max_storage_bytes IS NOT NULL)
+        OR (add_vectors <> 0 AND granted.max_vectors IS NOT NULL)
+    THEN
+        -- Checked again on the row as it is when it is this writer's turn: nobody reads first and writes then.
         UPDATE llmspell.tenant_usage AS u
         SET documents = u.documents + add_documents, storage_bytes = u.storage_bytes + add_bytes,
             vectors = u.vectors + add_vectors
         WHERE u.tenant_id = in_tenant
-            AND (add_documents <= 0 OR u.max_documents IS NULL OR u.documents + add_documents <= u.max_documents)
-            AND (add_bytes <= 0 OR u.max_storage_bytes IS NULL OR u.storage_bytes + add_bytes <= u.max_storage_bytes)
-            AND (add_vectors <= 0 OR u.max_vectors IS NULL OR u.vectors + add_vectors <= u.max_vectors);
+            AND (add_documents <= 0 OR granted.max_documents IS NULL OR u.documents + add_documents <= granted.max_documents)
+            AND (add_bytes <= 0 OR granted.max_storage_bytes IS NULL OR u.storage_bytes + add_bytes <= granted.max_storage_bytes)
+            AND (add_vectors <= 0 OR granted.max_vectors IS NULL OR u.vectors + add_vectors <= granted.max_vectors);
         IF NOT FOUND THEN
-            PERFORM llmspell.refuse_usage(in_tenant, add_documents, add_bytes, add_vectors);
+            PERFORM llmspell.refuse_usage(granted, add_documents, add_bytes, add_vectors);
+            UPDATE llmspell.tenant_usage AS u
+            SET documents = u.documents + add_documents, storage_bytes = u.storage_bytes + add_bytes,
+                vectors = u.vectors + add_vectors
+            WHERE u.tenant_id = in_tenant;
         END IF;
-    ELSIF changed AND current_setting('transaction_isolation') <> 'read committed' THEN
-        -- Somebody has changed the row since the snapshot, or holds it: this fails where the snapshot is out of date.
-        PERFORM FROM llmspell.tenant_usage AS u WHERE u.tenant_id = in_tenant FOR SHARE;
     END IF;
     IF bound IS DISTINCT FROM in_tenant THEN
         PERFORM set_config('app.current_tenant_id', coalesce(bound, ''), true);
@@ -501,24 +516,22 @@ BEGIN
 END
 $function$
 ;
-CREATE OR REPLACE FUNCTION llmspell.refuse_usage(in_tenant character varying, add_documents bigint, add_bytes bigint, add_vectors bigint)
+CREATE OR REPLACE FUNCTION llmspell.refuse_usage(granted llmspell.tenant_limits, add_documents bigint, add_bytes bigint, add_vectors bigint)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 DECLARE
-    u llmspell.tenant_usage;
+    used llmspell.tenant_usage;
 BEGIN
-    SELECT * INTO u FROM llmspell.tenant_usage AS known WHERE known.tenant_id = in_tenant;
-    IF add_documents > 0 AND u.documents + add_documents > u.max_documents THEN
-        RAISE EXCEPTION 'max_documents % % %', u.max_documents, u.documents, add_documents USING ERRCODE = 'LS123';
-    ELSIF add_bytes > 0 AND u.storage_bytes + add_bytes > u.max_storage_bytes THEN
-        RAISE EXCEPTION 'max_storage_mb % % %', u.max_storage_bytes, u.storage_bytes, add_bytes USING ERRCODE = 'LS123';
-    ELSIF add_vectors > 0 AND u.vectors + add_vectors > u.max_vectors THEN
-        RAISE EXCEPTION 'max_vectors % % %', u.max_vectors, u.vectors, add_vectors USING ERRCODE = 'LS123';
+    SELECT * INTO used FROM llmspell.tenant_usage AS u WHERE u.tenant_id = granted.tenant_id FOR NO KEY UPDATE;
+    IF add_documents > 0 AND used.documents + add_documents > granted.max_documents THEN
+        RAISE EXCEPTION 'max_documents % % %', granted.max_documents, used.documents, add_documents USING ERRCODE = 'LS123';
+    ELSIF add_bytes > 0 AND used.storage_bytes + add_bytes > granted.max_storage_bytes THEN
+        RAISE EXCEPTION 'max_storage_mb % % %', granted.max_storage_bytes, used.storage_bytes, add_bytes USING ERRCODE = 'LS123';
+    ELSIF add_vectors > 0 AND used.vectors + add_vectors > granted.max_vectors THEN
+        RAISE EXCEPTION 'max_vectors % % %', granted.max_vectors, used.vectors, add_vectors USING ERRCODE = 'LS123';
     END IF;
-    -- Another writer has made room since the refusal.
-    RAISE EXCEPTION 'the use of the tenant changed meanwhile' USING ERRCODE = 'serialization_failure';
 END
 $function$
 ;
@@ -934,14 +947,18 @@ CREATE TABLE llmspell.tenant_embeddings (
     embeddings bigint NOT NULL
 ) WITH (fillfactor=20) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE llmspell.tenant_limits (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    max_documents bigint,
+    max_storage_bytes bigint,
+    max_vectors bigint
+) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE llmspell.tenant_usage (
     tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
     documents bigint,
     storage_bytes bigint,
-    vectors bigint,
-    max_documents bigint,
-    max_storage_bytes bigint,
-    max_vectors bigint
+    vectors bigint
 ) WITH (fillfactor=20) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE llmspell.tenants (
@@ -1234,11 +1251,12 @@ ALTER TABLE llmspell.tenant_clocks ADD CONSTRAINT tenant_clocks_tenant_id_check 
 ALTER TABLE llmspell.tenant_embeddings ADD CONSTRAINT tenant_embeddings_embeddings_check CHECK ((embeddings >= 0));
 ALTER TABLE llmspell.tenant_embeddings ADD CONSTRAINT tenant_embeddings_pkey PRIMARY KEY (tenant_id);
 ALTER TABLE llmspell.tenant_embeddings ADD CONSTRAINT tenant_embeddings_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
-ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT counted_where_limited CHECK ((((documents IS NULL) = (max_documents IS NULL)) AND ((storage_bytes IS NULL) = (max_storage_bytes IS NULL)) AND ((vectors IS NULL) = (max_vectors IS NULL))));
+ALTER TABLE llmspell.tenant_limits ADD CONSTRAINT tenant_limits_max_documents_check CHECK ((max_documents >= 0));
+ALTER TABLE llmspell.tenant_limits ADD CONSTRAINT tenant_limits_max_storage_bytes_check CHECK ((max_storage_bytes >= 0));
+ALTER TABLE llmspell.tenant_limits ADD CONSTRAINT tenant_limits_max_vectors_check CHECK ((max_vectors >= 0));
+ALTER TABLE llmspell.tenant_limits ADD CONSTRAINT tenant_limits_pkey PRIMARY KEY (tenant_id);
+ALTER TABLE llmspell.tenant_limits ADD CONSTRAINT tenant_limits_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT tenant_usage_documents_check CHECK ((documents >= 0));
-ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT tenant_usage_max_documents_check CHECK ((max_documents >= 0));
-ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT tenant_usage_max_storage_bytes_check CHECK ((max_storage_bytes >= 0));
-ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT tenant_usage_max_vectors_check CHECK ((max_vectors >= 0));
 ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT tenant_usage_pkey PRIMARY KEY (tenant_id);
 ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT tenant_usage_storage_bytes_check CHECK ((storage_bytes >= 0));
 ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT tenant_usage_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
@@ -1517,6 +1535,11 @@ CREATE POLICY tenant_isolation_delete ON llmspell.tenant_embeddings FOR DELETE U
 CREATE POLICY tenant_isolation_insert ON llmspell.tenant_embeddings FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_select ON llmspell.tenant_embeddings FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_update ON llmspell.tenant_embeddings FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY operator_access ON llmspell.tenant_limits FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.tenant_limits FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.tenant_limits FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.tenant_limits FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.tenant_limits FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY operator_access ON llmspell.tenant_usage FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
 CREATE POLICY tenant_isolation_delete ON llmspell.tenant_usage FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_insert ON llmspell.tenant_usage FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
@@ -1640,6 +1663,8 @@ GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.tenant_clocks TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.tenant_clocks TO llmspell_operator;
 GRANT SELECT ON llmspell.tenant_embeddings TO llmspell_app;
 GRANT SELECT ON llmspell.tenant_embeddings TO llmspell_operator;
+GRANT SELECT ON llmspell.tenant_limits TO llmspell_app;
+GRANT SELECT ON llmspell.tenant_limits TO llmspell_operator;
 GRANT SELECT ON llmspell.tenant_usage TO llmspell_app;
 GRANT SELECT ON llmspell.tenant_usage TO llmspell_operator;
 GRANT INSERT, SELECT ON llmspell.tenants TO llmspell_app;

@@ -107,31 +107,36 @@ CREATE INDEX idx_artifact_content_orphaned ON artifact_content (tenant_id, conte
 
 CREATE INDEX idx_artifact_content_sizes ON artifact_content (tenant_id, content_hash, size_bytes, original_size_bytes);
 
-CREATE TRIGGER artifact_content_usage_delete AFTER DELETE ON artifact_content
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = OLD.tenant_id AND max_storage_bytes IS NOT NULL)
+CREATE TRIGGER artifact_content_usage_delete AFTER DELETE ON artifact_content WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_storage_bytes IS NOT NULL
+)
 BEGIN
-    UPDATE tenant_usage SET storage_bytes = storage_bytes - OLD.size_bytes WHERE tenant_id = OLD.tenant_id;
+    UPDATE tenant_usage SET storage_bytes = storage_bytes - OLD.size_bytes
+    WHERE tenant_id = OLD.tenant_id;
 END;
 
-CREATE TRIGGER artifact_content_usage_insert AFTER INSERT ON artifact_content
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL)
+CREATE TRIGGER artifact_content_usage_insert AFTER INSERT ON artifact_content WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
+)
 BEGIN
-    UPDATE tenant_usage SET storage_bytes = storage_bytes + NEW.size_bytes WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, 'max_storage_mb ' || max_storage_bytes || ' ' || (storage_bytes - NEW.size_bytes) || ' ' || NEW.size_bytes)
-    FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND NEW.size_bytes > 0
-        AND storage_bytes > max_storage_bytes;
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + NEW.size_bytes
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT RAISE(ABORT, concat_ws(' ', 'max_storage_mb', l.max_storage_bytes, u.storage_bytes - NEW.size_bytes, NEW.size_bytes))
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND NEW.size_bytes > 0;
 END;
 
 CREATE TRIGGER artifact_content_usage_resize AFTER UPDATE OF size_bytes ON artifact_content
 WHEN NEW.size_bytes <> OLD.size_bytes AND EXISTS (
-    SELECT 1 FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
 )
 BEGIN
-    UPDATE tenant_usage SET storage_bytes = storage_bytes + (NEW.size_bytes - OLD.size_bytes)
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + NEW.size_bytes - OLD.size_bytes
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, 'max_storage_mb ' || max_storage_bytes || ' ' || (storage_bytes - (NEW.size_bytes - OLD.size_bytes)) || ' ' || (NEW.size_bytes - OLD.size_bytes))
-    FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND (NEW.size_bytes - OLD.size_bytes) > 0
-        AND storage_bytes > max_storage_bytes;
+    SELECT RAISE(ABORT, concat_ws(' ', 'max_storage_mb', l.max_storage_bytes,
+        u.storage_bytes - NEW.size_bytes + OLD.size_bytes, NEW.size_bytes - OLD.size_bytes))
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND NEW.size_bytes > OLD.size_bytes;
 END;
 
 CREATE TABLE artifacts (
@@ -407,31 +412,38 @@ CREATE TABLE kv_store (
 
 CREATE INDEX idx_kv_store_expires ON kv_store (tenant_id, expires_at) WHERE expires_at IS NOT NULL;
 
-CREATE TRIGGER kv_store_usage_delete AFTER DELETE ON kv_store
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = OLD.tenant_id AND max_storage_bytes IS NOT NULL)
+CREATE TRIGGER kv_store_usage_delete AFTER DELETE ON kv_store WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_storage_bytes IS NOT NULL
+)
 BEGIN
-    UPDATE tenant_usage SET storage_bytes = storage_bytes - octet_length(OLD.value) WHERE tenant_id = OLD.tenant_id;
+    UPDATE tenant_usage SET storage_bytes = storage_bytes - octet_length(OLD.value)
+    WHERE tenant_id = OLD.tenant_id;
 END;
 
-CREATE TRIGGER kv_store_usage_insert AFTER INSERT ON kv_store
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL)
+CREATE TRIGGER kv_store_usage_insert AFTER INSERT ON kv_store WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
+)
 BEGIN
-    UPDATE tenant_usage SET storage_bytes = storage_bytes + octet_length(NEW.value) WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, 'max_storage_mb ' || max_storage_bytes || ' ' || (storage_bytes - octet_length(NEW.value)) || ' ' || octet_length(NEW.value))
-    FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND octet_length(NEW.value) > 0
-        AND storage_bytes > max_storage_bytes;
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + octet_length(NEW.value)
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT RAISE(ABORT, concat_ws(' ', 'max_storage_mb', l.max_storage_bytes,
+        u.storage_bytes - octet_length(NEW.value), octet_length(NEW.value)))
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND octet_length(NEW.value) > 0;
 END;
 
 CREATE TRIGGER kv_store_usage_resize AFTER UPDATE OF value ON kv_store
 WHEN octet_length(NEW.value) <> octet_length(OLD.value) AND EXISTS (
-    SELECT 1 FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
 )
 BEGIN
-    UPDATE tenant_usage SET storage_bytes = storage_bytes + (octet_length(NEW.value) - octet_length(OLD.value))
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + octet_length(NEW.value) - octet_length(OLD.value)
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, 'max_storage_mb ' || max_storage_bytes || ' ' || (storage_bytes - (octet_length(NEW.value) - octet_length(OLD.value))) || ' ' || (octet_length(NEW.value) - octet_length(OLD.value)))
-    FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND (octet_length(NEW.value) - octet_length(OLD.value)) > 0
-        AND storage_bytes > max_storage_bytes;
+    SELECT RAISE(ABORT, concat_ws(' ', 'max_storage_mb', l.max_storage_bytes,
+        u.storage_bytes - octet_length(NEW.value) + octet_length(OLD.value), octet_length(NEW.value) - octet_length(OLD.value)))
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes
+        AND octet_length(NEW.value) > octet_length(OLD.value);
 END;
 
 CREATE TABLE memories (
@@ -478,33 +490,41 @@ CREATE INDEX idx_memories_type ON memories (tenant_id, memory_type, event_at);
 
 CREATE INDEX idx_memories_unprocessed ON memories (tenant_id, session) WHERE NOT processed;
 
-CREATE TRIGGER memories_usage_delete AFTER DELETE ON memories
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = OLD.tenant_id AND (max_documents IS NOT NULL OR max_storage_bytes IS NOT NULL))
+CREATE TRIGGER memories_usage_delete AFTER DELETE ON memories WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND (max_documents IS NOT NULL OR max_storage_bytes IS NOT NULL)
+)
 BEGIN
-    UPDATE tenant_usage SET documents = documents - 1, storage_bytes = storage_bytes - octet_length(OLD.content) WHERE tenant_id = OLD.tenant_id;
+    UPDATE tenant_usage SET documents = documents - 1, storage_bytes = storage_bytes - octet_length(OLD.content)
+    WHERE tenant_id = OLD.tenant_id;
 END;
 
-CREATE TRIGGER memories_usage_insert AFTER INSERT ON memories
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND (max_documents IS NOT NULL OR max_storage_bytes IS NOT NULL))
+CREATE TRIGGER memories_usage_insert AFTER INSERT ON memories WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND (max_documents IS NOT NULL OR max_storage_bytes IS NOT NULL)
+)
 BEGIN
-    UPDATE tenant_usage SET documents = documents + 1, storage_bytes = storage_bytes + octet_length(NEW.content) WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, 'max_documents ' || max_documents || ' ' || (documents - 1) || ' ' || 1)
-    FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND documents > max_documents;
-    SELECT RAISE(ABORT, 'max_storage_mb ' || max_storage_bytes || ' ' || (storage_bytes - octet_length(NEW.content)) || ' ' || octet_length(NEW.content))
-    FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND octet_length(NEW.content) > 0
-        AND storage_bytes > max_storage_bytes;
+    UPDATE tenant_usage SET documents = documents + 1, storage_bytes = storage_bytes + octet_length(NEW.content)
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT RAISE(ABORT, concat_ws(' ', 'max_documents', l.max_documents, u.documents - 1, 1))
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.documents > l.max_documents;
+    SELECT RAISE(ABORT, concat_ws(' ', 'max_storage_mb', l.max_storage_bytes,
+        u.storage_bytes - octet_length(NEW.content), octet_length(NEW.content)))
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND octet_length(NEW.content) > 0;
 END;
 
 CREATE TRIGGER memories_usage_resize AFTER UPDATE OF content ON memories
 WHEN octet_length(NEW.content) <> octet_length(OLD.content) AND EXISTS (
-    SELECT 1 FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
 )
 BEGIN
-    UPDATE tenant_usage SET storage_bytes = storage_bytes + (octet_length(NEW.content) - octet_length(OLD.content))
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + octet_length(NEW.content) - octet_length(OLD.content)
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, 'max_storage_mb ' || max_storage_bytes || ' ' || (storage_bytes - (octet_length(NEW.content) - octet_length(OLD.content))) || ' ' || (octet_length(NEW.content) - octet_length(OLD.content)))
-    FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND (octet_length(NEW.content) - octet_length(OLD.content)) > 0
-        AND storage_bytes > max_storage_bytes;
+    SELECT RAISE(ABORT, concat_ws(' ', 'max_storage_mb', l.max_storage_bytes,
+        u.storage_bytes - octet_length(NEW.content) + octet_length(OLD.content), octet_length(NEW.content) - octet_length(OLD.content)))
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes
+        AND octet_length(NEW.content) > octet_length(OLD.content);
 END;
 
 CREATE TABLE memory_versions (
@@ -630,19 +650,18 @@ CREATE TABLE tenant_embeddings (
     embeddings INTEGER NOT NULL CHECK (embeddings >= 0)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE tenant_limits (
+    tenant_id TEXT NOT NULL PRIMARY KEY CHECK (tenant_id <> ''),
+    max_documents INTEGER CHECK (max_documents >= 0),
+    max_storage_bytes INTEGER CHECK (max_storage_bytes >= 0),
+    max_vectors INTEGER CHECK (max_vectors >= 0)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE tenant_usage (
     tenant_id TEXT NOT NULL PRIMARY KEY CHECK (tenant_id <> ''),
     documents INTEGER CHECK (documents >= 0),
     storage_bytes INTEGER CHECK (storage_bytes >= 0),
-    vectors INTEGER CHECK (vectors >= 0),
-    max_documents INTEGER CHECK (max_documents >= 0),
-    max_storage_bytes INTEGER CHECK (max_storage_bytes >= 0),
-    max_vectors INTEGER CHECK (max_vectors >= 0),
-    CONSTRAINT counted_where_limited CHECK (
-        (documents IS NULL) = (max_documents IS NULL)
-        AND (storage_bytes IS NULL) = (max_storage_bytes IS NULL)
-        AND (vectors IS NULL) = (max_vectors IS NULL)
-    )
+    vectors INTEGER CHECK (vectors >= 0)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE tenants (
@@ -659,8 +678,14 @@ CREATE TABLE tenants (
 CREATE TRIGGER tenants_quotas_changed AFTER UPDATE OF quotas ON tenants
 WHEN NEW.quotas IS NOT OLD.quotas
 BEGIN
-    INSERT INTO tenant_usage (tenant_id, max_documents, max_storage_bytes, max_vectors, documents, storage_bytes, vectors)
-    SELECT NEW.tenant_id, l.max_documents, l.max_storage_bytes, l.max_vectors,
+    INSERT INTO tenant_limits (tenant_id, max_documents, max_storage_bytes, max_vectors)
+    VALUES (NEW.tenant_id, NEW.quotas ->> '$.max_documents', min(NEW.quotas ->> '$.max_storage_mb', 8796093022207) * 1048576,
+        NEW.quotas ->> '$.max_vectors')
+    ON CONFLICT (tenant_id) DO UPDATE
+    SET max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
+        max_vectors = excluded.max_vectors;
+    INSERT INTO tenant_usage (tenant_id, documents, storage_bytes, vectors)
+    SELECT NEW.tenant_id,
         iif(l.max_documents IS NULL, NULL, (SELECT count(*) FROM memories WHERE tenant_id = NEW.tenant_id)),
         iif(l.max_storage_bytes IS NULL, NULL,
             (SELECT coalesce(sum(octet_length(value)), 0) FROM kv_store WHERE tenant_id = NEW.tenant_id)
@@ -670,20 +695,21 @@ BEGIN
             + (SELECT count(*) FROM vector_embeddings_768 WHERE tenant_id = NEW.tenant_id)
             + (SELECT count(*) FROM vector_embeddings_1536 WHERE tenant_id = NEW.tenant_id)
             + (SELECT count(*) FROM vector_embeddings_3072 WHERE tenant_id = NEW.tenant_id))
-    FROM (SELECT NEW.quotas ->> '$.max_documents' AS max_documents,
-        min(NEW.quotas ->> '$.max_storage_mb', 8796093022207) * 1048576 AS max_storage_bytes,
-        NEW.quotas ->> '$.max_vectors' AS max_vectors) AS l
-    WHERE true
+    FROM tenant_limits AS l WHERE l.tenant_id = NEW.tenant_id
     ON CONFLICT (tenant_id) DO UPDATE
-    SET documents = excluded.documents, storage_bytes = excluded.storage_bytes, vectors = excluded.vectors,
-        max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
-        max_vectors = excluded.max_vectors;
+    SET documents = excluded.documents, storage_bytes = excluded.storage_bytes, vectors = excluded.vectors;
 END;
 
 CREATE TRIGGER tenants_quotas_granted AFTER INSERT ON tenants
 BEGIN
-    INSERT INTO tenant_usage (tenant_id, max_documents, max_storage_bytes, max_vectors, documents, storage_bytes, vectors)
-    SELECT NEW.tenant_id, l.max_documents, l.max_storage_bytes, l.max_vectors,
+    INSERT INTO tenant_limits (tenant_id, max_documents, max_storage_bytes, max_vectors)
+    VALUES (NEW.tenant_id, NEW.quotas ->> '$.max_documents', min(NEW.quotas ->> '$.max_storage_mb', 8796093022207) * 1048576,
+        NEW.quotas ->> '$.max_vectors')
+    ON CONFLICT (tenant_id) DO UPDATE
+    SET max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
+        max_vectors = excluded.max_vectors;
+    INSERT INTO tenant_usage (tenant_id, documents, storage_bytes, vectors)
+    SELECT NEW.tenant_id,
         iif(l.max_documents IS NULL, NULL, (SELECT count(*) FROM memories WHERE tenant_id = NEW.tenant_id)),
         iif(l.max_storage_bytes IS NULL, NULL,
             (SELECT coalesce(sum(octet_length(value)), 0) FROM kv_store WHERE tenant_id = NEW.tenant_id)
@@ -693,14 +719,9 @@ BEGIN
             + (SELECT count(*) FROM vector_embeddings_768 WHERE tenant_id = NEW.tenant_id)
             + (SELECT count(*) FROM vector_embeddings_1536 WHERE tenant_id = NEW.tenant_id)
             + (SELECT count(*) FROM vector_embeddings_3072 WHERE tenant_id = NEW.tenant_id))
-    FROM (SELECT NEW.quotas ->> '$.max_documents' AS max_documents,
-        min(NEW.quotas ->> '$.max_storage_mb', 8796093022207) * 1048576 AS max_storage_bytes,
-        NEW.quotas ->> '$.max_vectors' AS max_vectors) AS l
-    WHERE true
+    FROM tenant_limits AS l WHERE l.tenant_id = NEW.tenant_id
     ON CONFLICT (tenant_id) DO UPDATE
-    SET documents = excluded.documents, storage_bytes = excluded.storage_bytes, vectors = excluded.vectors,
-        max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
-        max_vectors = excluded.max_vectors;
+    SET documents = excluded.documents, storage_bytes = excluded.storage_bytes, vectors = excluded.vectors;
 END;
 
 CREATE TABLE text_postings (
@@ -747,18 +768,23 @@ CREATE INDEX idx_vector_1536_scope ON vector_embeddings_1536 (tenant_id, space_i
 
 CREATE INDEX idx_vector_1536_seq ON vector_embeddings_1536 (tenant_id, space_id, seq);
 
-CREATE TRIGGER vector_embeddings_1536_usage_delete AFTER DELETE ON vector_embeddings_1536
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL)
+CREATE TRIGGER vector_embeddings_1536_usage_delete AFTER DELETE ON vector_embeddings_1536 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL
+)
 BEGIN
-    UPDATE tenant_usage SET vectors = vectors - 1 WHERE tenant_id = OLD.tenant_id;
+    UPDATE tenant_usage SET vectors = vectors - 1
+    WHERE tenant_id = OLD.tenant_id;
 END;
 
-CREATE TRIGGER vector_embeddings_1536_usage_insert AFTER INSERT ON vector_embeddings_1536
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND max_vectors IS NOT NULL)
+CREATE TRIGGER vector_embeddings_1536_usage_insert AFTER INSERT ON vector_embeddings_1536 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_vectors IS NOT NULL
+)
 BEGIN
-    UPDATE tenant_usage SET vectors = vectors + 1 WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, 'max_vectors ' || max_vectors || ' ' || (vectors - 1) || ' ' || 1)
-    FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND vectors > max_vectors;
+    UPDATE tenant_usage SET vectors = vectors + 1
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT RAISE(ABORT, concat_ws(' ', 'max_vectors', l.max_vectors, u.vectors - 1, 1))
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.vectors > l.max_vectors;
 END;
 
 CREATE TABLE "vector_embeddings_3072" (
@@ -784,18 +810,23 @@ CREATE INDEX idx_vector_3072_scope ON vector_embeddings_3072 (tenant_id, space_i
 
 CREATE INDEX idx_vector_3072_seq ON vector_embeddings_3072 (tenant_id, space_id, seq);
 
-CREATE TRIGGER vector_embeddings_3072_usage_delete AFTER DELETE ON vector_embeddings_3072
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL)
+CREATE TRIGGER vector_embeddings_3072_usage_delete AFTER DELETE ON vector_embeddings_3072 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL
+)
 BEGIN
-    UPDATE tenant_usage SET vectors = vectors - 1 WHERE tenant_id = OLD.tenant_id;
+    UPDATE tenant_usage SET vectors = vectors - 1
+    WHERE tenant_id = OLD.tenant_id;
 END;
 
-CREATE TRIGGER vector_embeddings_3072_usage_insert AFTER INSERT ON vector_embeddings_3072
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND max_vectors IS NOT NULL)
+CREATE TRIGGER vector_embeddings_3072_usage_insert AFTER INSERT ON vector_embeddings_3072 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_vectors IS NOT NULL
+)
 BEGIN
-    UPDATE tenant_usage SET vectors = vectors + 1 WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, 'max_vectors ' || max_vectors || ' ' || (vectors - 1) || ' ' || 1)
-    FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND vectors > max_vectors;
+    UPDATE tenant_usage SET vectors = vectors + 1
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT RAISE(ABORT, concat_ws(' ', 'max_vectors', l.max_vectors, u.vectors - 1, 1))
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.vectors > l.max_vectors;
 END;
 
 CREATE TABLE "vector_embeddings_384" (
@@ -821,18 +852,23 @@ CREATE INDEX idx_vector_384_scope ON vector_embeddings_384 (tenant_id, space_id,
 
 CREATE INDEX idx_vector_384_seq ON vector_embeddings_384 (tenant_id, space_id, seq);
 
-CREATE TRIGGER vector_embeddings_384_usage_delete AFTER DELETE ON vector_embeddings_384
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL)
+CREATE TRIGGER vector_embeddings_384_usage_delete AFTER DELETE ON vector_embeddings_384 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL
+)
 BEGIN
-    UPDATE tenant_usage SET vectors = vectors - 1 WHERE tenant_id = OLD.tenant_id;
+    UPDATE tenant_usage SET vectors = vectors - 1
+    WHERE tenant_id = OLD.tenant_id;
 END;
 
-CREATE TRIGGER vector_embeddings_384_usage_insert AFTER INSERT ON vector_embeddings_384
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND max_vectors IS NOT NULL)
+CREATE TRIGGER vector_embeddings_384_usage_insert AFTER INSERT ON vector_embeddings_384 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_vectors IS NOT NULL
+)
 BEGIN
-    UPDATE tenant_usage SET vectors = vectors + 1 WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, 'max_vectors ' || max_vectors || ' ' || (vectors - 1) || ' ' || 1)
-    FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND vectors > max_vectors;
+    UPDATE tenant_usage SET vectors = vectors + 1
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT RAISE(ABORT, concat_ws(' ', 'max_vectors', l.max_vectors, u.vectors - 1, 1))
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.vectors > l.max_vectors;
 END;
 
 CREATE TABLE "vector_embeddings_768" (
@@ -858,18 +894,23 @@ CREATE INDEX idx_vector_768_scope ON vector_embeddings_768 (tenant_id, space_id,
 
 CREATE INDEX idx_vector_768_seq ON vector_embeddings_768 (tenant_id, space_id, seq);
 
-CREATE TRIGGER vector_embeddings_768_usage_delete AFTER DELETE ON vector_embeddings_768
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL)
+CREATE TRIGGER vector_embeddings_768_usage_delete AFTER DELETE ON vector_embeddings_768 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL
+)
 BEGIN
-    UPDATE tenant_usage SET vectors = vectors - 1 WHERE tenant_id = OLD.tenant_id;
+    UPDATE tenant_usage SET vectors = vectors - 1
+    WHERE tenant_id = OLD.tenant_id;
 END;
 
-CREATE TRIGGER vector_embeddings_768_usage_insert AFTER INSERT ON vector_embeddings_768
-WHEN EXISTS (SELECT 1 FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND max_vectors IS NOT NULL)
+CREATE TRIGGER vector_embeddings_768_usage_insert AFTER INSERT ON vector_embeddings_768 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_vectors IS NOT NULL
+)
 BEGIN
-    UPDATE tenant_usage SET vectors = vectors + 1 WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, 'max_vectors ' || max_vectors || ' ' || (vectors - 1) || ' ' || 1)
-    FROM tenant_usage WHERE tenant_id = NEW.tenant_id AND vectors > max_vectors;
+    UPDATE tenant_usage SET vectors = vectors + 1
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT RAISE(ABORT, concat_ws(' ', 'max_vectors', l.max_vectors, u.vectors - 1, 1))
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.vectors > l.max_vectors;
 END;
 
 CREATE TABLE workflow_states (

@@ -1,28 +1,31 @@
 -- V033: what a tenant uses of its quotas, counted and refused in the transaction of the write itself.
 --
--- Each registered tenant has a row. A number is counted only while it is limited: then every write adds its difference, and
--- where that would exceed the limit nothing of the statement happens. The triggers that count are disabled until a store has
--- its first limit: a store without quotas pays nothing. A tenant without limits pays the look-up and a lock that it shares.
+-- A number is counted only while it is limited: then every write adds its difference, and where that would exceed the limit
+-- nothing of the statement happens. The triggers that count are disabled until a store has its first limit: a store without
+-- quotas pays nothing. A tenant without limits pays the look-up of them, and a lock that its writers share.
 --
 -- Who begins to count must see what every writer before it wrote, and every writer after it must see that it is counted:
---   * a writer holds the tenant's advisory lock in shared mode until its transaction ends, and reads the row after that;
+--   * a writer holds the tenant's advisory lock in shared mode until its transaction ends, and reads the limits after that;
 --   * whoever changes limits holds it alone, and counts after that, in a snapshot of its own (READ COMMITTED);
---   * a writer whose snapshot is older than a change of the row (REPEATABLE READ) is refused as a conflict, and retries.
+--   * a writer whose snapshot is older than a change of limits (REPEATABLE READ) is refused as a conflict, and retries. Limits
+--     are a table of their own for that: a row that changes with nothing else shows by its xmax whether it has changed.
 -- Nothing but the functions below writes here: no serving role changes what it has used, or what it may use.
 
+CREATE TABLE llmspell.tenant_limits (
+    tenant_id varchar(255) COLLATE "C" NOT NULL PRIMARY KEY CHECK (tenant_id <> ''),
+    max_documents bigint CHECK (max_documents >= 0),
+    max_storage_bytes bigint CHECK (max_storage_bytes >= 0),
+    max_vectors bigint CHECK (max_vectors >= 0)
+);
+SELECT llmspell.apply_tenant_rls('llmspell.tenant_limits');
+REVOKE INSERT, UPDATE, DELETE ON llmspell.tenant_limits FROM llmspell_app, llmspell_operator;
+
+-- What is not limited is NULL.
 CREATE TABLE llmspell.tenant_usage (
     tenant_id varchar(255) COLLATE "C" NOT NULL PRIMARY KEY CHECK (tenant_id <> ''),
     documents bigint CHECK (documents >= 0),
     storage_bytes bigint CHECK (storage_bytes >= 0),
-    vectors bigint CHECK (vectors >= 0),
-    max_documents bigint CHECK (max_documents >= 0),
-    max_storage_bytes bigint CHECK (max_storage_bytes >= 0),
-    max_vectors bigint CHECK (max_vectors >= 0),
-    CONSTRAINT counted_where_limited CHECK (
-        (documents IS NULL) = (max_documents IS NULL)
-        AND (storage_bytes IS NULL) = (max_storage_bytes IS NULL)
-        AND (vectors IS NULL) = (max_vectors IS NULL)
-    )
+    vectors bigint CHECK (vectors >= 0)
 ) WITH (fillfactor = 20); -- a counter moves within its page, without a new index entry
 SELECT llmspell.apply_tenant_rls('llmspell.tenant_usage');
 REVOKE INSERT, UPDATE, DELETE ON llmspell.tenant_usage FROM llmspell_app, llmspell_operator;
@@ -36,25 +39,25 @@ CREATE TABLE llmspell.tenant_embeddings (
 SELECT llmspell.apply_tenant_rls('llmspell.tenant_embeddings');
 REVOKE INSERT, UPDATE, DELETE ON llmspell.tenant_embeddings FROM llmspell_app, llmspell_operator;
 
--- Say which quota refuses a write: `quota limit used asked`. LS123 is our error QuotaExceeded.
-CREATE FUNCTION llmspell.refuse_usage(in_tenant varchar, add_documents bigint, add_bytes bigint, add_vectors bigint)
-    RETURNS void
+-- Say which quota refuses a write: `quota limit used asked`. LS123 is our error QuotaExceeded. Returns where there is room after
+-- all, for another writer has made some meanwhile, and keeps it so: the row is locked.
+CREATE FUNCTION llmspell.refuse_usage(
+    granted llmspell.tenant_limits, add_documents bigint, add_bytes bigint, add_vectors bigint
+) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    u llmspell.tenant_usage;
+    used llmspell.tenant_usage;
 BEGIN
-    SELECT * INTO u FROM llmspell.tenant_usage AS known WHERE known.tenant_id = in_tenant;
-    IF add_documents > 0 AND u.documents + add_documents > u.max_documents THEN
-        RAISE EXCEPTION 'max_documents % % %', u.max_documents, u.documents, add_documents USING ERRCODE = 'LS123';
-    ELSIF add_bytes > 0 AND u.storage_bytes + add_bytes > u.max_storage_bytes THEN
-        RAISE EXCEPTION 'max_storage_mb % % %', u.max_storage_bytes, u.storage_bytes, add_bytes USING ERRCODE = 'LS123';
-    ELSIF add_vectors > 0 AND u.vectors + add_vectors > u.max_vectors THEN
-        RAISE EXCEPTION 'max_vectors % % %', u.max_vectors, u.vectors, add_vectors USING ERRCODE = 'LS123';
+    SELECT * INTO used FROM llmspell.tenant_usage AS u WHERE u.tenant_id = granted.tenant_id FOR NO KEY UPDATE;
+    IF add_documents > 0 AND used.documents + add_documents > granted.max_documents THEN
+        RAISE EXCEPTION 'max_documents % % %', granted.max_documents, used.documents, add_documents USING ERRCODE = 'LS123';
+    ELSIF add_bytes > 0 AND used.storage_bytes + add_bytes > granted.max_storage_bytes THEN
+        RAISE EXCEPTION 'max_storage_mb % % %', granted.max_storage_bytes, used.storage_bytes, add_bytes USING ERRCODE = 'LS123';
+    ELSIF add_vectors > 0 AND used.vectors + add_vectors > granted.max_vectors THEN
+        RAISE EXCEPTION 'max_vectors % % %', granted.max_vectors, used.vectors, add_vectors USING ERRCODE = 'LS123';
     END IF;
-    -- Another writer has made room since the refusal.
-    RAISE EXCEPTION 'the use of the tenant changed meanwhile' USING ERRCODE = 'serialization_failure';
 END
 $$;
 
@@ -67,7 +70,7 @@ CREATE FUNCTION llmspell.count_usage(in_tenant varchar, add_documents bigint, ad
 AS $$
 DECLARE
     bound CONSTANT text := current_setting('app.current_tenant_id', true);
-    counted boolean;
+    granted llmspell.tenant_limits;
     changed boolean;
 BEGIN
     IF NOT pg_try_advisory_xact_lock_shared(51, hashtext(in_tenant)) THEN
@@ -77,24 +80,31 @@ BEGIN
     IF bound IS DISTINCT FROM in_tenant THEN
         PERFORM set_config('app.current_tenant_id', in_tenant, true);
     END IF;
-    SELECT (add_documents <> 0 AND u.max_documents IS NOT NULL) OR (add_bytes <> 0 AND u.max_storage_bytes IS NOT NULL)
-        OR (add_vectors <> 0 AND u.max_vectors IS NOT NULL), u.xmax <> '0'
-    INTO counted, changed
-    FROM llmspell.tenant_usage AS u WHERE u.tenant_id = in_tenant;
-    IF counted THEN
+    SELECT l.tenant_id, l.max_documents, l.max_storage_bytes, l.max_vectors, l.xmax <> '0'
+    INTO granted.tenant_id, granted.max_documents, granted.max_storage_bytes, granted.max_vectors, changed
+    FROM llmspell.tenant_limits AS l WHERE l.tenant_id = in_tenant;
+    IF changed AND current_setting('transaction_isolation') <> 'read committed' THEN
+        -- This fails where the snapshot is older than the limits.
+        PERFORM FROM llmspell.tenant_limits AS l WHERE l.tenant_id = in_tenant FOR SHARE;
+    END IF;
+    IF (add_documents <> 0 AND granted.max_documents IS NOT NULL) OR (add_bytes <> 0 AND granted.max_storage_bytes IS NOT NULL)
+        OR (add_vectors <> 0 AND granted.max_vectors IS NOT NULL)
+    THEN
+        -- Checked again on the row as it is when it is this writer's turn: nobody reads first and writes then.
         UPDATE llmspell.tenant_usage AS u
         SET documents = u.documents + add_documents, storage_bytes = u.storage_bytes + add_bytes,
             vectors = u.vectors + add_vectors
         WHERE u.tenant_id = in_tenant
-            AND (add_documents <= 0 OR u.max_documents IS NULL OR u.documents + add_documents <= u.max_documents)
-            AND (add_bytes <= 0 OR u.max_storage_bytes IS NULL OR u.storage_bytes + add_bytes <= u.max_storage_bytes)
-            AND (add_vectors <= 0 OR u.max_vectors IS NULL OR u.vectors + add_vectors <= u.max_vectors);
+            AND (add_documents <= 0 OR granted.max_documents IS NULL OR u.documents + add_documents <= granted.max_documents)
+            AND (add_bytes <= 0 OR granted.max_storage_bytes IS NULL OR u.storage_bytes + add_bytes <= granted.max_storage_bytes)
+            AND (add_vectors <= 0 OR granted.max_vectors IS NULL OR u.vectors + add_vectors <= granted.max_vectors);
         IF NOT FOUND THEN
-            PERFORM llmspell.refuse_usage(in_tenant, add_documents, add_bytes, add_vectors);
+            PERFORM llmspell.refuse_usage(granted, add_documents, add_bytes, add_vectors);
+            UPDATE llmspell.tenant_usage AS u
+            SET documents = u.documents + add_documents, storage_bytes = u.storage_bytes + add_bytes,
+                vectors = u.vectors + add_vectors
+            WHERE u.tenant_id = in_tenant;
         END IF;
-    ELSIF changed AND current_setting('transaction_isolation') <> 'read committed' THEN
-        -- Somebody has changed the row since the snapshot, or holds it: this fails where the snapshot is out of date.
-        PERFORM FROM llmspell.tenant_usage AS u WHERE u.tenant_id = in_tenant FOR SHARE;
     END IF;
     IF bound IS DISTINCT FROM in_tenant THEN
         PERFORM set_config('app.current_tenant_id', coalesce(bound, ''), true);
@@ -219,10 +229,14 @@ ALTER TABLE llmspell.memories DISABLE TRIGGER memories_usage_insert, DISABLE TRI
     DISABLE TRIGGER memories_usage_resize;
 ALTER TABLE llmspell.artifact_content DISABLE TRIGGER artifact_content_usage_insert, DISABLE TRIGGER artifact_content_usage_delete,
     DISABLE TRIGGER artifact_content_usage_resize;
-ALTER TABLE llmspell.vector_embeddings_384 DISABLE TRIGGER vector_embeddings_384_usage_insert, DISABLE TRIGGER vector_embeddings_384_usage_delete;
-ALTER TABLE llmspell.vector_embeddings_768 DISABLE TRIGGER vector_embeddings_768_usage_insert, DISABLE TRIGGER vector_embeddings_768_usage_delete;
-ALTER TABLE llmspell.vector_embeddings_1536 DISABLE TRIGGER vector_embeddings_1536_usage_insert, DISABLE TRIGGER vector_embeddings_1536_usage_delete;
-ALTER TABLE llmspell.vector_embeddings_3072 DISABLE TRIGGER vector_embeddings_3072_usage_insert, DISABLE TRIGGER vector_embeddings_3072_usage_delete;
+ALTER TABLE llmspell.vector_embeddings_384 DISABLE TRIGGER vector_embeddings_384_usage_insert,
+    DISABLE TRIGGER vector_embeddings_384_usage_delete;
+ALTER TABLE llmspell.vector_embeddings_768 DISABLE TRIGGER vector_embeddings_768_usage_insert,
+    DISABLE TRIGGER vector_embeddings_768_usage_delete;
+ALTER TABLE llmspell.vector_embeddings_1536 DISABLE TRIGGER vector_embeddings_1536_usage_insert,
+    DISABLE TRIGGER vector_embeddings_1536_usage_delete;
+ALTER TABLE llmspell.vector_embeddings_3072 DISABLE TRIGGER vector_embeddings_3072_usage_insert,
+    DISABLE TRIGGER vector_embeddings_3072_usage_delete;
 
 -- Limits become what the registry says, and what is limited is counted anew. The first limit of a store turns counting on: that
 -- waits once for every writer of the tables, and they for it.
@@ -233,17 +247,18 @@ CREATE FUNCTION llmspell.apply_quotas() RETURNS trigger
 AS $$
 DECLARE
     bound CONSTANT text := current_setting('app.current_tenant_id', true);
-    -- A limit that the arithmetic of bytes could not hold is none that could be reached.
-    u llmspell.tenant_usage := ROW(NEW.tenant_id, NULL, NULL, NULL, (NEW.quotas ->> 'max_documents')::bigint,
+    -- More megabytes than the arithmetic of bytes holds are no more than it holds.
+    granted llmspell.tenant_limits := ROW(NEW.tenant_id, (NEW.quotas ->> 'max_documents')::bigint,
         CASE WHEN (NEW.quotas ->> 'max_storage_mb')::bigint > 8796093022207 THEN 8796093022207
             ELSE (NEW.quotas ->> 'max_storage_mb')::bigint END * 1048576,
         (NEW.quotas ->> 'max_vectors')::bigint);
+    used llmspell.tenant_usage := ROW(NEW.tenant_id, NULL, NULL, NULL);
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'quotas can only be changed under READ COMMITTED, where what others have written is seen'
             USING ERRCODE = 'invalid_transaction_state';
     END IF;
-    IF coalesce(u.max_documents, u.max_storage_bytes, u.max_vectors) IS NOT NULL AND EXISTS (
+    IF coalesce(granted.max_documents, granted.max_storage_bytes, granted.max_vectors) IS NOT NULL AND EXISTS (
         SELECT FROM pg_trigger AS t
         WHERE t.tgrelid = 'llmspell.kv_store'::regclass AND t.tgname = 'kv_store_usage_insert' AND t.tgenabled = 'D'
     ) THEN
@@ -251,39 +266,47 @@ BEGIN
             ENABLE TRIGGER kv_store_usage_resize;
         ALTER TABLE llmspell.memories ENABLE TRIGGER memories_usage_insert, ENABLE TRIGGER memories_usage_delete,
             ENABLE TRIGGER memories_usage_resize;
-        ALTER TABLE llmspell.artifact_content ENABLE TRIGGER artifact_content_usage_insert, ENABLE TRIGGER artifact_content_usage_delete,
+        ALTER TABLE llmspell.artifact_content ENABLE TRIGGER artifact_content_usage_insert,
+            ENABLE TRIGGER artifact_content_usage_delete,
             ENABLE TRIGGER artifact_content_usage_resize;
-        ALTER TABLE llmspell.vector_embeddings_384 ENABLE TRIGGER vector_embeddings_384_usage_insert, ENABLE TRIGGER vector_embeddings_384_usage_delete;
-        ALTER TABLE llmspell.vector_embeddings_768 ENABLE TRIGGER vector_embeddings_768_usage_insert, ENABLE TRIGGER vector_embeddings_768_usage_delete;
-        ALTER TABLE llmspell.vector_embeddings_1536 ENABLE TRIGGER vector_embeddings_1536_usage_insert, ENABLE TRIGGER vector_embeddings_1536_usage_delete;
-        ALTER TABLE llmspell.vector_embeddings_3072 ENABLE TRIGGER vector_embeddings_3072_usage_insert, ENABLE TRIGGER vector_embeddings_3072_usage_delete;
+        ALTER TABLE llmspell.vector_embeddings_384 ENABLE TRIGGER vector_embeddings_384_usage_insert,
+            ENABLE TRIGGER vector_embeddings_384_usage_delete;
+        ALTER TABLE llmspell.vector_embeddings_768 ENABLE TRIGGER vector_embeddings_768_usage_insert,
+            ENABLE TRIGGER vector_embeddings_768_usage_delete;
+        ALTER TABLE llmspell.vector_embeddings_1536 ENABLE TRIGGER vector_embeddings_1536_usage_insert,
+            ENABLE TRIGGER vector_embeddings_1536_usage_delete;
+        ALTER TABLE llmspell.vector_embeddings_3072 ENABLE TRIGGER vector_embeddings_3072_usage_insert,
+            ENABLE TRIGGER vector_embeddings_3072_usage_delete;
     END IF;
     PERFORM pg_advisory_xact_lock(51, hashtext(NEW.tenant_id));
     PERFORM set_config('app.current_tenant_id', NEW.tenant_id, true);
-    IF u.max_documents IS NOT NULL THEN
-        u.documents := (SELECT count(*) FROM llmspell.memories AS m WHERE m.tenant_id = NEW.tenant_id);
+    IF granted.max_documents IS NOT NULL THEN
+        used.documents := (SELECT count(*) FROM llmspell.memories AS m WHERE m.tenant_id = NEW.tenant_id);
     END IF;
-    IF u.max_storage_bytes IS NOT NULL THEN
-        u.storage_bytes :=
+    IF granted.max_storage_bytes IS NOT NULL THEN
+        used.storage_bytes :=
             (SELECT coalesce(sum(octet_length(k.value)), 0) FROM llmspell.kv_store AS k WHERE k.tenant_id = NEW.tenant_id)
             + (SELECT coalesce(sum(octet_length(m.content)), 0) FROM llmspell.memories AS m WHERE m.tenant_id = NEW.tenant_id)
             + (SELECT coalesce(sum(c.size_bytes), 0) FROM llmspell.artifact_content AS c WHERE c.tenant_id = NEW.tenant_id);
     END IF;
-    IF u.max_vectors IS NOT NULL THEN
-        u.vectors := (SELECT count(*) FROM llmspell.vector_embeddings_384 AS v WHERE v.tenant_id = NEW.tenant_id)
+    IF granted.max_vectors IS NOT NULL THEN
+        used.vectors := (SELECT count(*) FROM llmspell.vector_embeddings_384 AS v WHERE v.tenant_id = NEW.tenant_id)
             + (SELECT count(*) FROM llmspell.vector_embeddings_768 AS v WHERE v.tenant_id = NEW.tenant_id)
             + (SELECT count(*) FROM llmspell.vector_embeddings_1536 AS v WHERE v.tenant_id = NEW.tenant_id)
             + (SELECT count(*) FROM llmspell.vector_embeddings_3072 AS v WHERE v.tenant_id = NEW.tenant_id);
     END IF;
-    INSERT INTO llmspell.tenant_usage SELECT u.*
+    INSERT INTO llmspell.tenant_limits SELECT granted.*
     ON CONFLICT (tenant_id) DO UPDATE
-    SET documents = excluded.documents, storage_bytes = excluded.storage_bytes, vectors = excluded.vectors,
-        max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
+    SET max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
         max_vectors = excluded.max_vectors;
+    INSERT INTO llmspell.tenant_usage SELECT used.*
+    ON CONFLICT (tenant_id) DO UPDATE
+    SET documents = excluded.documents, storage_bytes = excluded.storage_bytes, vectors = excluded.vectors;
     PERFORM set_config('app.current_tenant_id', coalesce(bound, ''), true);
     RETURN NULL;
 END
 $$;
+
 -- What was recorded before was never enforced. Numbers that are those of every new tenant were chosen by nobody, and become no
 -- limit; a number that somebody chose holds from now on, also where it is exceeded already: deleting goes on.
 -- The mark is taken away when the triggers are there, so that they count for every tenant. The migrating role is subject to
@@ -298,6 +321,7 @@ UPDATE llmspell.tenants SET quotas = jsonb_build_object(
     'max_embeddings_per_day', nullif((quotas ->> 'max_embeddings_per_day')::bigint, 50000),
     'marked', true
 );
+
 CREATE TRIGGER tenants_quotas_granted AFTER INSERT ON llmspell.tenants
     FOR EACH ROW EXECUTE FUNCTION llmspell.apply_quotas();
 CREATE TRIGGER tenants_quotas_changed AFTER UPDATE OF quotas ON llmspell.tenants
@@ -330,7 +354,8 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION llmspell.refuse_usage(varchar, bigint, bigint, bigint), llmspell.count_usage(varchar, bigint, bigint, bigint),
+REVOKE ALL ON FUNCTION llmspell.refuse_usage(llmspell.tenant_limits, bigint, bigint, bigint),
+    llmspell.count_usage(varchar, bigint, bigint, bigint),
     llmspell.count_inserted(), llmspell.count_resized(), llmspell.count_deleted(), llmspell.apply_quotas(),
     llmspell.take_embeddings(varchar, bigint, integer)
     FROM PUBLIC;

@@ -41,8 +41,8 @@ SELECT coalesce(u.documents, (SELECT count(*) FROM llmspell.memories WHERE tenan
     + (SELECT count(*) FROM llmspell.vector_embeddings_1536 WHERE tenant_id = :tenant_id)
     + (SELECT count(*) FROM llmspell.vector_embeddings_3072 WHERE tenant_id = :tenant_id)) AS vectors,
   coalesce((SELECT embeddings FROM llmspell.tenant_embeddings WHERE tenant_id = :tenant_id AND day = :day), 0) AS embeddings,
-  u.max_documents, u.max_storage_bytes, u.max_vectors, (t.quotas ->> 'max_embeddings_per_day')::bigint AS max_embeddings
-FROM llmspell.tenants t LEFT JOIN llmspell.tenant_usage u ON u.tenant_id = :tenant_id
+  l.max_documents, l.max_storage_bytes, l.max_vectors, (t.quotas ->> 'max_embeddings_per_day')::bigint AS max_embeddings
+FROM llmspell.tenants t LEFT JOIN llmspell.tenant_limits l ON l.tenant_id = :tenant_id LEFT JOIN llmspell.tenant_usage u ON u.tenant_id = :tenant_id
 WHERE t.tenant_id = :tenant_id;
 
 -- name: take_embeddings -> value
