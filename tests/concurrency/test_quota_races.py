@@ -81,7 +81,8 @@ def spells(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Bloc
     operator = operator_url_of(request.param, request)
     settings = Settings(
         storage=StorageSettings(
-            postgres=PostgresSettings(pool_size=1, operator_url=operator), sqlite=SqliteSettings(readers=1, synchronous="NORMAL")
+            postgres=PostgresSettings(pool_size=1, operator_url=operator),
+            sqlite=SqliteSettings(readers=1, synchronous="NORMAL"),
         )
     )
     url = url_of(request.param, request, tmp_path)
