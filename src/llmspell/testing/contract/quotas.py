@@ -7,17 +7,16 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
 from llmspell.clock import ManualClock
-from llmspell.errors import Conflict, InvalidLimit, LlmspellError, NotFound, QuotaExceeded
+from llmspell.errors import Conflict, InvalidLimit, NotFound, QuotaExceeded
 from llmspell.storage.contracts.backend import Backend, Storages
 from llmspell.storage.contracts.capabilities import Capability
 from llmspell.storage.contracts.memories import MemoryChange, MemoryQuery
 from llmspell.storage.contracts.tenants import MEGABYTE, NO_LIMITS, QUOTA_MAX, QuotaLimits, TenantUsage
-from llmspell.storage.contracts.vectors import VectorEntry
 from llmspell.storage.text.memory_text import memory_text
 from llmspell.tenant import TenantId
 from llmspell.testing.contract import (
@@ -30,10 +29,10 @@ from llmspell.testing.contract import (
     packed,
     random_vector,
 )
+from llmspell.testing.contract.quotas_walk import Left, noise, vector, wander
 
 FAR = QuotaLimits.only(max_documents=QUOTA_MAX, max_storage_mb=QUOTA_MAX, max_vectors=QUOTA_MAX)
 """Everything is counted, and nothing is refused."""
-STEPS = 60
 WALKS = 4
 LARGE = 1_500_000
 
@@ -68,15 +67,6 @@ async def recounted(backend: Backend, tenant: TenantId) -> tuple[int, int, int]:
     found = await numbers(backend, tenant)
     await backend.tenants.update(tenant, quotas=kept.quotas)
     return found
-
-
-def vector(seed: int = 1) -> VectorEntry:
-    return VectorEntry(embedding=random_vector(seed))
-
-
-def noise(size_bytes: int, seed: int = 1) -> bytes:
-    """Return content that does not compress."""
-    return random.Random(seed).randbytes(size_bytes)  # noqa: S311 - test data
 
 
 async def put_key(storages: Storages, clock: ManualClock) -> None:
@@ -315,12 +305,12 @@ class QuotasContract:
     async def test_what_is_rolled_back_is_given_back(self, backend: Backend, clock: ManualClock) -> None:
         tenant, storages = await limited(backend, QuotaLimits.only(max_documents=1, max_vectors=1, max_storage_mb=1))
 
-        with suppress(_Left):
+        with suppress(Left):
             async with backend.transaction(tenant) as tx:
                 await tx.memories.add([memory(clock, "one")])
                 await tx.vectors.insert([vector()])
                 await tx.kv.set("k", bytes(MEGABYTE - 3))
-                raise _Left
+                raise Left
 
         assert await numbers(backend, tenant) == (0, 0, 0)
         await storages.memories.add([memory(clock, "one")])
@@ -331,10 +321,10 @@ class QuotasContract:
 
         async with backend.transaction(tenant) as tx:
             await tx.vectors.insert([vector(1)])
-            with suppress(_Left):
+            with suppress(Left):
                 async with tx.savepoint():
                     await tx.vectors.insert([vector(2)])
-                    raise _Left
+                    raise Left
             await tx.vectors.insert([vector(3)])
             with pytest.raises(QuotaExceeded):
                 await tx.vectors.insert([vector(4)])
@@ -503,99 +493,3 @@ class QuotasContract:
 
         assert set(done) >= {"set", "put"}
         assert await numbers(backend, tenant) == await recounted(backend, tenant), done
-
-
-async def wander(backend: Backend, tenant: TenantId, clock: ManualClock, choice: random.Random) -> list[str]:
-    """Do what changes a use, in any order, some of it in transactions that fail; return what was done."""
-    storages = backend.storages(tenant)
-    await storages.memories.ensure_space(SPACE)
-    walk = _Walk(clock, choice)
-    for _ in range(STEPS):
-        step = choice.choice(_Walk.STEPS)
-        clock.advance(seconds=1)
-        if choice.random() < 0.7:
-            await walk.take(step, storages)
-            continue
-        fails = choice.random() < 0.5
-        try:
-            async with backend.transaction(tenant) as tx:
-                await walk.take(step, tx)
-                await walk.take(choice.choice(_Walk.STEPS), tx)
-                if fails:
-                    raise _Left
-        except _Left:
-            walk.done.append("rolled back")
-    return walk.done
-
-
-class _Left(Exception):
-    """Leaves a transaction."""
-
-
-class _Walk:
-    """Random changes; what they refer to may be gone, which is an error of ours and nothing else."""
-
-    STEPS = ("set", "unset", "remember", "reword", "drop", "insert", "delete", "put", "discard", "leave", "embed")
-
-    def __init__(self, clock: ManualClock, choice: random.Random) -> None:
-        self._clock = clock
-        self._choice = choice
-        self._memories: list[UUID] = [uuid4()]
-        self._vectors: list[UUID] = [uuid4()]
-        self._sessions: list[UUID] = [uuid4()]
-        self._artifacts: list[str] = []
-        self.done: list[str] = []
-
-    async def take(self, step: str, storages: Storages) -> None:
-        self.done.append(step)
-        try:
-            await getattr(self, f"_{step}")(storages)
-        except LlmspellError as error:
-            self.done.append(type(error).__name__)
-
-    def _text(self) -> str:
-        return "ä" * self._choice.randrange(1, 50)
-
-    async def _set(self, storages: Storages) -> None:
-        names = self._choice.sample("abcdef", 2)
-        await storages.kv.set_batch({name: bytes(self._choice.randrange(100)) for name in names})
-
-    async def _unset(self, storages: Storages) -> None:
-        await storages.kv.delete_batch(self._choice.sample("abcdef", 3))
-
-    async def _remember(self, storages: Storages) -> None:
-        new = [memory(self._clock, self._text()) for _ in range(self._choice.randrange(1, 4))]
-        self._memories += [one.id for one in new]
-        await storages.memories.add(new)
-
-    async def _reword(self, storages: Storages) -> None:
-        await storages.memories.update(self._choice.choice(self._memories), MemoryChange(content=self._text()))
-
-    async def _drop(self, storages: Storages) -> None:
-        id = self._choice.choice(self._memories)
-        await (storages.memories.forget(id) if self._choice.random() < 0.3 else storages.memories.delete(id))
-
-    async def _insert(self, storages: Storages) -> None:
-        self._vectors += await storages.vectors.insert([vector(self._choice.randrange(99)) for _ in range(2)])
-
-    async def _delete(self, storages: Storages) -> None:
-        await storages.vectors.delete(self._choice.sample(self._vectors, min(3, len(self._vectors))))
-
-    async def _put(self, storages: Storages) -> None:
-        if self._choice.random() < 0.3:
-            self._sessions.append((await storages.sessions.create()).id)
-        content = noise(self._choice.choice((10, 20_000, 1_100_000)), self._choice.randrange(3))
-        put = await storages.artifacts.put(self._choice.choice(self._sessions), "a", content)
-        self._artifacts.append(put.id)
-
-    async def _discard(self, storages: Storages) -> None:
-        if self._artifacts:
-            await storages.artifacts.delete(self._choice.choice(self._artifacts))
-
-    async def _leave(self, storages: Storages) -> None:
-        await storages.sessions.delete(self._choice.choice(self._sessions))
-
-    async def _embed(self, storages: Storages) -> None:
-        waiting = await storages.memories.pending(space_id=SPACE.space_id, limit=2)
-        windows = tuple(packed(random_vector(seed)) for seed in range(self._choice.randrange(1, 3)))
-        await storages.memories.attach_embeddings(SPACE.space_id, [(one.id, one.version, windows) for one in waiting])
