@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from uuid import UUID
 
 import apsw
 import psycopg
+import pytest
 from tests.fixtures.postgres import PostgresDatabase
 from tests.migrations.samples import ID, bind, insert_sample
 from tests.migrations.schemas import migrate_postgres, migrate_sqlite
@@ -198,3 +200,23 @@ def test_a_quota_that_somebody_chose_in_a_file_holds_after_the_upgrade_and_the_d
         set(),
     ]
     file.close()
+
+
+def test_an_older_sqlite_opens_the_file_and_is_counted_too(tmp_path: Path) -> None:
+    """The module of the standard library is what a distribution has; tools open our files with it."""
+    path = str(tmp_path / "store.db")
+    file = apsw.Connection(path)
+    migrate_sqlite(file)
+    file.close()
+    register = "INSERT INTO tenants (tenant_id, name, quotas, created_at, updated_at) VALUES ('a', 'a', ?, 0, 0)"
+    keep = "INSERT INTO kv_store (tenant_id, key, value, created_at, updated_at) VALUES ('a', ?, ?, 0, 0)"
+    older = sqlite3.connect(path)
+    older.execute(register, ('{"max_storage_mb": 1}',))
+    older.execute(keep, ("fits", bytes(2**20)))
+
+    with pytest.raises(sqlite3.Error, match="max_storage_mb 1048576 1048576 1"):
+        older.execute(keep, ("one too many", b"x"))
+
+    assert older.execute("SELECT storage_bytes FROM tenant_usage").fetchall() == [(2**20,)]
+    assert older.execute("SELECT key FROM kv_store").fetchall() == [("fits",)]
+    older.close()

@@ -7,6 +7,7 @@ Rule 2: every statement is run to its end, so that nothing stays open between tw
 from __future__ import annotations
 
 import errno
+import re
 import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ from llmspell.storage.sqlite import dialect, pragmas
 _TAKEN: Final = frozenset(
     {apsw.SQLITE_CONSTRAINT_UNIQUE, apsw.SQLITE_CONSTRAINT_PRIMARYKEY, apsw.SQLITE_CONSTRAINT_ROWID}
 )
+_REFUSAL: Final = re.compile(r"'(max_[a-z_]+ \d+ \d+ \d+)'")
+"""How the triggers of V033 say that a quota is exceeded: quoted by the error of a path that JSON refuses."""
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 BUSY_HINT: Final = (
     "Another process holds the file's write lock; end long transactions, or raise storage.sqlite.busy_timeout_secs."
@@ -195,6 +198,9 @@ def translate(
         and not isinstance(exc, (apsw.ConstraintError, apsw.ConnectionClosedError))
     ):
         fields["path"] = connection.filename
+    refused = _REFUSAL.search(str(exc))
+    if refused is not None and (error := read_refusal(refused[1])) is not None:
+        return error
     match exc:
         case apsw.ConstraintError():
             return _constraint(exc, fields)
@@ -229,10 +235,6 @@ def translate(
 
 
 def _constraint(exc: apsw.Error, fields: dict[str, Any]) -> LlmspellError:
-    if getattr(exc, "extendedresult", 0) == apsw.SQLITE_CONSTRAINT_TRIGGER:
-        refused = read_refusal(str(exc))
-        if refused is not None:
-            return refused
     _, _, broken = str(exc).partition("failed: ")
     fields["constraint"] = broken or str(exc)
     if getattr(exc, "extendedresult", 0) in _TAKEN:

@@ -121,7 +121,8 @@ CREATE TRIGGER artifact_content_usage_insert AFTER INSERT ON artifact_content WH
 BEGIN
     UPDATE tenant_usage SET storage_bytes = storage_bytes + NEW.size_bytes
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, concat_ws(' ', 'max_storage_mb', l.max_storage_bytes, u.storage_bytes - NEW.size_bytes, NEW.size_bytes))
+    SELECT CASE WHEN json_extract('{}', 'max_storage_mb ' || l.max_storage_bytes || ' ' || (u.storage_bytes - NEW.size_bytes)
+        || ' ' || NEW.size_bytes) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
     FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
     WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND NEW.size_bytes > 0;
 END;
@@ -133,8 +134,9 @@ WHEN NEW.size_bytes <> OLD.size_bytes AND EXISTS (
 BEGIN
     UPDATE tenant_usage SET storage_bytes = storage_bytes + NEW.size_bytes - OLD.size_bytes
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, concat_ws(' ', 'max_storage_mb', l.max_storage_bytes,
-        u.storage_bytes - NEW.size_bytes + OLD.size_bytes, NEW.size_bytes - OLD.size_bytes))
+    SELECT CASE WHEN json_extract('{}', 'max_storage_mb ' || l.max_storage_bytes
+        || ' ' || (u.storage_bytes - NEW.size_bytes + OLD.size_bytes)
+        || ' ' || (NEW.size_bytes - OLD.size_bytes)) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
     FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
     WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND NEW.size_bytes > OLD.size_bytes;
 END;
@@ -416,7 +418,7 @@ CREATE TRIGGER kv_store_usage_delete AFTER DELETE ON kv_store WHEN EXISTS (
     SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_storage_bytes IS NOT NULL
 )
 BEGIN
-    UPDATE tenant_usage SET storage_bytes = storage_bytes - octet_length(OLD.value)
+    UPDATE tenant_usage SET storage_bytes = storage_bytes - length(CAST(OLD.value AS BLOB))
     WHERE tenant_id = OLD.tenant_id;
 END;
 
@@ -424,26 +426,28 @@ CREATE TRIGGER kv_store_usage_insert AFTER INSERT ON kv_store WHEN EXISTS (
     SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
 )
 BEGIN
-    UPDATE tenant_usage SET storage_bytes = storage_bytes + octet_length(NEW.value)
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + length(CAST(NEW.value AS BLOB))
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, concat_ws(' ', 'max_storage_mb', l.max_storage_bytes,
-        u.storage_bytes - octet_length(NEW.value), octet_length(NEW.value)))
+    SELECT CASE WHEN json_extract('{}', 'max_storage_mb ' || l.max_storage_bytes
+        || ' ' || (u.storage_bytes - length(CAST(NEW.value AS BLOB)))
+        || ' ' || length(CAST(NEW.value AS BLOB))) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
     FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
-    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND octet_length(NEW.value) > 0;
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND length(CAST(NEW.value AS BLOB)) > 0;
 END;
 
 CREATE TRIGGER kv_store_usage_resize AFTER UPDATE OF value ON kv_store
-WHEN octet_length(NEW.value) <> octet_length(OLD.value) AND EXISTS (
+WHEN length(CAST(NEW.value AS BLOB)) <> length(CAST(OLD.value AS BLOB)) AND EXISTS (
     SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
 )
 BEGIN
-    UPDATE tenant_usage SET storage_bytes = storage_bytes + octet_length(NEW.value) - octet_length(OLD.value)
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + length(CAST(NEW.value AS BLOB)) - length(CAST(OLD.value AS BLOB))
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, concat_ws(' ', 'max_storage_mb', l.max_storage_bytes,
-        u.storage_bytes - octet_length(NEW.value) + octet_length(OLD.value), octet_length(NEW.value) - octet_length(OLD.value)))
+    SELECT CASE WHEN json_extract('{}', 'max_storage_mb ' || l.max_storage_bytes
+        || ' ' || (u.storage_bytes - length(CAST(NEW.value AS BLOB)) + length(CAST(OLD.value AS BLOB)))
+        || ' ' || (length(CAST(NEW.value AS BLOB)) - length(CAST(OLD.value AS BLOB)))) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
     FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
     WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes
-        AND octet_length(NEW.value) > octet_length(OLD.value);
+        AND length(CAST(NEW.value AS BLOB)) > length(CAST(OLD.value AS BLOB));
 END;
 
 CREATE TABLE memories (
@@ -494,7 +498,7 @@ CREATE TRIGGER memories_usage_delete AFTER DELETE ON memories WHEN EXISTS (
     SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND (max_documents IS NOT NULL OR max_storage_bytes IS NOT NULL)
 )
 BEGIN
-    UPDATE tenant_usage SET documents = documents - 1, storage_bytes = storage_bytes - octet_length(OLD.content)
+    UPDATE tenant_usage SET documents = documents - 1, storage_bytes = storage_bytes - length(CAST(OLD.content AS BLOB))
     WHERE tenant_id = OLD.tenant_id;
 END;
 
@@ -502,29 +506,32 @@ CREATE TRIGGER memories_usage_insert AFTER INSERT ON memories WHEN EXISTS (
     SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND (max_documents IS NOT NULL OR max_storage_bytes IS NOT NULL)
 )
 BEGIN
-    UPDATE tenant_usage SET documents = documents + 1, storage_bytes = storage_bytes + octet_length(NEW.content)
+    UPDATE tenant_usage SET documents = documents + 1, storage_bytes = storage_bytes + length(CAST(NEW.content AS BLOB))
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, concat_ws(' ', 'max_documents', l.max_documents, u.documents - 1, 1))
+    SELECT CASE WHEN json_extract('{}', 'max_documents ' || l.max_documents || ' ' || (u.documents - 1)
+        || ' ' || 1) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
     FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
     WHERE u.tenant_id = NEW.tenant_id AND u.documents > l.max_documents;
-    SELECT RAISE(ABORT, concat_ws(' ', 'max_storage_mb', l.max_storage_bytes,
-        u.storage_bytes - octet_length(NEW.content), octet_length(NEW.content)))
+    SELECT CASE WHEN json_extract('{}', 'max_storage_mb ' || l.max_storage_bytes
+        || ' ' || (u.storage_bytes - length(CAST(NEW.content AS BLOB)))
+        || ' ' || length(CAST(NEW.content AS BLOB))) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
     FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
-    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND octet_length(NEW.content) > 0;
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND length(CAST(NEW.content AS BLOB)) > 0;
 END;
 
 CREATE TRIGGER memories_usage_resize AFTER UPDATE OF content ON memories
-WHEN octet_length(NEW.content) <> octet_length(OLD.content) AND EXISTS (
+WHEN length(CAST(NEW.content AS BLOB)) <> length(CAST(OLD.content AS BLOB)) AND EXISTS (
     SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
 )
 BEGIN
-    UPDATE tenant_usage SET storage_bytes = storage_bytes + octet_length(NEW.content) - octet_length(OLD.content)
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + length(CAST(NEW.content AS BLOB)) - length(CAST(OLD.content AS BLOB))
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, concat_ws(' ', 'max_storage_mb', l.max_storage_bytes,
-        u.storage_bytes - octet_length(NEW.content) + octet_length(OLD.content), octet_length(NEW.content) - octet_length(OLD.content)))
+    SELECT CASE WHEN json_extract('{}', 'max_storage_mb ' || l.max_storage_bytes
+        || ' ' || (u.storage_bytes - length(CAST(NEW.content AS BLOB)) + length(CAST(OLD.content AS BLOB)))
+        || ' ' || (length(CAST(NEW.content AS BLOB)) - length(CAST(OLD.content AS BLOB)))) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
     FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
     WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes
-        AND octet_length(NEW.content) > octet_length(OLD.content);
+        AND length(CAST(NEW.content AS BLOB)) > length(CAST(OLD.content AS BLOB));
 END;
 
 CREATE TABLE memory_versions (
@@ -679,8 +686,8 @@ CREATE TRIGGER tenants_quotas_changed AFTER UPDATE OF quotas ON tenants
 WHEN NEW.quotas IS NOT OLD.quotas
 BEGIN
     INSERT INTO tenant_limits (tenant_id, max_documents, max_storage_bytes, max_vectors)
-    VALUES (NEW.tenant_id, NEW.quotas ->> '$.max_documents', min(NEW.quotas ->> '$.max_storage_mb', 8796093022207) * 1048576,
-        NEW.quotas ->> '$.max_vectors')
+    VALUES (NEW.tenant_id, json_extract(NEW.quotas, '$.max_documents'), min(json_extract(NEW.quotas, '$.max_storage_mb'), 8796093022207) * 1048576,
+        json_extract(NEW.quotas, '$.max_vectors'))
     ON CONFLICT (tenant_id) DO UPDATE
     SET max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
         max_vectors = excluded.max_vectors;
@@ -688,8 +695,8 @@ BEGIN
     SELECT NEW.tenant_id,
         iif(l.max_documents IS NULL, NULL, (SELECT count(*) FROM memories WHERE tenant_id = NEW.tenant_id)),
         iif(l.max_storage_bytes IS NULL, NULL,
-            (SELECT coalesce(sum(octet_length(value)), 0) FROM kv_store WHERE tenant_id = NEW.tenant_id)
-            + (SELECT coalesce(sum(octet_length(content)), 0) FROM memories WHERE tenant_id = NEW.tenant_id)
+            (SELECT coalesce(sum(length(CAST(value AS BLOB))), 0) FROM kv_store WHERE tenant_id = NEW.tenant_id)
+            + (SELECT coalesce(sum(length(CAST(content AS BLOB))), 0) FROM memories WHERE tenant_id = NEW.tenant_id)
             + (SELECT coalesce(sum(size_bytes), 0) FROM artifact_content WHERE tenant_id = NEW.tenant_id)),
         iif(l.max_vectors IS NULL, NULL, (SELECT count(*) FROM vector_embeddings_384 WHERE tenant_id = NEW.tenant_id)
             + (SELECT count(*) FROM vector_embeddings_768 WHERE tenant_id = NEW.tenant_id)
@@ -703,8 +710,8 @@ END;
 CREATE TRIGGER tenants_quotas_granted AFTER INSERT ON tenants
 BEGIN
     INSERT INTO tenant_limits (tenant_id, max_documents, max_storage_bytes, max_vectors)
-    VALUES (NEW.tenant_id, NEW.quotas ->> '$.max_documents', min(NEW.quotas ->> '$.max_storage_mb', 8796093022207) * 1048576,
-        NEW.quotas ->> '$.max_vectors')
+    VALUES (NEW.tenant_id, json_extract(NEW.quotas, '$.max_documents'), min(json_extract(NEW.quotas, '$.max_storage_mb'), 8796093022207) * 1048576,
+        json_extract(NEW.quotas, '$.max_vectors'))
     ON CONFLICT (tenant_id) DO UPDATE
     SET max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
         max_vectors = excluded.max_vectors;
@@ -712,8 +719,8 @@ BEGIN
     SELECT NEW.tenant_id,
         iif(l.max_documents IS NULL, NULL, (SELECT count(*) FROM memories WHERE tenant_id = NEW.tenant_id)),
         iif(l.max_storage_bytes IS NULL, NULL,
-            (SELECT coalesce(sum(octet_length(value)), 0) FROM kv_store WHERE tenant_id = NEW.tenant_id)
-            + (SELECT coalesce(sum(octet_length(content)), 0) FROM memories WHERE tenant_id = NEW.tenant_id)
+            (SELECT coalesce(sum(length(CAST(value AS BLOB))), 0) FROM kv_store WHERE tenant_id = NEW.tenant_id)
+            + (SELECT coalesce(sum(length(CAST(content AS BLOB))), 0) FROM memories WHERE tenant_id = NEW.tenant_id)
             + (SELECT coalesce(sum(size_bytes), 0) FROM artifact_content WHERE tenant_id = NEW.tenant_id)),
         iif(l.max_vectors IS NULL, NULL, (SELECT count(*) FROM vector_embeddings_384 WHERE tenant_id = NEW.tenant_id)
             + (SELECT count(*) FROM vector_embeddings_768 WHERE tenant_id = NEW.tenant_id)
@@ -782,7 +789,8 @@ CREATE TRIGGER vector_embeddings_1536_usage_insert AFTER INSERT ON vector_embedd
 BEGIN
     UPDATE tenant_usage SET vectors = vectors + 1
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, concat_ws(' ', 'max_vectors', l.max_vectors, u.vectors - 1, 1))
+    SELECT CASE WHEN json_extract('{}', 'max_vectors ' || l.max_vectors || ' ' || (u.vectors - 1)
+        || ' ' || 1) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
     FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
     WHERE u.tenant_id = NEW.tenant_id AND u.vectors > l.max_vectors;
 END;
@@ -824,7 +832,8 @@ CREATE TRIGGER vector_embeddings_3072_usage_insert AFTER INSERT ON vector_embedd
 BEGIN
     UPDATE tenant_usage SET vectors = vectors + 1
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, concat_ws(' ', 'max_vectors', l.max_vectors, u.vectors - 1, 1))
+    SELECT CASE WHEN json_extract('{}', 'max_vectors ' || l.max_vectors || ' ' || (u.vectors - 1)
+        || ' ' || 1) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
     FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
     WHERE u.tenant_id = NEW.tenant_id AND u.vectors > l.max_vectors;
 END;
@@ -866,7 +875,8 @@ CREATE TRIGGER vector_embeddings_384_usage_insert AFTER INSERT ON vector_embeddi
 BEGIN
     UPDATE tenant_usage SET vectors = vectors + 1
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, concat_ws(' ', 'max_vectors', l.max_vectors, u.vectors - 1, 1))
+    SELECT CASE WHEN json_extract('{}', 'max_vectors ' || l.max_vectors || ' ' || (u.vectors - 1)
+        || ' ' || 1) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
     FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
     WHERE u.tenant_id = NEW.tenant_id AND u.vectors > l.max_vectors;
 END;
@@ -908,7 +918,8 @@ CREATE TRIGGER vector_embeddings_768_usage_insert AFTER INSERT ON vector_embeddi
 BEGIN
     UPDATE tenant_usage SET vectors = vectors + 1
     WHERE tenant_id = NEW.tenant_id;
-    SELECT RAISE(ABORT, concat_ws(' ', 'max_vectors', l.max_vectors, u.vectors - 1, 1))
+    SELECT CASE WHEN json_extract('{}', 'max_vectors ' || l.max_vectors || ' ' || (u.vectors - 1)
+        || ' ' || 1) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
     FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
     WHERE u.tenant_id = NEW.tenant_id AND u.vectors > l.max_vectors;
 END;
