@@ -209,7 +209,9 @@ def test_an_older_sqlite_opens_the_file_and_is_counted_too(tmp_path: Path) -> No
     migrate_sqlite(file)
     file.close()
     register = "INSERT INTO tenants (tenant_id, name, quotas, created_at, updated_at) VALUES ('a', 'a', ?, 0, 0)"
-    keep = "INSERT INTO kv_store (tenant_id, key, value, created_at, updated_at) VALUES ('a', ?, ?, 0, 0)"
+    keep = (
+        "INSERT INTO kv_store (tenant_id, key, value, metadata, created_at, updated_at) VALUES ('a', ?, ?, '{}', 0, 0)"
+    )
     older = sqlite3.connect(path)
     older.execute(register, ('{"max_storage_mb": 1}',))
     older.execute(keep, ("fits", bytes(2**20)))
