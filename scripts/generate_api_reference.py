@@ -45,7 +45,7 @@ from llmspell.storage.contracts.jobs import Jobs
 from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.procedures import Pattern, Prediction, Procedures
 from llmspell.storage.contracts.sessions import SessionRecord, Sessions
-from llmspell.storage.contracts.tenants import TenantRecord
+from llmspell.storage.contracts.tenants import QuotaUse, TenantRecord, TenantUsage
 from llmspell.storage.contracts.workflow_state import WorkflowState, WorkflowStates, WorkflowSummary
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -72,7 +72,17 @@ CLASSES = {
 RECORDS = {
     kind.__name__: kind
     for kind in (
-        *(TenantRecord, SessionRecord, AgentState, AgentStateSummary, StateCheck, WorkflowState, WorkflowSummary),
+        *(
+            TenantRecord,
+            TenantUsage,
+            QuotaUse,
+            SessionRecord,
+            AgentState,
+            AgentStateSummary,
+            StateCheck,
+            WorkflowState,
+            WorkflowSummary,
+        ),
         *(Pattern, Prediction, NewEvent, EventRecord, EventStats),
         *(NewHookExecution, HookExecution, HookStatistics, RetentionPolicy),
         *(NewAuditEntry, AuditEntry, AuditHead, AuditVerification, ApiKeyInfo, AccessKey),

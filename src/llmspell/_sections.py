@@ -7,7 +7,7 @@ Each field carries its own documentation: the generated reference, `config expla
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_args, get_origin
 
 import msgspec
 
@@ -82,6 +82,8 @@ def limit_in_words(base: Any, meta: msgspec.Meta) -> str:
     options = [option for option in get_args(base) if option is not type(None)]
     if options and get_origin(base) is not Literal:
         base = options[0]
+    if get_origin(base) is Annotated:  # what may be unset has its limits inside
+        base, meta = get_args(base)
     if get_origin(base) is Literal:
         return "one of " + ", ".join(map(str, get_args(base)))
     name = {bool: "true or false", int: "a whole number", float: "a number"}.get(base, "text")
@@ -111,7 +113,11 @@ class TenancySettings(Section, frozen=True, kw_only=True):
 
 
 def _granted(what: str) -> str:
-    return f"Granted to a new tenant: {what}. Recorded; nothing refuses what exceeds it yet."
+    return f"Granted to a new tenant: {what}. Unset: no limit."
+
+
+Granted: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+"""How much is granted; without it there is no limit."""
 
 
 class MultiTenantSettings(Section, frozen=True, kw_only=True):
@@ -119,13 +125,19 @@ class MultiTenantSettings(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, later("Serve several tenants.", row="TEN-12")] = True
     isolation_level: Annotated[Literal["strict"], about("How a new tenant is kept apart.", row="TEN-12")] = "strict"
-    default_quota_documents: Annotated[int, about(_granted("documents"), row="TEN-12", ge=0)] = 10_000
-    default_quota_storage_mb: Annotated[int, about(_granted("stored MiB"), row="TEN-12", ge=0)] = 1_024
-    default_quota_api_calls: Annotated[int, about(_granted("calls per day"), row="TEN-12", ge=0)] = 10_000
-    default_quota_vectors: Annotated[int, about(_granted("vectors"), row="AMB-043", ge=0)] = 1_000_000
-    default_quota_embeddings_per_day: Annotated[int, about(_granted("embeddings per day"), row="AMB-043", ge=0)] = (
-        50_000
-    )
+    default_quota_documents: Annotated[Granted | None, about(_granted("memories"), row="TEN-12")] = None
+    default_quota_storage_mb: Annotated[Granted | None, about(_granted("stored MiB"), row="TEN-12")] = None
+    default_quota_api_calls: Annotated[
+        Granted | None,
+        about(
+            "Granted to a new tenant: calls per day. Unset: no limit. Recorded; refusing is the server's work, not done yet.",
+            row="TEN-12",
+        ),
+    ] = None
+    default_quota_vectors: Annotated[Granted | None, about(_granted("vectors"), row="AMB-043")] = None
+    default_quota_embeddings_per_day: Annotated[
+        Granted | None, about(_granted("embeddings per UTC day"), row="AMB-043")
+    ] = None
 
 
 class EmbeddingCacheSettings(Section, frozen=True, kw_only=True):

@@ -17,7 +17,14 @@ from llmspell.storage.contracts.backend import Backend, MigrationStatus, PoolSta
 from llmspell.storage.contracts.event_log import EventPartition
 from llmspell.storage.contracts.jobs import Job, Jobs, JobState, QueueStats
 from llmspell.storage.contracts.pages import Page
-from llmspell.storage.contracts.tenants import IsolationLevel, QuotaLimits, TenantRecord, Tenants, TenantStatus
+from llmspell.storage.contracts.tenants import (
+    IsolationLevel,
+    QuotaLimits,
+    TenantRecord,
+    Tenants,
+    TenantStatus,
+    TenantUsage,
+)
 from llmspell.tenant import TenantId, tenant_id
 
 
@@ -35,6 +42,7 @@ class NewTenants(msgspec.Struct, frozen=True, kw_only=True):
             max_documents=chosen.default_quota_documents,
             max_storage_mb=chosen.default_quota_storage_mb,
             max_vectors=chosen.default_quota_vectors,
+            max_api_calls_per_minute=None,
             max_api_calls_per_day=chosen.default_quota_api_calls,
             max_embeddings_per_day=chosen.default_quota_embeddings_per_day,
         )
@@ -44,8 +52,8 @@ class NewTenants(msgspec.Struct, frozen=True, kw_only=True):
 class TenantRegistry:
     """Which tenants exist, and who of them is served: `spell.tenants`.
 
-    `create` and `get` are for the application; the rest is the operator's work, and needs the operator's role on a server. Every
-    change is recorded in the tenant's audit log, in the same transaction. `actor` is who the log names.
+    `create`, `get` and `usage` are for the application; the rest is the operator's work, and needs the operator's role on a
+    server. Every change is recorded in the tenant's audit log, in the same transaction. `actor` is who the log names.
     """
 
     def __init__(self, tenants: Tenants, *, defaults: NewTenants, changed: Callable[[TenantId], None]) -> None:
@@ -82,6 +90,14 @@ class TenantRegistry:
     async def get(self, id: str) -> TenantRecord | None:
         """Return a tenant, or None."""
         return await self._tenants.get(tenant_id(id))
+
+    async def usage(self, id: str) -> TenantUsage:
+        """Return what a tenant uses of its quotas, and what it may use.
+
+        Raises:
+            NotFound: it is not registered.
+        """
+        return await self._tenants.usage(tenant_id(id))
 
     async def list(
         self, *, status: TenantStatus | None = None, cursor: str | None = None, limit: int = 100

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 from types import TracebackType
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -41,7 +41,14 @@ from llmspell.storage.contracts.memories import ListOrder, MemoryKind, MemoryRec
 from llmspell.storage.contracts.pages import Page
 from llmspell.storage.contracts.procedures import LEARNED_FROM, Pattern, Prediction
 from llmspell.storage.contracts.sessions import SessionRecord, SessionStatus
-from llmspell.storage.contracts.tenants import IsolationLevel, QuotaLimits, TenantRecord, TenantStatus
+from llmspell.storage.contracts.tenants import (
+    IsolationLevel,
+    QuotaLimits,
+    QuotaName,
+    TenantRecord,
+    TenantStatus,
+    TenantUsage,
+)
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 from llmspell.storage.contracts.workflow_state import WorkflowState, WorkflowStatus, WorkflowSummary
 from llmspell.tenant import DEFAULT_TENANT
@@ -669,7 +676,7 @@ class BlockingMemory:
     ) -> Ranked:
         """Return the whole fused ranking of a search; without a `question` (see there) the words have to do."""
     def question(self, query: str, embedding: VectorLike | None = None) -> bytes | None:
-        """Embed a question before any connection is taken. None when the provider fails, and inside a transaction."""
+        """Embed a question before any connection is taken. None when there is no embedding to be had, and inside a transaction."""
     def get(self, id: UUID | str) -> MemoryRecord | None:
         """Return a memory, or None when it is absent, deleted or expired."""
     def list(
@@ -834,6 +841,8 @@ class BlockingTenantRegistry:
         """Register a tenant, with the settings' quotas unless it gets its own."""
     def get(self, id: str) -> TenantRecord | None:
         """Return a tenant, or None."""
+    def usage(self, id: str) -> TenantUsage:
+        """Return what a tenant uses of its quotas, and what it may use."""
     def list(
         self, *, status: TenantStatus | None = None, cursor: str | None = None, limit: int = 100
     ) -> Page[TenantRecord]:
@@ -981,6 +990,12 @@ class BlockingTenant(_WithKeys):
         known_at: datetime | date | str | None = None,
     ) -> Context:
         """Assemble what an agent should read before it answers `query`, within `max_tokens` (default: the settings')."""
+    def usage(self) -> TenantUsage:
+        """Return what the tenant uses of its quotas, and what it may use."""
+    def check_quota(self, op: QuotaName, amount: int = 1) -> TenantUsage:
+        """Return the use of all quotas when so much more of `op` would be accepted now (TEN-01). It reserves nothing."""
+    def record_usage(self, op: Literal["embeddings"], amount: int = 1) -> None:
+        """Count texts that you have embedded elsewhere, before you keep their vectors (TEN-01), where embeddings are limited."""
 
 class BlockingSpell:
     """An open store. Made by `connect`; safe to share between tasks."""

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID, uuid5
 
 from llmspell.clock import Clock, to_microseconds
-from llmspell.errors import AlreadyExists, JobError, JobImpossible, LlmspellError, TenantError, TenantUnknown
+from llmspell.errors import (
+    AlreadyExists,
+    JobError,
+    JobImpossible,
+    LlmspellError,
+    QuotaExceeded,
+    TenantError,
+    TenantUnknown,
+)
 from llmspell.observe import logger
 from llmspell.ops.worker import Handler, JobContext
 from llmspell.storage.contracts.backend import Backend
@@ -217,7 +225,11 @@ class Chores:
         memory, done = self._spell.tenant(context.tenant).memory, 0
         for _ in range(PAGES_MAX):
             context.require_going_on()
-            count = await memory.embed_pending(limit=STEP, progress=partial(_report_beyond, context, done))
+            try:
+                count = await memory.embed_pending(limit=STEP, progress=partial(_report_beyond, context, done))
+            except QuotaExceeded as error:
+                # No failure of the job: the memories wait, and the next look for such finds them when there is room again.
+                return {"embedded": done, "stopped_by": str(error.fields["quota"])}
             done += count
             context.report(done)
             if count < STEP:

@@ -14,7 +14,8 @@
     ├── NotFound                something that was required is absent               LS-1100
     ├── TenantError
     │   ├── TenantUnknown       the tenant does not exist here                      LS-1201
-    │   └── TenantInactive      the tenant is suspended or deleted                  LS-1202
+    │   ├── TenantInactive      the tenant is suspended or deleted                  LS-1202
+    │   └── QuotaExceeded       more than the tenant was granted                    LS-1203
     ├── Conflict                another writer was first; retry may help            LS-1300
     │   ├── AlreadyExists       the id is taken                                     LS-1301
     │   ├── VersionConflict     `expected_version` is not the current version       LS-1302
@@ -208,6 +209,13 @@ class TenantInactive(TenantError):
     """The tenant is suspended or deleted, so every call is refused."""
 
     code = "LS-1202"
+
+
+class QuotaExceeded(TenantError):
+    """The tenant would use more than it was granted. Nothing was written."""
+
+    code = "LS-1203"
+    default_hint = "Delete something, or have the quota raised: `spell.tenants.update(…)`."
 
 
 class Conflict(LlmspellError):

@@ -16,7 +16,8 @@ from typing import Any, TypeVar, cast
 from llmspell.clock import Clock
 from llmspell.errors import TenantInactive, TenantUnknown, TransactionError
 from llmspell.storage.contracts.backend import Storages
-from llmspell.storage.contracts.tenants import SYSTEM, QuotaLimits, Tenants
+from llmspell.storage.contracts.tenants import NO_LIMITS, SYSTEM, QuotaLimits, Tenants, TenantUsage
+from llmspell.storage.contracts.tenants_checks import require_room
 from llmspell.tenant import TenantId
 
 GATE_TTL_S = 1.0
@@ -67,11 +68,13 @@ class Gate:
         """`quotas` are those of a tenant that its first write creates. `alone`: an open transaction keeps other writes waiting."""
         self._alone = alone
         self._tenants = tenants
-        self._quotas = quotas
+        self._new_quotas = quotas or NO_LIMITS
+        self._quotas = self._new_quotas
         self._tenant = tenant
         self._auto_create = auto_create
         self._clock = clock
         self._open_until = float("-inf")
+        self._registered = False
 
     async def enter(self, *, writes: bool) -> None:
         """Pass, or refuse; a write creates the tenant where that is allowed.
@@ -88,13 +91,38 @@ class Gate:
         record = await self._tenants.get(self._tenant)
         if record is None and not self._auto_create:
             raise TenantUnknown(tenant=self._tenant)
+        self._registered = record is not None or writes
         if record is None and not writes:
             return
         if record is None:
-            record = await self._tenants.create(self._tenant, quotas=self._quotas, exist_ok=True, actor=SYSTEM)
+            record = await self._tenants.create(self._tenant, quotas=self._new_quotas, exist_ok=True, actor=SYSTEM)
         if record.status != "active":
             raise TenantInactive(tenant=self._tenant, status=record.status)
+        self._quotas = record.quotas
         self._open_until = self._clock.monotonic() + GATE_TTL_S
+
+    async def usage(self) -> TenantUsage:
+        """Return what the tenant uses and may use: of one that its first write will create, what it will be granted.
+
+        Raises:
+            TenantUnknown, TenantInactive.
+        """
+        await self.enter(writes=False)
+        return await self._tenants.usage(self._tenant) if self._registered else TenantUsage.of(self._new_quotas, {})
+
+    async def take_embeddings(self, count: int) -> None:
+        """Count texts that are about to be embedded, where the tenant's are limited. That they are is known within a second.
+
+        Raises:
+            QuotaExceeded: they would be more than it may have embedded today.
+            TenantUnknown, TenantInactive.
+        """
+        await self.enter(writes=False)
+        if self._quotas.max_embeddings_per_day is None:
+            return
+        if not self._registered:
+            require_room(TenantUsage.of(self._quotas, {}), "embeddings", count)
+        await self._tenants.take_embeddings(self._tenant, count)
 
     def _require_outside(self) -> None:
         task = asyncio.current_task()

@@ -51,6 +51,8 @@ from llmspell.storage.contracts.kv import KV
 from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.contracts.procedures import Procedures
 from llmspell.storage.contracts.sessions import Sessions
+from llmspell.storage.contracts.tenants import QuotaName, TenantUsage
+from llmspell.storage.contracts.tenants_checks import require_amount, require_quota_name, require_room
 from llmspell.storage.contracts.workflow_state import WorkflowStates
 from llmspell.storage.open import open_backend
 from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
@@ -347,7 +349,7 @@ class Tenant(Concerns, Keys):
         self._backend = backend
         self._gate = spell._gate(id)
         self._storages = storages = guarded(spell._watched(backend.storages(id), id), self._gate)
-        self._embedding = spell._embedding.for_tenant(id)
+        self._embedding = spell._embedding.for_tenant(id, self._gate.take_embeddings)
         state = spell._state(storages, id, atomically=self._on_state)
         self._bind(storages, spell._memory(storages, id, self._embedding), state)
         self._bind_keys(storages, spell._secrets, id)
@@ -375,6 +377,41 @@ class Tenant(Concerns, Keys):
         return await self._context.assemble(
             query, max_tokens=budget, session=session, filters=filters, as_of=as_of, known_at=known_at
         )
+
+    async def usage(self) -> TenantUsage:
+        """Return what the tenant uses of its quotas, and what it may use."""
+        return await self._gate.usage()
+
+    async def check_quota(self, op: QuotaName, amount: int = 1) -> TenantUsage:
+        """Return the use of all quotas when so much more of `op` would be accepted now (TEN-01). It reserves nothing.
+
+        Every write counts what it adds in its own transaction, and is refused there; ask before work whose result could not be
+        kept.
+
+        Raises:
+            InvalidInput: `op` is not "documents", "storage_bytes", "vectors" or "embeddings", or `amount` is no whole number.
+            QuotaExceeded: it would not be accepted.
+        """
+        quota = require_quota_name(op)
+        require_amount(amount, field="amount")
+        usage = await self._gate.usage()
+        require_room(usage, quota, amount)
+        return usage
+
+    async def record_usage(self, op: Literal["embeddings"], amount: int = 1) -> None:
+        """Count texts that you have embedded elsewhere, before you keep their vectors (TEN-01), where embeddings are limited.
+
+        Everything else counts itself, in the transaction that writes it.
+
+        Raises:
+            InvalidInput: `op` is not "embeddings", or `amount` is no whole number.
+            QuotaExceeded: they would be more than the tenant may have embedded today; nothing was counted.
+        """
+        if op != "embeddings":
+            raise InvalidInput(
+                "op", 'must be "embeddings"', given=op, hint="Everything else is counted where it is written."
+            )
+        await self._gate.take_embeddings(require_amount(amount, field="amount"))
 
     def transaction(self, *, timeout_s: float | None = None) -> AbstractAsyncContextManager[Transaction]:
         """Open a transaction: everything written through it is kept together when the block ends, or nothing is.

@@ -110,7 +110,12 @@ async def test_new_tenants_get_the_quotas_of_the_settings(
         ),
     )
     granted = QuotaLimits(
-        max_documents=1, max_storage_mb=2, max_vectors=3, max_api_calls_per_day=4, max_embeddings_per_day=5
+        max_documents=1,
+        max_storage_mb=2,
+        max_vectors=3,
+        max_api_calls_per_minute=None,
+        max_api_calls_per_day=4,
+        max_embeddings_per_day=5,
     )
     async with llmspell.connect(url_of(backend, request, tmp_path), settings=settings, embedder="hashing") as spell:
         acme = await fresh_tenant(spell)

@@ -113,8 +113,33 @@ def test_quotas_come_from_the_settings_and_are_changed_one_by_one(shell: Shell) 
     assert (changed["max_documents"], changed["max_vectors"], changed["max_storage_mb"]) == (3, 7, 9)
     assert shell("tenants", "quota", "acme", "--json").document == changed
     assert shell("tenants", "quota", "acme", "--max-vectors", "-1").code == 2
+    assert shell("tenants", "quota", "acme", "--max-vectors", "none", "--json").document == {
+        **changed,
+        "max_vectors": None,
+    }
     log = shell("audit", "list", "--tenant", "acme", "--operation", "tenants.update", "--json").document
-    assert [item["details"]["quotas"]["max_storage_mb"] for item in log["items"]] == [9]
+    assert [item["details"]["quotas"]["max_storage_mb"] for item in log["items"]] == [9, 9]
+
+
+def test_what_a_tenant_uses_is_shown_and_what_exceeds_it_is_exit_code_4(shell: Shell) -> None:
+    shell("tenants", "create", "acme", "--max-documents", "1", "--max-storage-mb", "1")
+    shell("add", "Tea.", "--tenant", "acme")
+
+    refused = shell("add", "More tea.", "--tenant", "acme")
+
+    assert (refused.code, refused.out) == (4, "")
+    assert "1 memories" in refused.err
+    assert "hint: Delete something, or have the quota raised: llmspell tenants quota." in refused.err
+    assert shell("tenants", "usage", "acme").lines == [
+        "documents\t1\t1",
+        "storage_bytes\t4\t1048576",
+        "vectors\t1\tnone",
+        "embeddings\t0\tnone",
+    ]
+    assert shell("tenants", "usage", "acme", "--json").document["documents"] == {"used": 1, "limit": 1}
+    assert "used_documents: 1" in shell("tenants", "show", "acme").lines
+    assert shell("tenants", "show", "acme", "--json").document["usage"]["storage_bytes"]["used"] == 4
+    assert shell("tenants", "usage", "globex").code == 1
 
 
 def test_the_operators_work_on_a_server_needs_the_operators_role(

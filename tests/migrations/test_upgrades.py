@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from pathlib import Path
 from uuid import UUID
 
 import apsw
 import psycopg
+import pytest
 from tests.fixtures.postgres import PostgresDatabase
 from tests.migrations.samples import ID, bind, insert_sample
 from tests.migrations.schemas import migrate_postgres, migrate_sqlite
@@ -145,3 +148,77 @@ def test_the_bounds_of_events_in_a_file_become_known_and_stay_so(tmp_path: Path)
 
     rows = file.execute("SELECT tenant_id, value, first_at, last_at FROM event_sequences ORDER BY 1").fetchall()
     assert rows == [(TENANTS[0], 3, -5, 5), (TENANTS[1], 4, 9, 10)]
+
+
+OLD_QUOTAS = {
+    TENANTS[0]: '{"max_documents": 10000, "max_storage_mb": 1024, "max_vectors": 1, "max_embeddings_per_day": 50000}',
+    TENANTS[1]: '{"max_documents": 10000, "max_storage_mb": 1024, "max_vectors": 1000000}',
+}
+
+
+def test_a_quota_that_somebody_chose_holds_after_the_upgrade_and_the_defaults_do_not(
+    postgres_empty_database: PostgresDatabase,
+) -> None:
+    migrate_postgres(postgres_empty_database.admin_url, last=32)
+    with psycopg.connect(postgres_empty_database.operator_url) as operator:
+        for tenant, quotas in OLD_QUOTAS.items():
+            operator.execute(
+                "INSERT INTO llmspell.tenants (tenant_id, name, quotas) VALUES (%s, 't', %s)", (tenant, quotas)
+            )
+            insert_sample(operator, "vector_embeddings_384", tenant, id=ID, owner_id=ID)
+
+    migrate_postgres(postgres_empty_database.admin_url, first=33)
+
+    with psycopg.connect(postgres_empty_database.operator_url) as operator:
+        usage = "SELECT tenant_id, documents, storage_bytes, vectors FROM llmspell.tenant_usage ORDER BY 1"
+        limits = (
+            "SELECT tenant_id, max_documents, max_storage_bytes, max_vectors FROM llmspell.tenant_limits ORDER BY 1"
+        )
+        kept = "SELECT tenant_id, quotas ->> 'max_vectors', quotas ? 'marked' FROM llmspell.tenants ORDER BY 1"
+        assert operator.execute(usage).fetchall() == [(TENANTS[0], None, None, 1), (TENANTS[1], None, None, None)]
+        assert operator.execute(limits).fetchall() == [(TENANTS[0], None, None, 1), (TENANTS[1], None, None, None)]
+        assert operator.execute(kept).fetchall() == [(TENANTS[0], "1", False), (TENANTS[1], None, False)]
+
+
+def test_a_quota_that_somebody_chose_in_a_file_holds_after_the_upgrade_and_the_defaults_do_not(tmp_path: Path) -> None:
+    file = apsw.Connection(str(tmp_path / "store.db"))
+    migrate_sqlite(file, last=32)
+    for tenant, quotas in OLD_QUOTAS.items():
+        insert = "INSERT INTO tenants (tenant_id, name, quotas, created_at, updated_at) VALUES (?, 't', ?, 0, 0)"
+        file.execute(insert, (tenant, quotas))
+
+    migrate_sqlite(file, first=33)
+
+    usage = (
+        "SELECT u.tenant_id, documents, vectors, max_vectors"
+        " FROM tenant_usage u JOIN tenant_limits USING (tenant_id) ORDER BY 1"
+    )
+    assert file.execute(usage).fetchall() == [(TENANTS[0], None, 0, 1), (TENANTS[1], None, None, None)]
+    kept = [json.loads(str(quotas)) for (quotas,) in file.execute("SELECT quotas FROM tenants ORDER BY tenant_id")]
+    assert [{name for name, limit in quotas.items() if limit is not None} for quotas in kept] == [
+        {"max_vectors"},
+        set(),
+    ]
+    file.close()
+
+
+def test_an_older_sqlite_opens_the_file_and_is_counted_too(tmp_path: Path) -> None:
+    """The module of the standard library is what a distribution has; tools open our files with it."""
+    path = str(tmp_path / "store.db")
+    file = apsw.Connection(path)
+    migrate_sqlite(file)
+    file.close()
+    register = "INSERT INTO tenants (tenant_id, name, quotas, created_at, updated_at) VALUES ('a', 'a', ?, 0, 0)"
+    keep = (
+        "INSERT INTO kv_store (tenant_id, key, value, metadata, created_at, updated_at) VALUES ('a', ?, ?, '{}', 0, 0)"
+    )
+    older = sqlite3.connect(path)
+    older.execute(register, ('{"max_storage_mb": 1}',))
+    older.execute(keep, ("fits", bytes(2**20)))
+
+    with pytest.raises(sqlite3.Error, match="max_storage_mb 1048576 1048576 1"):
+        older.execute(keep, ("one too many", b"x"))
+
+    assert older.execute("SELECT storage_bytes FROM tenant_usage").fetchall() == [(2**20,)]
+    assert older.execute("SELECT key FROM kv_store").fetchall() == [("fits",)]
+    older.close()

@@ -30,7 +30,7 @@ class ExitCode(enum.IntEnum):
     UNAVAILABLE = 3
     """The store or a provider cannot be reached; trying again may help."""
     DENIED = 4
-    """Credentials or permissions do not allow it."""
+    """Credentials, permissions or a quota do not allow it."""
     CONFLICT = 5
     """Somebody else was first, or a precondition such as the schema version does not hold."""
     INTERRUPTED = 130
@@ -45,6 +45,7 @@ EXIT_CODES: dict[type[errors.LlmspellError], ExitCode] = {
     errors.Unavailable: ExitCode.UNAVAILABLE,
     errors.ProviderUnavailable: ExitCode.UNAVAILABLE,
     errors.TenantInactive: ExitCode.DENIED,
+    errors.QuotaExceeded: ExitCode.DENIED,
     errors.UnsafeRole: ExitCode.DENIED,
     errors.AccessRefused: ExitCode.DENIED,
     errors.SignatureRefused: ExitCode.DENIED,
@@ -81,6 +82,7 @@ COMMAND_HINTS: dict[type[errors.LlmspellError], Callable[[errors.LlmspellError],
     errors.TenantUnknown: lambda error: (
         f"Run: llmspell tenants create {shlex.quote(str(error.fields.get('tenant', 'ID')))}"
     ),
+    errors.QuotaExceeded: lambda error: error.hint.replace("`spell.tenants.update(…)`", "llmspell tenants quota"),
     errors.AlreadyExists: lambda error: error.hint.replace("exist_ok=True", "--exist-ok"),
 }
 """Hints in the words of the command line, where the error's own are in those of Python."""

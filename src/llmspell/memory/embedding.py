@@ -5,13 +5,60 @@ Rule: no storage connection is held here; an embedder may take as long as it nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 from llmspell.providers.cache import CachedEmbedder
 from llmspell.providers.embedder import Embedder, checked_vectors
 from llmspell.retrieval.windows import split_to_fit
 from llmspell.storage.contracts.memories import EmbeddingSpace
 from llmspell.tenant import TenantId
+
+Take: TypeAlias = Callable[[int], Awaitable[None]]
+"""Counts texts before they are embedded, or raises `QuotaExceeded`."""
+
+
+class MeteredEmbedder:
+    """An embedder whose texts are counted before it is asked."""
+
+    def __init__(self, embedder: Embedder, take: Take) -> None:
+        """The embedder is somebody else's, who closes it."""
+        self._embedder = embedder
+        self._take = take
+
+    def __repr__(self) -> str:
+        return f"MeteredEmbedder({self._embedder!r})"
+
+    @property
+    def model(self) -> str:
+        return self._embedder.model
+
+    @property
+    def dimension(self) -> int:
+        return self._embedder.dimension
+
+    @property
+    def max_tokens(self) -> int:
+        return self._embedder.max_tokens
+
+    @property
+    def exact_tokens(self) -> bool:
+        return self._embedder.exact_tokens
+
+    def count_tokens(self, text: str) -> int:
+        return self._embedder.count_tokens(text)
+
+    async def embed(self, texts: Sequence[str]) -> list[bytes]:
+        """As `Embedder.embed`.
+
+        Raises:
+            QuotaExceeded: the tenant may not have so many embedded today.
+        """
+        await self._take(len(texts))
+        return await self._embedder.embed(texts)
+
+    async def aclose(self) -> None:
+        """Release nothing: it owns nothing."""
 
 
 class Embedding:
@@ -21,16 +68,20 @@ class Embedding:
         self._open = open_embedder
         self._embedder: Embedder | None = None
 
-    def for_tenant(self, tenant: TenantId) -> Embedding:
+    def for_tenant(self, tenant: TenantId, take: Take) -> Embedding:
         """Return this embedding as a tenant uses it: a cache that keeps tenants apart shows it only its own entries.
 
-        The view opens what it is a view of, and is not closed.
+        What the provider is asked for goes through `take`; with a cache that tenants share, what the cache knows too, for one
+        tenant's refusal must never reach another that waits for the same text. The view opens what it is a view of, and is not
+        closed.
         """
-        return Embedding(lambda: self._seen_by(tenant))
+        return Embedding(lambda: self._seen_by(tenant, take))
 
-    def _seen_by(self, tenant: TenantId) -> Embedder:
+    def _seen_by(self, tenant: TenantId, take: Take) -> Embedder:
         embedder = self.embedder
-        return embedder.for_tenant(tenant) if isinstance(embedder, CachedEmbedder) else embedder
+        if isinstance(embedder, CachedEmbedder) and embedder.cache.config.per_tenant:
+            return embedder.for_tenant(tenant, within=lambda provider: MeteredEmbedder(provider, take))
+        return MeteredEmbedder(embedder, take)
 
     @property
     def embedder(self) -> Embedder:

@@ -2,8 +2,8 @@
 
 Not here: how rankings are fused (`retrieval`), how a context is filled (`context`).
 
-Rule 1: a memory is embedded before the store is touched; when the provider fails, it is kept all the same, found by its words,
-and its embedding is pending until `embed_pending`.
+Rule 1: a memory is embedded before the store is touched; when the provider fails, or the tenant has had as many texts embedded
+today as it may, it is kept all the same, found by its words, and its embedding is pending until `embed_pending`.
 Rule 2: inside a transaction nothing is embedded: `add` takes a ready vector, or the embedding is pending.
 """
 
@@ -19,7 +19,7 @@ import msgspec
 
 from llmspell.clock import Clock, from_microseconds, optional_instant, to_microseconds
 from llmspell.codec import VectorLike, pack_vector, require_key, require_limit, require_metadata, require_text
-from llmspell.errors import InvalidInput, InvalidText, NotFound, ProviderError, TransactionError
+from llmspell.errors import InvalidInput, InvalidText, NotFound, ProviderError, QuotaExceeded, TransactionError
 from llmspell.ids import IdSource, parse_id
 from llmspell.memory.embedding import Embedding
 from llmspell.memory.limits import one_limit
@@ -219,12 +219,12 @@ class Memory:
         ]
 
     async def _windows(self, texts: Sequence[str]) -> Mapping[str, tuple[bytes, ...]]:
-        """Embed texts; those without an embedding are left out: the provider failed, or a transaction has not got them."""
+        """Embed texts; those without an embedding are left out: there is none to be had now, or a transaction has not got them."""
         if self._in_transaction:
             return self._ahead
         try:
             return dict(zip(texts, await self._embedding.texts(texts), strict=True))
-        except ProviderError as error:
+        except (ProviderError, QuotaExceeded) as error:
             logger.warning("%d memories are kept without embedding: %s", len(texts), error)
             return {}
 
@@ -317,7 +317,7 @@ class Memory:
         return Ranked(convex_combination(by_ranker), rankings)
 
     async def question(self, query: str, embedding: VectorLike | None = None) -> bytes | None:
-        """Embed a question before any connection is taken. None when the provider fails, and inside a transaction.
+        """Embed a question before any connection is taken. None when there is no embedding to be had, and inside a transaction.
 
         Raises:
             InvalidText: the question cannot be searched for.
@@ -331,7 +331,7 @@ class Memory:
             return None
         try:
             return await self._embedding.query(query)
-        except ProviderError as error:
+        except (ProviderError, QuotaExceeded) as error:
             logger.warning("searching by words alone: %s", error)
             return None
 
@@ -522,6 +522,7 @@ class Memory:
 
         Raises:
             ProviderError: the provider failed in a way that may pass; what was embedded before stays.
+            QuotaExceeded: the tenant may have no more embedded today, or keep no more vectors; what was embedded before stays.
             TransactionError: inside a transaction.
         """
         require_limit(limit, maximum=EMBED_MAX)
@@ -558,9 +559,20 @@ class Memory:
 
         Raises:
             ProviderError: trying again later may help, or the provider takes nothing at all (its key may be wrong).
+            QuotaExceeded: the tenant may not have one more embedded today.
         """
         try:
             windows = await self._embedding.texts([_searchable(record) for record in records])
+        except QuotaExceeded as error:
+            if len(records) > 1:
+                return await self._windows_of(
+                    records[: len(records) // 2]
+                )  # what is left of the day serves some of them
+            if not 0 < int(str(error.fields["limit"])) < int(str(error.fields["asked"])):
+                raise
+            logger.warning("a memory cannot be embedded on any day: %s", error)
+            await self._storage.mark_embedding_failed([records[0].id], space_id=self._embedding.space.space_id)
+            return []
         except ProviderError as error:
             if error.retryable or not await self._provider_works():
                 raise

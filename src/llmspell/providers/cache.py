@@ -17,7 +17,7 @@ import asyncio
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -294,14 +294,16 @@ class CachedEmbedder:
     def count_tokens(self, text: str) -> int:
         return self._embedder.count_tokens(text)
 
-    def for_tenant(self, tenant: TenantId) -> CachedEmbedder:
+    def for_tenant(
+        self, tenant: TenantId, *, within: Callable[[Embedder], Embedder] = lambda embedder: embedder
+    ) -> CachedEmbedder:
         """Return this embedder as a tenant sees it: with entries of its own when the cache is `per_tenant`.
 
-        The view shares everything else and is not closed.
+        The view shares everything else and is not closed. `within` gives what stands between its cache and the provider.
         """
         if not self.cache.config.per_tenant:
             return self
-        view = CachedEmbedder(self._embedder, self.cache)
+        view = CachedEmbedder(within(self._embedder), self.cache)
         view._namespace, view._tenant, view._view = namespace_of(tenant), tenant, True
         view._asked, view._questions = self._asked, self._questions
         return view

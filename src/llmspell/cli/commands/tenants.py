@@ -14,21 +14,33 @@ import msgspec
 from llmspell.cli.output import async_command, current_output, group, plain, plain_lines, printable
 from llmspell.cli.session import open_spell
 from llmspell.errors import TenantUnknown
-from llmspell.storage.contracts.tenants import QuotaLimits, TenantRecord, TenantStatus
+from llmspell.storage.contracts.tenants import QuotaLimits, TenantRecord, TenantStatus, TenantUsage
 
 if TYPE_CHECKING:
     from llmspell.spell import Spell
 
 STATUSES = get_args(TenantStatus)
 COLUMNS = ("id", "status", "name", "since")
+NO_LIMIT = -1
 QUOTAS = {
-    "max_documents": "documents",
+    "max_documents": "memories",
     "max_storage_mb": "stored MiB",
     "max_vectors": "vectors",
     "max_api_calls_per_minute": "calls per minute",
     "max_api_calls_per_day": "calls per day",
-    "max_embeddings_per_day": "embeddings per day",
+    "max_embeddings_per_day": "embeddings per UTC day",
 }
+
+
+class Granted(click.ParamType[int]):
+    """A whole number from 0, or `none` for no limit."""
+
+    name = "number|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "none":
+            return NO_LIMIT
+        return click.IntRange(0).convert(value, param, ctx)
 
 
 def by_whom(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +52,7 @@ def quota_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each quota."""
     for name, what in reversed(QUOTAS.items()):
         flag = "--" + name.replace("_", "-")
-        function = click.option(flag, name, type=click.IntRange(0), help=f"How many {what} it is granted.")(function)
+        function = click.option(flag, name, type=Granted(), help=f"How many {what} it is granted.")(function)
     return function
 
 
@@ -49,7 +61,7 @@ def tenants() -> None:
     """Register tenants, suspend them, and look them up.
 
     On a server a tenant must be registered before it can keep anything. In a file or in memory its first write does it,
-    unless tenancy.auto_create_tenants says otherwise. Everything but create and show is the operator's work, and needs
+    unless tenancy.auto_create_tenants says otherwise. Everything but create, show and usage is the operator's work, and needs
     DATABASE_OPERATOR_URL on a server. Every change is recorded in the tenant's audit log.
     """
 
@@ -73,10 +85,30 @@ async def create(id_: str, name: str | None, *, exist_ok: bool, actor: str | Non
 @click.argument("id_", metavar="ID")
 @async_command
 async def show(id_: str) -> None:
-    """Show a tenant: its id, its name, its status, its quotas, and since when it is registered. Exit code 1 when it is not."""
+    """Show a tenant: its id, its name, its status, its quotas, what it uses, and since when it is registered.
+
+    Exit code 1 when it is not.
+    """
     async with open_spell() as spell:
         record = await _required(spell, id_)
-    current_output().emit(record, lines=lambda: _lines(record))
+        used = await spell.tenants.usage(id_)
+    document = {**plain(record), "usage": plain(used)}
+    current_output().emit(document, lines=lambda: [*_lines(record), *(f"used_{line}" for line in _use_lines(used))])
+
+
+@tenants.command()
+@click.argument("id_", metavar="ID")
+@async_command
+async def usage(id_: str) -> None:
+    """Show what a tenant uses of its quotas. In a pipe each is a line: what, used, limit, parted by tabs.
+
+    Memories, bytes of texts, values and contents, vectors, and texts that were embedded on the present UTC day; those are
+    counted only while they are limited. Exit code 1 when the tenant is not registered.
+    """
+    async with open_spell() as spell:
+        await _required(spell, id_)
+        used = await spell.tenants.usage(id_)
+    current_output().emit(used, lines=lambda: map(_use_line, plain(used).items()), columns=("what", "used", "limit"))
 
 
 @tenants.command("list")
@@ -136,7 +168,11 @@ async def delete(id_: str, reason: str | None, *, yes: bool, actor: str | None) 
 @quota_options
 @async_command
 async def quota(id_: str, *, actor: str | None, **quotas: int | None) -> None:
-    """Show what a tenant is granted, or change what is given. Quotas are recorded; nothing refuses what exceeds them yet."""
+    """Show what a tenant is granted, or change what is given; `none` is no limit.
+
+    A write that would exceed a quota is refused as a whole. A quota below the use refuses what adds; deleting goes on. Calls are
+    recorded for a server, and nothing refuses them yet.
+    """
     async with open_spell() as spell:
         record = await _required(spell, id_)
         granted = _changed(record.quotas, quotas)
@@ -154,7 +190,7 @@ async def _required(spell: Spell, id: str) -> TenantRecord:
 
 def _changed(before: QuotaLimits, given: dict[str, int | None]) -> QuotaLimits | None:
     """Return quotas with what was given, or None when nothing was."""
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes = {name: None if value == NO_LIMIT else value for name, value in given.items() if value is not None}
     return msgspec.structs.replace(before, **changes) if changes else None
 
 
@@ -165,6 +201,15 @@ def _emit(record: TenantRecord) -> None:
 def _line(record: TenantRecord) -> str:
     since = record.created_at.isoformat().replace("+00:00", "Z")
     return "\t".join(map(printable, (record.tenant_id, record.status, record.name, since)))
+
+
+def _use_line(use: tuple[str, dict[str, Any]]) -> str:
+    what, numbers = use
+    return "\t".join((what, str(numbers["used"]), "none" if numbers["limit"] is None else str(numbers["limit"])))
+
+
+def _use_lines(used: TenantUsage) -> Iterable[str]:
+    return plain_lines({what: use["used"] for what, use in plain(used).items()})
 
 
 def _lines(record: TenantRecord) -> Iterable[str]:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import msgspec
 
+from llmspell.clock import EPOCH
 from llmspell.codec import NAME_MAX_BYTES, require_key, require_limit, require_text
-from llmspell.errors import AlreadyExists, InvalidInput, NotFound, TenantInactive, VersionConflict
+from llmspell.errors import AlreadyExists, InvalidInput, NotFound, QuotaExceeded, TenantInactive, VersionConflict
 from llmspell.storage.contracts.audit import REASON_MAX_BYTES, NewAuditEntry
 from llmspell.storage.contracts.audit_checks import require_principal
 from llmspell.storage.contracts.tenants import (
+    MEGABYTE,
+    NO_LIMITS,
     OPERATOR,
     QUOTA_MAX,
     IsolationLevel,
     QuotaLimits,
+    QuotaName,
+    QuotaUse,
     TenantRecord,
     TenantStatus,
+    TenantUsage,
 )
 from llmspell.tenant import TenantId, tenant_id
 
@@ -55,7 +61,7 @@ def new_tenant(
         status="active",
         created_at=now,
         updated_at=now,
-        quotas=QuotaLimits() if quotas is None else require_quotas(quotas),
+        quotas=NO_LIMITS if quotas is None else require_quotas(quotas),
         isolation_level=_require_isolation_level(isolation_level),
     )
     return Change(record=record, entry=_entry("create", record, actor, name=record.name))
@@ -187,7 +193,7 @@ def require_status(value: TenantStatus) -> TenantStatus:
 
 
 def require_quotas(value: QuotaLimits) -> QuotaLimits:
-    """Return quotas: whole numbers from 0.
+    """Return quotas: whole numbers from 0, or None for no limit.
 
     Raises:
         InvalidInput: not a QuotaLimits.
@@ -196,8 +202,82 @@ def require_quotas(value: QuotaLimits) -> QuotaLimits:
     if not isinstance(value, QuotaLimits):
         raise InvalidInput("quotas", "must be QuotaLimits", given=type(value).__name__)
     for name in value.__struct_fields__:
-        require_limit(getattr(value, name), field=f"quotas.{name}", maximum=QUOTA_MAX, minimum=0)
+        if getattr(value, name) is not None:
+            require_limit(getattr(value, name), field=f"quotas.{name}", maximum=QUOTA_MAX, minimum=0)
     return value
+
+
+def require_quota_name(value: object, field: str = "op") -> QuotaName:
+    """Return the name of what is counted.
+
+    Raises:
+        InvalidInput: none of the four.
+    """
+    if value not in get_args(QuotaName):
+        raise InvalidInput(field, f"must be one of {', '.join(get_args(QuotaName))}", given=value)
+    return cast("QuotaName", value)
+
+
+def require_amount(value: object, field: str = "count") -> int:
+    """Return how much is to be added to a use.
+
+    Raises:
+        InvalidLimit: no whole number from 0.
+    """
+    return require_limit(value, field=field, maximum=QUOTA_MAX, minimum=0)
+
+
+_WORDS = {
+    "max_documents": "memories",
+    "max_storage_mb": "stored bytes",
+    "max_vectors": "vectors",
+    "max_embeddings_per_day": "texts embedded today",
+}
+QUOTA_OF: dict[QuotaName, str] = {
+    "documents": "max_documents",
+    "storage_bytes": "max_storage_mb",
+    "vectors": "max_vectors",
+    "embeddings": "max_embeddings_per_day",
+}
+
+
+def exceeded(quota: str, *, limit: int, used: int, asked: int) -> QuotaExceeded:
+    """Return the refusal of what does not fit into a quota. `used` is without it; stored bytes are bytes, not megabytes."""
+    what = _WORDS[quota]
+    granted = f"{limit:,} {what}" + (f" ({limit // MEGABYTE:,} MB)" if quota == "max_storage_mb" else "")
+    return QuotaExceeded(
+        f"The tenant's quota is {granted}; {used:,} are used, and this would add {asked:,}. Nothing was written.",
+        hint="Wait for the next UTC day, or have the quota raised." if quota == "max_embeddings_per_day" else "",
+        quota=quota,
+        limit=limit,
+        used=used,
+        asked=asked,
+    )
+
+
+def require_room(usage: TenantUsage, quota: QuotaName, amount: int) -> None:
+    """Refuse what does not fit into a quota now.
+
+    Raises:
+        QuotaExceeded.
+    """
+    use: QuotaUse = getattr(usage, quota)
+    if use.limit is not None and not use.admits(amount):
+        raise exceeded(QUOTA_OF[quota], limit=use.limit, used=use.used, asked=amount)
+
+
+def read_refusal(text: str) -> QuotaExceeded | None:
+    """Return the error that a database's counter spells as `quota limit used asked`; None when the text is something else."""
+    quota, *numbers = text.split(" ")
+    if quota not in _WORDS or len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+        return None
+    limit, used, asked = map(int, numbers)
+    return exceeded(quota, limit=limit, used=used, asked=asked)
+
+
+def day_of(now: datetime) -> int:
+    """Return the number of an instant's UTC day, counted from 1970-01-01."""
+    return (now - EPOCH).days
 
 
 def _require_isolation_level(value: IsolationLevel) -> IsolationLevel:

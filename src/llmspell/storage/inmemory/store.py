@@ -24,6 +24,8 @@ from uuid import UUID
 from llmspell.clock import MICROSECOND, Clock
 from llmspell.errors import TransactionClosed, TransactionError, TransactionTimeout, Unavailable
 from llmspell.storage.contracts.backend import Savepoints
+from llmspell.storage.contracts.tenants import NO_LIMITS
+from llmspell.storage.inmemory import usage
 from llmspell.tenant import NO_TENANT, TenantId
 
 if TYPE_CHECKING:
@@ -104,6 +106,14 @@ class Table(Generic[K, V]):
     def rows(self) -> list[V]:
         """Return all records: a snapshot, in order of insertion."""
         return [row for _, row in self.items()]
+
+    def changes(self) -> list[tuple[V | None, V | None]]:
+        """Return what this layer changes: each record as it is below, and as it is here; None where there is none."""
+        below = self._below
+        return [
+            (None if below is None else below.get(key), None if row is _DELETED else row)
+            for key, row in self._rows.items()
+        ]
 
     def merge(self) -> None:
         """Put the changes of this layer into the table below it."""
@@ -258,12 +268,13 @@ def _wake(future: asyncio.Future[None]) -> None:
 
 
 class TenantStore:
-    """One tenant's committed state, the mutex that guards it, and the lock of its one writer."""
+    """One tenant's committed state, the mutex that guards it, and the lock of its one writer, who alone may change the limits."""
 
-    __slots__ = ("committed", "mutex", "writer")
+    __slots__ = ("committed", "limits", "mutex", "writer")
 
     def __init__(self, tenant: TenantId) -> None:
         self.committed = State(tenant=tenant)
+        self.limits = NO_LIMITS
         self.mutex = threading.Lock()
         self.writer = WriterLock()
 
@@ -297,6 +308,7 @@ class AutocommitUnit:
         try:
             layer = store.committed.layer(Transaction())
             result = work(layer)
+            usage.count(layer, store.limits)
             with store.mutex:
                 layer.merge()
             return result
@@ -327,6 +339,7 @@ class TransactionUnit:
             self._require_open()
             savepoint = self._layer.layer()
             result = work(savepoint)
+            usage.count(savepoint, self._store.limits)
             savepoint.merge()
             return result
 

@@ -8,15 +8,24 @@ from collections.abc import Awaitable, Callable
 
 from llmspell.clock import Clock
 from llmspell.codec import require_limit
-from llmspell.errors import TenantInactive, TenantUnknown
+from llmspell.errors import NotFound, TenantInactive, TenantUnknown
 from llmspell.ids import IdSource
 from llmspell.storage.contracts import tenants_checks as checks
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.pages import Cursors, Page
-from llmspell.storage.contracts.tenants import SYSTEM, IsolationLevel, QuotaLimits, TenantRecord, TenantStatus
+from llmspell.storage.contracts.tenants import (
+    SYSTEM,
+    IsolationLevel,
+    QuotaLimits,
+    QuotaName,
+    TenantRecord,
+    TenantStatus,
+    TenantUsage,
+)
 from llmspell.storage.inmemory.audit import InMemoryAudit
 from llmspell.storage.inmemory.audit import record as record_audit
 from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, Transaction
+from llmspell.storage.inmemory.usage import COUNTED, used
 from llmspell.tenant import NO_TENANT, STORE_TENANT, TenantId, tenant_id
 
 
@@ -31,6 +40,8 @@ class InMemoryTenants:
         self._mutex = threading.Lock()
         self._records: dict[TenantId, TenantRecord] = {}
         self._stores: dict[TenantId, TenantStore] = {}
+        self._embedded: dict[TenantId, tuple[int, int]] = {}
+        """The latest day on which a tenant had texts embedded, and how many."""
 
     async def create(
         self,
@@ -96,6 +107,29 @@ class InMemoryTenants:
         wish = checks.require_status_update(status, reason=reason, expected_version=expected_version, actor=actor)
         return await self._change(tenant, wish)
 
+    async def usage(self, tenant: TenantId) -> TenantUsage:
+        id, today = tenant_id(tenant), checks.day_of(self._clock.now())
+        with self._mutex:
+            record, store = self._records.get(id), self._stores.get(id)
+            day, embeddings = self._embedded.get(id, (today, 0))
+        if record is None or store is None:
+            raise NotFound("The tenant is not registered.", tenant=id)
+
+        with store.mutex:
+            numbers: dict[QuotaName, int] = {quota: used(store.committed, quota) for quota in COUNTED}
+        return TenantUsage.of(record.quotas, {**numbers, "embeddings": embeddings if day == today else 0})
+
+    async def take_embeddings(self, tenant: TenantId, count: int) -> None:
+        id, asked, today = tenant_id(tenant), checks.require_amount(count), checks.day_of(self._clock.now())
+        with self._mutex:
+            record = self._records.get(id)
+            limit = None if record is None else record.quotas.max_embeddings_per_day
+            day, taken = self._embedded.get(id, (today, 0))
+            taken = taken if day >= today else 0  # a clock that goes back opens no day again
+            if asked and limit is not None and taken + asked > limit:
+                raise checks.exceeded("max_embeddings_per_day", limit=limit, used=taken, asked=asked)
+            self._embedded[id] = (max(day, today), taken + asked)
+
     def audit(self, tenant: TenantId) -> Audit:
         id = tenant_id(tenant)
 
@@ -125,6 +159,7 @@ class InMemoryTenants:
             with self._mutex, store.mutex:
                 layer.merge()
                 self._records[id] = change.record
+                store.limits = change.record.quotas
             return change.record
         finally:
             store.writer.release()
@@ -177,6 +212,7 @@ class InMemoryTenants:
         """Keep a new tenant, with its creation as the first entry of its audit log."""
         store = TenantStore(new.record.tenant_id)
         record_audit(store.committed, self._clock, self._ids, new.entry)
+        store.limits = new.record.quotas
         self._records[new.record.tenant_id] = new.record
         self._stores[new.record.tenant_id] = store
         return store

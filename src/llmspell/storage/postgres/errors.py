@@ -26,6 +26,7 @@ from llmspell.errors import (
     Unavailable,
 )
 from llmspell.observe import redact
+from llmspell.storage.contracts.tenants_checks import read_refusal
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -37,6 +38,8 @@ _RETRYABLE = {
     "40P01": "Two transactions waited for each other.",
     "55P03": "A lock is held by another transaction.",
 }
+QUOTA_EXCEEDED = "LS123"
+"""Raised by our own counters (V033), with numbers as its message."""
 _TIMEOUTS = frozenset({"25P03", "25P04"})
 _CONSTRAINTS = frozenset({"23000", "23001", "23502", "23503", "23514", "23P01"})
 _UNAVAILABLE_CLASSES = ("08", "57P", "53")
@@ -108,6 +111,9 @@ def translate(failure: Failure, *, query: str) -> LlmspellError:
     state = failure.sqlstate
     if state in _RETRYABLE:
         return Conflict(_RETRYABLE[state], query=query)
+    refused = read_refusal(failure.message) if state == QUOTA_EXCEEDED else None
+    if refused is not None:
+        return refused
     if state == "23505":
         return AlreadyExists("A record with this key exists already.", **_named(failure))
     if state == "23514" and failure.constraint is None:

@@ -4,6 +4,74 @@
 CREATE SCHEMA llmspell;
 CREATE SCHEMA llmspell_archive;
 CREATE SCHEMA llmspell_private;
+CREATE OR REPLACE FUNCTION llmspell.apply_quotas()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+DECLARE
+    bound CONSTANT text := current_setting('app.current_tenant_id', true);
+    -- More megabytes than the arithmetic of bytes holds are no more than it holds.
+    granted llmspell.tenant_limits := ROW(NEW.tenant_id, (NEW.quotas ->> 'max_documents')::bigint,
+        CASE WHEN (NEW.quotas ->> 'max_storage_mb')::bigint > 8796093022207 THEN 8796093022207
+            ELSE (NEW.quotas ->> 'max_storage_mb')::bigint END * 1048576,
+        (NEW.quotas ->> 'max_vectors')::bigint);
+    used llmspell.tenant_usage := ROW(NEW.tenant_id, NULL, NULL, NULL);
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'quotas can only be changed under READ COMMITTED, where what others have written is seen'
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    IF coalesce(granted.max_documents, granted.max_storage_bytes, granted.max_vectors) IS NOT NULL AND EXISTS (
+        SELECT FROM pg_trigger AS t
+        WHERE t.tgrelid = 'llmspell.kv_store'::regclass AND t.tgname = 'kv_store_usage_insert' AND t.tgenabled = 'D'
+    ) THEN
+        ALTER TABLE llmspell.kv_store ENABLE TRIGGER kv_store_usage_insert, ENABLE TRIGGER kv_store_usage_delete,
+            ENABLE TRIGGER kv_store_usage_resize;
+        ALTER TABLE llmspell.memories ENABLE TRIGGER memories_usage_insert, ENABLE TRIGGER memories_usage_delete,
+            ENABLE TRIGGER memories_usage_resize;
+        ALTER TABLE llmspell.artifact_content ENABLE TRIGGER artifact_content_usage_insert,
+            ENABLE TRIGGER artifact_content_usage_delete,
+            ENABLE TRIGGER artifact_content_usage_resize;
+        ALTER TABLE llmspell.vector_embeddings_384 ENABLE TRIGGER vector_embeddings_384_usage_insert,
+            ENABLE TRIGGER vector_embeddings_384_usage_delete;
+        ALTER TABLE llmspell.vector_embeddings_768 ENABLE TRIGGER vector_embeddings_768_usage_insert,
+            ENABLE TRIGGER vector_embeddings_768_usage_delete;
+        ALTER TABLE llmspell.vector_embeddings_1536 ENABLE TRIGGER vector_embeddings_1536_usage_insert,
+            ENABLE TRIGGER vector_embeddings_1536_usage_delete;
+        ALTER TABLE llmspell.vector_embeddings_3072 ENABLE TRIGGER vector_embeddings_3072_usage_insert,
+            ENABLE TRIGGER vector_embeddings_3072_usage_delete;
+    END IF;
+    PERFORM pg_advisory_xact_lock(51, hashtext(NEW.tenant_id));
+    PERFORM set_config('app.current_tenant_id', NEW.tenant_id, true);
+    IF granted.max_documents IS NOT NULL THEN
+        used.documents := (SELECT count(*) FROM llmspell.memories AS m WHERE m.tenant_id = NEW.tenant_id);
+    END IF;
+    IF granted.max_storage_bytes IS NOT NULL THEN
+        used.storage_bytes :=
+            (SELECT coalesce(sum(octet_length(k.value)), 0) FROM llmspell.kv_store AS k WHERE k.tenant_id = NEW.tenant_id)
+            + (SELECT coalesce(sum(octet_length(m.content)), 0) FROM llmspell.memories AS m WHERE m.tenant_id = NEW.tenant_id)
+            + (SELECT coalesce(sum(c.size_bytes), 0) FROM llmspell.artifact_content AS c WHERE c.tenant_id = NEW.tenant_id);
+    END IF;
+    IF granted.max_vectors IS NOT NULL THEN
+        used.vectors := (SELECT count(*) FROM llmspell.vector_embeddings_384 AS v WHERE v.tenant_id = NEW.tenant_id)
+            + (SELECT count(*) FROM llmspell.vector_embeddings_768 AS v WHERE v.tenant_id = NEW.tenant_id)
+            + (SELECT count(*) FROM llmspell.vector_embeddings_1536 AS v WHERE v.tenant_id = NEW.tenant_id)
+            + (SELECT count(*) FROM llmspell.vector_embeddings_3072 AS v WHERE v.tenant_id = NEW.tenant_id);
+    END IF;
+    INSERT INTO llmspell.tenant_limits SELECT granted.*
+    ON CONFLICT (tenant_id) DO UPDATE
+    SET max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
+        max_vectors = excluded.max_vectors;
+    INSERT INTO llmspell.tenant_usage SELECT used.*
+    ON CONFLICT (tenant_id) DO UPDATE
+    SET documents = excluded.documents, storage_bytes = excluded.storage_bytes, vectors = excluded.vectors;
+    PERFORM set_config('app.current_tenant_id', coalesce(bound, ''), true);
+    RETURN NULL;
+END
+$function$
+;
 CREATE OR REPLACE FUNCTION llmspell.apply_tenant_rls(target regclass)
  RETURNS void
  LANGUAGE plpgsql
@@ -202,6 +270,131 @@ BEGIN
 END
 $function$
 ;
+CREATE OR REPLACE FUNCTION llmspell.count_deleted()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+DECLARE
+    total record;
+BEGIN
+    CASE TG_ARGV[0]
+        WHEN 'vector' THEN
+            FOR total IN SELECT d.tenant_id, count(*) AS rows FROM deleted AS d GROUP BY d.tenant_id ORDER BY d.tenant_id LOOP
+                PERFORM llmspell.count_usage(total.tenant_id, 0, 0, -total.rows);
+            END LOOP;
+        WHEN 'key' THEN
+            FOR total IN
+                SELECT d.tenant_id, sum(octet_length(d.value))::bigint AS bytes
+                FROM deleted AS d GROUP BY d.tenant_id ORDER BY d.tenant_id
+            LOOP
+                PERFORM llmspell.count_usage(total.tenant_id, 0, -total.bytes, 0);
+            END LOOP;
+        WHEN 'memory' THEN
+            FOR total IN
+                SELECT d.tenant_id, count(*) AS rows, sum(octet_length(d.content))::bigint AS bytes
+                FROM deleted AS d GROUP BY d.tenant_id ORDER BY d.tenant_id
+            LOOP
+                PERFORM llmspell.count_usage(total.tenant_id, -total.rows, -total.bytes, 0);
+            END LOOP;
+        WHEN 'content' THEN
+            FOR total IN
+                SELECT d.tenant_id, sum(d.size_bytes)::bigint AS bytes
+                FROM deleted AS d GROUP BY d.tenant_id ORDER BY d.tenant_id
+            LOOP
+                PERFORM llmspell.count_usage(total.tenant_id, 0, -total.bytes, 0);
+            END LOOP;
+    END CASE;
+    RETURN NULL;
+END
+$function$
+;
+CREATE OR REPLACE FUNCTION llmspell.count_inserted()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+    CASE TG_ARGV[0]
+        WHEN 'vector' THEN PERFORM llmspell.count_usage(NEW.tenant_id, 0, 0, 1);
+        WHEN 'key' THEN PERFORM llmspell.count_usage(NEW.tenant_id, 0, octet_length(NEW.value), 0);
+        WHEN 'memory' THEN PERFORM llmspell.count_usage(NEW.tenant_id, 1, octet_length(NEW.content), 0);
+        WHEN 'content' THEN PERFORM llmspell.count_usage(NEW.tenant_id, 0, NEW.size_bytes, 0);
+    END CASE;
+    RETURN NULL;
+END
+$function$
+;
+CREATE OR REPLACE FUNCTION llmspell.count_resized()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+BEGIN
+    CASE TG_ARGV[0]
+        WHEN 'key' THEN
+            PERFORM llmspell.count_usage(NEW.tenant_id, 0, octet_length(NEW.value) - octet_length(OLD.value), 0);
+        WHEN 'memory' THEN
+            PERFORM llmspell.count_usage(NEW.tenant_id, 0, octet_length(NEW.content) - octet_length(OLD.content), 0);
+        WHEN 'content' THEN
+            PERFORM llmspell.count_usage(NEW.tenant_id, 0, NEW.size_bytes - OLD.size_bytes, 0);
+    END CASE;
+    RETURN NULL;
+END
+$function$
+;
+CREATE OR REPLACE FUNCTION llmspell.count_usage(in_tenant character varying, add_documents bigint, add_bytes bigint, add_vectors bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+DECLARE
+    bound CONSTANT text := current_setting('app.current_tenant_id', true);
+    granted llmspell.tenant_limits;
+    changed boolean;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock_shared(51, hashtext(in_tenant)) THEN
+        PERFORM pg_advisory_xact_lock_shared(51, hashtext(in_tenant));
+    END IF;
+    -- A cascade and the operator may have another tenant bound, or none; the policies bind this function too.
+    IF bound IS DISTINCT FROM in_tenant THEN
+        PERFORM set_config('app.current_tenant_id', in_tenant, true);
+    END IF;
+    SELECT l.tenant_id, l.max_documents, l.max_storage_bytes, l.max_vectors, l.xmax <> '0'
+    INTO granted.tenant_id, granted.max_documents, granted.max_storage_bytes, granted.max_vectors, changed
+    FROM llmspell.tenant_limits AS l WHERE l.tenant_id = in_tenant;
+    IF changed AND current_setting('transaction_isolation') <> 'read committed' THEN
+        -- This fails where the snapshot is older than the limits.
+        PERFORM FROM llmspell.tenant_limits AS l WHERE l.tenant_id = in_tenant FOR SHARE;
+    END IF;
+    IF (add_documents <> 0 AND granted.max_documents IS NOT NULL) OR (add_bytes <> 0 AND granted.max_storage_bytes IS NOT NULL)
+        OR (add_vectors <> 0 AND granted.max_vectors IS NOT NULL)
+    THEN
+        -- Checked again on the row as it is when it is this writer's turn: nobody reads first and writes then.
+        UPDATE llmspell.tenant_usage AS u
+        SET documents = u.documents + add_documents, storage_bytes = u.storage_bytes + add_bytes,
+            vectors = u.vectors + add_vectors
+        WHERE u.tenant_id = in_tenant
+            AND (add_documents <= 0 OR granted.max_documents IS NULL OR u.documents + add_documents <= granted.max_documents)
+            AND (add_bytes <= 0 OR granted.max_storage_bytes IS NULL OR u.storage_bytes + add_bytes <= granted.max_storage_bytes)
+            AND (add_vectors <= 0 OR granted.max_vectors IS NULL OR u.vectors + add_vectors <= granted.max_vectors);
+        IF NOT FOUND THEN
+            PERFORM llmspell.refuse_usage(granted, add_documents, add_bytes, add_vectors);
+            UPDATE llmspell.tenant_usage AS u
+            SET documents = u.documents + add_documents, storage_bytes = u.storage_bytes + add_bytes,
+                vectors = u.vectors + add_vectors
+            WHERE u.tenant_id = in_tenant;
+        END IF;
+    END IF;
+    IF bound IS DISTINCT FROM in_tenant THEN
+        PERFORM set_config('app.current_tenant_id', coalesce(bound, ''), true);
+    END IF;
+END
+$function$
+;
 CREATE OR REPLACE FUNCTION llmspell.create_event_log_partition(start_date date, end_date date)
  RETURNS text
  LANGUAGE plpgsql
@@ -363,6 +556,25 @@ BEGIN
 END
 $function$
 ;
+CREATE OR REPLACE FUNCTION llmspell.refuse_usage(granted llmspell.tenant_limits, add_documents bigint, add_bytes bigint, add_vectors bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+DECLARE
+    used llmspell.tenant_usage;
+BEGIN
+    SELECT * INTO used FROM llmspell.tenant_usage AS u WHERE u.tenant_id = granted.tenant_id FOR NO KEY UPDATE;
+    IF add_documents > 0 AND used.documents + add_documents > granted.max_documents THEN
+        RAISE EXCEPTION 'max_documents % % %', granted.max_documents, used.documents, add_documents USING ERRCODE = 'LS123';
+    ELSIF add_bytes > 0 AND used.storage_bytes + add_bytes > granted.max_storage_bytes THEN
+        RAISE EXCEPTION 'max_storage_mb % % %', granted.max_storage_bytes, used.storage_bytes, add_bytes USING ERRCODE = 'LS123';
+    ELSIF add_vectors > 0 AND used.vectors + add_vectors > granted.max_vectors THEN
+        RAISE EXCEPTION 'max_vectors % % %', granted.max_vectors, used.vectors, add_vectors USING ERRCODE = 'LS123';
+    END IF;
+END
+$function$
+;
 CREATE OR REPLACE FUNCTION llmspell.rotate_api_key(in_tenant character varying, old_key character varying, new_key character varying, sealed bytea, new_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, as_of timestamp with time zone DEFAULT now())
  RETURNS character varying
  LANGUAGE plpgsql
@@ -424,6 +636,30 @@ BEGIN
         NEW.completed_at := coalesce(NEW.completed_at, NEW.last_updated);
     END IF;
     RETURN NEW;
+END
+$function$
+;
+CREATE OR REPLACE FUNCTION llmspell.take_embeddings(in_tenant character varying, asked bigint, on_day integer)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+DECLARE
+    granted bigint;
+    taken bigint;
+BEGIN
+    IF asked < 0 THEN
+        RAISE EXCEPTION 'what was embedded cannot be given back' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT (t.quotas ->> 'max_embeddings_per_day')::bigint INTO granted FROM llmspell.tenants AS t WHERE t.tenant_id = in_tenant;
+    INSERT INTO llmspell.tenant_embeddings AS e (tenant_id, day, embeddings) VALUES (in_tenant, on_day, 0)
+    ON CONFLICT (tenant_id) DO UPDATE
+    SET embeddings = CASE WHEN e.day < excluded.day THEN 0 ELSE e.embeddings END, day = greatest(e.day, excluded.day);
+    UPDATE llmspell.tenant_embeddings AS e SET embeddings = e.embeddings + asked
+    WHERE e.tenant_id = in_tenant AND (granted IS NULL OR asked = 0 OR e.embeddings + asked <= granted)
+    RETURNING e.embeddings INTO taken;
+    RETURN taken;
 END
 $function$
 ;
@@ -786,6 +1022,26 @@ CREATE TABLE llmspell.tenant_clocks (
     last_recorded timestamp with time zone NOT NULL
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
+CREATE TABLE llmspell.tenant_embeddings (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    day integer NOT NULL,
+    embeddings bigint NOT NULL
+) WITH (fillfactor=20) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE llmspell.tenant_limits (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    max_documents bigint,
+    max_storage_bytes bigint,
+    max_vectors bigint
+) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
+CREATE TABLE llmspell.tenant_usage (
+    tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
+    documents bigint,
+    storage_bytes bigint,
+    vectors bigint
+) WITH (fillfactor=20) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
+
 CREATE TABLE llmspell.tenants (
     tenant_id character varying(255) COLLATE "C" NOT NULL STATISTICS 1000,
     name character varying(500) NOT NULL,
@@ -1086,6 +1342,19 @@ ALTER TABLE llmspell.store_meta ADD CONSTRAINT store_meta_pkey PRIMARY KEY (name
 ALTER TABLE llmspell.tenant_clocks ADD CONSTRAINT last_recorded_in_calendar CHECK (((last_recorded >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (last_recorded < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.tenant_clocks ADD CONSTRAINT tenant_clocks_pkey PRIMARY KEY (tenant_id);
 ALTER TABLE llmspell.tenant_clocks ADD CONSTRAINT tenant_clocks_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.tenant_embeddings ADD CONSTRAINT tenant_embeddings_embeddings_check CHECK ((embeddings >= 0));
+ALTER TABLE llmspell.tenant_embeddings ADD CONSTRAINT tenant_embeddings_pkey PRIMARY KEY (tenant_id);
+ALTER TABLE llmspell.tenant_embeddings ADD CONSTRAINT tenant_embeddings_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.tenant_limits ADD CONSTRAINT tenant_limits_max_documents_check CHECK ((max_documents >= 0));
+ALTER TABLE llmspell.tenant_limits ADD CONSTRAINT tenant_limits_max_storage_bytes_check CHECK ((max_storage_bytes >= 0));
+ALTER TABLE llmspell.tenant_limits ADD CONSTRAINT tenant_limits_max_vectors_check CHECK ((max_vectors >= 0));
+ALTER TABLE llmspell.tenant_limits ADD CONSTRAINT tenant_limits_pkey PRIMARY KEY (tenant_id);
+ALTER TABLE llmspell.tenant_limits ADD CONSTRAINT tenant_limits_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT tenant_usage_documents_check CHECK ((documents >= 0));
+ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT tenant_usage_pkey PRIMARY KEY (tenant_id);
+ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT tenant_usage_storage_bytes_check CHECK ((storage_bytes >= 0));
+ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT tenant_usage_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
+ALTER TABLE llmspell.tenant_usage ADD CONSTRAINT tenant_usage_vectors_check CHECK ((vectors >= 0));
 ALTER TABLE llmspell.tenants ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
 ALTER TABLE llmspell.tenants ADD CONSTRAINT tenants_pkey PRIMARY KEY (tenant_id);
 ALTER TABLE llmspell.tenants ADD CONSTRAINT tenants_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
@@ -1220,8 +1489,27 @@ CREATE INDEX idx_workflow_states_status_created ON llmspell.workflow_states USIN
 CREATE UNIQUE INDEX unique_live_job ON llmspell.jobs USING btree (tenant_id, kind, dedupe_key) WHERE ((dedupe_key IS NOT NULL) AND (state = ANY (ARRAY['queued'::text, 'running'::text])));
 CREATE UNIQUE INDEX one_current_signing_key ON llmspell_private.signing_keys USING btree (((retired_at IS NULL))) WHERE (retired_at IS NULL);
 CREATE TRIGGER agent_states_data_version BEFORE UPDATE OF state_data ON llmspell.agent_states FOR EACH ROW WHEN ((new.state_data IS DISTINCT FROM old.state_data)) EXECUTE FUNCTION llmspell.bump_agent_data_version();
+CREATE TRIGGER artifact_content_usage_delete AFTER DELETE ON llmspell.artifact_content REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION llmspell.count_deleted('content');
+CREATE TRIGGER artifact_content_usage_insert AFTER INSERT ON llmspell.artifact_content FOR EACH ROW EXECUTE FUNCTION llmspell.count_inserted('content');
+CREATE TRIGGER artifact_content_usage_resize AFTER UPDATE OF size_bytes ON llmspell.artifact_content FOR EACH ROW WHEN ((new.size_bytes <> old.size_bytes)) EXECUTE FUNCTION llmspell.count_resized('content');
 CREATE TRIGGER artifacts_count_moves AFTER UPDATE OF tenant_id, content_hash, session_id ON llmspell.artifacts FOR EACH ROW WHEN (((((new.tenant_id)::text IS DISTINCT FROM (old.tenant_id)::text) OR ((new.content_hash)::text IS DISTINCT FROM (old.content_hash)::text)) OR (new.session_id IS DISTINCT FROM old.session_id))) EXECUTE FUNCTION llmspell.count_artifacts();
 CREATE TRIGGER artifacts_count_rows AFTER INSERT OR DELETE ON llmspell.artifacts FOR EACH ROW EXECUTE FUNCTION llmspell.count_artifacts();
+CREATE TRIGGER kv_store_usage_delete AFTER DELETE ON llmspell.kv_store REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION llmspell.count_deleted('key');
+CREATE TRIGGER kv_store_usage_insert AFTER INSERT ON llmspell.kv_store FOR EACH ROW EXECUTE FUNCTION llmspell.count_inserted('key');
+CREATE TRIGGER kv_store_usage_resize AFTER UPDATE OF value ON llmspell.kv_store FOR EACH ROW WHEN ((octet_length(new.value) <> octet_length(old.value))) EXECUTE FUNCTION llmspell.count_resized('key');
+CREATE TRIGGER memories_usage_delete AFTER DELETE ON llmspell.memories REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION llmspell.count_deleted('memory');
+CREATE TRIGGER memories_usage_insert AFTER INSERT ON llmspell.memories FOR EACH ROW EXECUTE FUNCTION llmspell.count_inserted('memory');
+CREATE TRIGGER memories_usage_resize AFTER UPDATE OF content ON llmspell.memories FOR EACH ROW WHEN ((octet_length(new.content) <> octet_length(old.content))) EXECUTE FUNCTION llmspell.count_resized('memory');
+CREATE TRIGGER tenants_quotas_changed AFTER UPDATE OF quotas ON llmspell.tenants FOR EACH ROW WHEN ((new.quotas IS DISTINCT FROM old.quotas)) EXECUTE FUNCTION llmspell.apply_quotas();
+CREATE TRIGGER tenants_quotas_granted AFTER INSERT ON llmspell.tenants FOR EACH ROW EXECUTE FUNCTION llmspell.apply_quotas();
+CREATE TRIGGER vector_embeddings_1536_usage_delete AFTER DELETE ON llmspell.vector_embeddings_1536 REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION llmspell.count_deleted('vector');
+CREATE TRIGGER vector_embeddings_1536_usage_insert AFTER INSERT ON llmspell.vector_embeddings_1536 FOR EACH ROW EXECUTE FUNCTION llmspell.count_inserted('vector');
+CREATE TRIGGER vector_embeddings_3072_usage_delete AFTER DELETE ON llmspell.vector_embeddings_3072 REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION llmspell.count_deleted('vector');
+CREATE TRIGGER vector_embeddings_3072_usage_insert AFTER INSERT ON llmspell.vector_embeddings_3072 FOR EACH ROW EXECUTE FUNCTION llmspell.count_inserted('vector');
+CREATE TRIGGER vector_embeddings_384_usage_delete AFTER DELETE ON llmspell.vector_embeddings_384 REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION llmspell.count_deleted('vector');
+CREATE TRIGGER vector_embeddings_384_usage_insert AFTER INSERT ON llmspell.vector_embeddings_384 FOR EACH ROW EXECUTE FUNCTION llmspell.count_inserted('vector');
+CREATE TRIGGER vector_embeddings_768_usage_delete AFTER DELETE ON llmspell.vector_embeddings_768 REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION llmspell.count_deleted('vector');
+CREATE TRIGGER vector_embeddings_768_usage_insert AFTER INSERT ON llmspell.vector_embeddings_768 FOR EACH ROW EXECUTE FUNCTION llmspell.count_inserted('vector');
 CREATE TRIGGER workflow_states_life_cycle BEFORE UPDATE OF status ON llmspell.workflow_states FOR EACH ROW WHEN (((new.status)::text IS DISTINCT FROM (old.status)::text)) EXECUTE FUNCTION llmspell.stamp_workflow_life_cycle();
 CREATE POLICY operator_access ON llmspell.access_keys FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
 CREATE POLICY tenant_isolation_delete ON llmspell.access_keys FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
@@ -1343,6 +1631,21 @@ CREATE POLICY tenant_isolation_delete ON llmspell.tenant_clocks FOR DELETE USING
 CREATE POLICY tenant_isolation_insert ON llmspell.tenant_clocks FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_select ON llmspell.tenant_clocks FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_update ON llmspell.tenant_clocks FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY operator_access ON llmspell.tenant_embeddings FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.tenant_embeddings FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.tenant_embeddings FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.tenant_embeddings FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.tenant_embeddings FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY operator_access ON llmspell.tenant_limits FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.tenant_limits FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.tenant_limits FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.tenant_limits FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.tenant_limits FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY operator_access ON llmspell.tenant_usage FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
+CREATE POLICY tenant_isolation_delete ON llmspell.tenant_usage FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_insert ON llmspell.tenant_usage FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_select ON llmspell.tenant_usage FOR SELECT USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
+CREATE POLICY tenant_isolation_update ON llmspell.tenant_usage FOR UPDATE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting))) WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY operator_access ON llmspell.tenants FOR ALL TO llmspell_operator USING (true) WITH CHECK (true);
 CREATE POLICY tenant_isolation_delete ON llmspell.tenants FOR DELETE USING (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
 CREATE POLICY tenant_isolation_insert ON llmspell.tenants FOR INSERT WITH CHECK (((tenant_id)::text = ( SELECT current_setting('app.current_tenant_id'::text, true) AS current_setting)));
@@ -1405,6 +1708,8 @@ GRANT EXECUTE ON FUNCTION llmspell.rotate_api_key(character varying,character va
 GRANT EXECUTE ON FUNCTION llmspell.rotate_api_key(character varying,character varying,character varying,bytea,timestamp with time zone,timestamp with time zone) TO llmspell_operator;
 GRANT EXECUTE ON FUNCTION llmspell.signed_tenant() TO llmspell_app;
 GRANT EXECUTE ON FUNCTION llmspell.signed_tenant() TO llmspell_operator;
+GRANT EXECUTE ON FUNCTION llmspell.take_embeddings(character varying,bigint,integer) TO llmspell_app;
+GRANT EXECUTE ON FUNCTION llmspell.take_embeddings(character varying,bigint,integer) TO llmspell_operator;
 GRANT EXECUTE ON FUNCTION llmspell.tenant_signing() TO llmspell_app;
 GRANT EXECUTE ON FUNCTION llmspell.tenant_signing() TO llmspell_operator;
 GRANT USAGE ON SCHEMA llmspell TO llmspell_app;
@@ -1461,6 +1766,12 @@ GRANT SELECT ON llmspell.store_meta TO llmspell_app;
 GRANT SELECT ON llmspell.store_meta TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.tenant_clocks TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.tenant_clocks TO llmspell_operator;
+GRANT SELECT ON llmspell.tenant_embeddings TO llmspell_app;
+GRANT SELECT ON llmspell.tenant_embeddings TO llmspell_operator;
+GRANT SELECT ON llmspell.tenant_limits TO llmspell_app;
+GRANT SELECT ON llmspell.tenant_limits TO llmspell_operator;
+GRANT SELECT ON llmspell.tenant_usage TO llmspell_app;
+GRANT SELECT ON llmspell.tenant_usage TO llmspell_operator;
 GRANT INSERT, SELECT ON llmspell.tenants TO llmspell_app;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.tenants TO llmspell_operator;
 GRANT DELETE, INSERT, SELECT, UPDATE ON llmspell.test_table TO llmspell_app;

@@ -7,11 +7,18 @@ from collections.abc import Callable
 import msgspec
 
 from llmspell.codec import require_limit
-from llmspell.errors import Conflict, CorruptStore
+from llmspell.errors import Conflict, CorruptStore, NotFound
 from llmspell.storage.contracts import tenants_checks as checks
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.pages import Cursors, Page
-from llmspell.storage.contracts.tenants import IsolationLevel, QuotaLimits, TenantRecord, TenantStatus
+from llmspell.storage.contracts.tenants import (
+    IsolationLevel,
+    QuotaLimits,
+    QuotaUse,
+    TenantRecord,
+    TenantStatus,
+    TenantUsage,
+)
 from llmspell.storage.relational.audit import RelationalAudit
 from llmspell.storage.relational.audit import record as record_audit
 from llmspell.storage.relational.database import Executor, Row, Unit
@@ -105,6 +112,23 @@ class RelationalTenants:
         wish = checks.require_status_update(status, reason=reason, expected_version=expected_version, actor=actor)
         return await self._change(tenant, wish)
 
+    async def usage(self, tenant: TenantId) -> TenantUsage:
+        id = tenant_id(tenant)
+        row = await self._unit_of(id).row(self._queries.usage, day=checks.day_of(self._runtime.clock.now()))
+        if row is None:
+            raise NotFound("The tenant is not registered.", tenant=id)
+        used, limits = row[:4], row[4:]
+        uses = [QuotaUse(used=number, limit=limit) for number, limit in zip(used, limits, strict=True)]
+        return TenantUsage(documents=uses[0], storage_bytes=uses[1], vectors=uses[2], embeddings=uses[3])
+
+    async def take_embeddings(self, tenant: TenantId, count: int) -> None:
+        id, asked = tenant_id(tenant), checks.require_amount(count)
+        day = checks.day_of(self._runtime.clock.now())
+        taken = await self._unit_of(id).value(self._queries.take_embeddings, asked=asked, day=day)
+        if taken is None:
+            use = (await self.usage(id)).embeddings
+            raise checks.exceeded("max_embeddings_per_day", limit=use.limit or 0, used=use.used, asked=asked)
+
     def audit(self, tenant: TenantId) -> Audit:
         return RelationalAudit(self._operator_unit_of(tenant_id(tenant)), self._runtime)
 
@@ -135,7 +159,8 @@ class RelationalTenants:
     def _record(self, row: Row) -> TenantRecord:
         tenant, name, status, created_at, updated_at, quotas, isolation_level, version, reason = row
         try:
-            limits = msgspec.convert(self._runtime.dialect.to_json(quotas), QuotaLimits)
+            granted = self._runtime.dialect.to_json(quotas)
+            limits = msgspec.convert({**dict.fromkeys(QuotaLimits.__struct_fields__), **granted}, QuotaLimits)
         except msgspec.ValidationError as exc:
             raise CorruptStore("The quotas of a tenant cannot be read.", tenant=tenant, reason=str(exc)) from exc
         return TenantRecord(

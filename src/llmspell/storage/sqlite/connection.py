@@ -7,6 +7,7 @@ Rule 2: every statement is run to its end, so that nothing stays open between tw
 from __future__ import annotations
 
 import errno
+import re
 import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from llmspell.errors import (
     Unavailable,
 )
 from llmspell.observe import notify_query, observed
+from llmspell.storage.contracts.tenants_checks import read_refusal
 from llmspell.storage.relational.catalog import Query
 from llmspell.storage.relational.database import Row
 from llmspell.storage.sqlite import dialect, pragmas
@@ -32,6 +34,8 @@ from llmspell.storage.sqlite import dialect, pragmas
 _TAKEN: Final = frozenset(
     {apsw.SQLITE_CONSTRAINT_UNIQUE, apsw.SQLITE_CONSTRAINT_PRIMARYKEY, apsw.SQLITE_CONSTRAINT_ROWID}
 )
+_REFUSAL: Final = re.compile(r"'(max_[a-z_]+ \d+ \d+ \d+)'")
+"""How the triggers of V033 say that a quota is exceeded: quoted by the error of a path that JSON refuses."""
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 RIGHTS_HINT: Final = "Check the permissions of the file and its folder, and that the disk may be written."
 BUSY_HINT: Final = (
@@ -200,6 +204,9 @@ def translate(
         and not isinstance(exc, (apsw.ConstraintError, apsw.ConnectionClosedError))
     ):
         fields["path"] = connection.filename
+    refused = _REFUSAL.search(str(exc))
+    if refused is not None and (error := read_refusal(refused[1])) is not None:
+        return error
     match exc:
         case apsw.ConstraintError():
             return _constraint(exc, fields)

@@ -107,6 +107,40 @@ CREATE INDEX idx_artifact_content_orphaned ON artifact_content (tenant_id, conte
 
 CREATE INDEX idx_artifact_content_sizes ON artifact_content (tenant_id, content_hash, size_bytes, original_size_bytes);
 
+CREATE TRIGGER artifact_content_usage_delete AFTER DELETE ON artifact_content WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_storage_bytes IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET storage_bytes = storage_bytes - OLD.size_bytes
+    WHERE tenant_id = OLD.tenant_id;
+END;
+
+CREATE TRIGGER artifact_content_usage_insert AFTER INSERT ON artifact_content WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + NEW.size_bytes
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT CASE WHEN json_extract('{}', 'max_storage_mb ' || l.max_storage_bytes || ' ' || (u.storage_bytes - NEW.size_bytes)
+        || ' ' || NEW.size_bytes) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND NEW.size_bytes > 0;
+END;
+
+CREATE TRIGGER artifact_content_usage_resize AFTER UPDATE OF size_bytes ON artifact_content
+WHEN NEW.size_bytes <> OLD.size_bytes AND EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + NEW.size_bytes - OLD.size_bytes
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT CASE WHEN json_extract('{}', 'max_storage_mb ' || l.max_storage_bytes
+        || ' ' || (u.storage_bytes - NEW.size_bytes + OLD.size_bytes)
+        || ' ' || (NEW.size_bytes - OLD.size_bytes)) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND NEW.size_bytes > OLD.size_bytes;
+END;
+
 CREATE TABLE artifacts (
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
     artifact_id TEXT NOT NULL,
@@ -380,6 +414,42 @@ CREATE TABLE kv_store (
 
 CREATE INDEX idx_kv_store_expires ON kv_store (tenant_id, expires_at) WHERE expires_at IS NOT NULL;
 
+CREATE TRIGGER kv_store_usage_delete AFTER DELETE ON kv_store WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_storage_bytes IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET storage_bytes = storage_bytes - length(CAST(OLD.value AS BLOB))
+    WHERE tenant_id = OLD.tenant_id;
+END;
+
+CREATE TRIGGER kv_store_usage_insert AFTER INSERT ON kv_store WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + length(CAST(NEW.value AS BLOB))
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT CASE WHEN json_extract('{}', 'max_storage_mb ' || l.max_storage_bytes
+        || ' ' || (u.storage_bytes - length(CAST(NEW.value AS BLOB)))
+        || ' ' || length(CAST(NEW.value AS BLOB))) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND length(CAST(NEW.value AS BLOB)) > 0;
+END;
+
+CREATE TRIGGER kv_store_usage_resize AFTER UPDATE OF value ON kv_store
+WHEN length(CAST(NEW.value AS BLOB)) <> length(CAST(OLD.value AS BLOB)) AND EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + length(CAST(NEW.value AS BLOB)) - length(CAST(OLD.value AS BLOB))
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT CASE WHEN json_extract('{}', 'max_storage_mb ' || l.max_storage_bytes
+        || ' ' || (u.storage_bytes - length(CAST(NEW.value AS BLOB)) + length(CAST(OLD.value AS BLOB)))
+        || ' ' || (length(CAST(NEW.value AS BLOB)) - length(CAST(OLD.value AS BLOB)))) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes
+        AND length(CAST(NEW.value AS BLOB)) > length(CAST(OLD.value AS BLOB));
+END;
+
 CREATE TABLE memories (
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
     memory_id BLOB NOT NULL CHECK (length(memory_id) = 16),
@@ -423,6 +493,46 @@ CREATE INDEX idx_memories_space ON memories (tenant_id, space_id, created_at, me
 CREATE INDEX idx_memories_type ON memories (tenant_id, memory_type, event_at);
 
 CREATE INDEX idx_memories_unprocessed ON memories (tenant_id, session) WHERE NOT processed;
+
+CREATE TRIGGER memories_usage_delete AFTER DELETE ON memories WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND (max_documents IS NOT NULL OR max_storage_bytes IS NOT NULL)
+)
+BEGIN
+    UPDATE tenant_usage SET documents = documents - 1, storage_bytes = storage_bytes - length(CAST(OLD.content AS BLOB))
+    WHERE tenant_id = OLD.tenant_id;
+END;
+
+CREATE TRIGGER memories_usage_insert AFTER INSERT ON memories WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND (max_documents IS NOT NULL OR max_storage_bytes IS NOT NULL)
+)
+BEGIN
+    UPDATE tenant_usage SET documents = documents + 1, storage_bytes = storage_bytes + length(CAST(NEW.content AS BLOB))
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT CASE WHEN json_extract('{}', 'max_documents ' || l.max_documents || ' ' || (u.documents - 1)
+        || ' ' || 1) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.documents > l.max_documents;
+    SELECT CASE WHEN json_extract('{}', 'max_storage_mb ' || l.max_storage_bytes
+        || ' ' || (u.storage_bytes - length(CAST(NEW.content AS BLOB)))
+        || ' ' || length(CAST(NEW.content AS BLOB))) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes AND length(CAST(NEW.content AS BLOB)) > 0;
+END;
+
+CREATE TRIGGER memories_usage_resize AFTER UPDATE OF content ON memories
+WHEN length(CAST(NEW.content AS BLOB)) <> length(CAST(OLD.content AS BLOB)) AND EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_storage_bytes IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET storage_bytes = storage_bytes + length(CAST(NEW.content AS BLOB)) - length(CAST(OLD.content AS BLOB))
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT CASE WHEN json_extract('{}', 'max_storage_mb ' || l.max_storage_bytes
+        || ' ' || (u.storage_bytes - length(CAST(NEW.content AS BLOB)) + length(CAST(OLD.content AS BLOB)))
+        || ' ' || (length(CAST(NEW.content AS BLOB)) - length(CAST(OLD.content AS BLOB)))) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.storage_bytes > l.max_storage_bytes
+        AND length(CAST(NEW.content AS BLOB)) > length(CAST(OLD.content AS BLOB));
+END;
 
 CREATE TABLE memory_versions (
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
@@ -541,6 +651,26 @@ CREATE TABLE tenant_clocks (
     last_recorded INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE tenant_embeddings (
+    tenant_id TEXT NOT NULL PRIMARY KEY CHECK (tenant_id <> ''),
+    day INTEGER NOT NULL,
+    embeddings INTEGER NOT NULL CHECK (embeddings >= 0)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tenant_limits (
+    tenant_id TEXT NOT NULL PRIMARY KEY CHECK (tenant_id <> ''),
+    max_documents INTEGER CHECK (max_documents >= 0),
+    max_storage_bytes INTEGER CHECK (max_storage_bytes >= 0),
+    max_vectors INTEGER CHECK (max_vectors >= 0)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tenant_usage (
+    tenant_id TEXT NOT NULL PRIMARY KEY CHECK (tenant_id <> ''),
+    documents INTEGER CHECK (documents >= 0),
+    storage_bytes INTEGER CHECK (storage_bytes >= 0),
+    vectors INTEGER CHECK (vectors >= 0)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE tenants (
     tenant_id TEXT NOT NULL PRIMARY KEY CHECK (tenant_id <> ''),
     name TEXT NOT NULL,
@@ -551,6 +681,55 @@ CREATE TABLE tenants (
     updated_at INTEGER NOT NULL, version INTEGER NOT NULL DEFAULT 1 CHECK (version > 0), status_reason TEXT,
     CONSTRAINT valid_tenant_status CHECK (status IN ('active', 'suspended', 'deleted'))
 ) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER tenants_quotas_changed AFTER UPDATE OF quotas ON tenants
+WHEN NEW.quotas IS NOT OLD.quotas
+BEGIN
+    INSERT INTO tenant_limits (tenant_id, max_documents, max_storage_bytes, max_vectors)
+    VALUES (NEW.tenant_id, json_extract(NEW.quotas, '$.max_documents'), min(json_extract(NEW.quotas, '$.max_storage_mb'), 8796093022207) * 1048576,
+        json_extract(NEW.quotas, '$.max_vectors'))
+    ON CONFLICT (tenant_id) DO UPDATE
+    SET max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
+        max_vectors = excluded.max_vectors;
+    INSERT INTO tenant_usage (tenant_id, documents, storage_bytes, vectors)
+    SELECT NEW.tenant_id,
+        iif(l.max_documents IS NULL, NULL, (SELECT count(*) FROM memories WHERE tenant_id = NEW.tenant_id)),
+        iif(l.max_storage_bytes IS NULL, NULL,
+            (SELECT coalesce(sum(length(CAST(value AS BLOB))), 0) FROM kv_store WHERE tenant_id = NEW.tenant_id)
+            + (SELECT coalesce(sum(length(CAST(content AS BLOB))), 0) FROM memories WHERE tenant_id = NEW.tenant_id)
+            + (SELECT coalesce(sum(size_bytes), 0) FROM artifact_content WHERE tenant_id = NEW.tenant_id)),
+        iif(l.max_vectors IS NULL, NULL, (SELECT count(*) FROM vector_embeddings_384 WHERE tenant_id = NEW.tenant_id)
+            + (SELECT count(*) FROM vector_embeddings_768 WHERE tenant_id = NEW.tenant_id)
+            + (SELECT count(*) FROM vector_embeddings_1536 WHERE tenant_id = NEW.tenant_id)
+            + (SELECT count(*) FROM vector_embeddings_3072 WHERE tenant_id = NEW.tenant_id))
+    FROM tenant_limits AS l WHERE l.tenant_id = NEW.tenant_id
+    ON CONFLICT (tenant_id) DO UPDATE
+    SET documents = excluded.documents, storage_bytes = excluded.storage_bytes, vectors = excluded.vectors;
+END;
+
+CREATE TRIGGER tenants_quotas_granted AFTER INSERT ON tenants
+BEGIN
+    INSERT INTO tenant_limits (tenant_id, max_documents, max_storage_bytes, max_vectors)
+    VALUES (NEW.tenant_id, json_extract(NEW.quotas, '$.max_documents'), min(json_extract(NEW.quotas, '$.max_storage_mb'), 8796093022207) * 1048576,
+        json_extract(NEW.quotas, '$.max_vectors'))
+    ON CONFLICT (tenant_id) DO UPDATE
+    SET max_documents = excluded.max_documents, max_storage_bytes = excluded.max_storage_bytes,
+        max_vectors = excluded.max_vectors;
+    INSERT INTO tenant_usage (tenant_id, documents, storage_bytes, vectors)
+    SELECT NEW.tenant_id,
+        iif(l.max_documents IS NULL, NULL, (SELECT count(*) FROM memories WHERE tenant_id = NEW.tenant_id)),
+        iif(l.max_storage_bytes IS NULL, NULL,
+            (SELECT coalesce(sum(length(CAST(value AS BLOB))), 0) FROM kv_store WHERE tenant_id = NEW.tenant_id)
+            + (SELECT coalesce(sum(length(CAST(content AS BLOB))), 0) FROM memories WHERE tenant_id = NEW.tenant_id)
+            + (SELECT coalesce(sum(size_bytes), 0) FROM artifact_content WHERE tenant_id = NEW.tenant_id)),
+        iif(l.max_vectors IS NULL, NULL, (SELECT count(*) FROM vector_embeddings_384 WHERE tenant_id = NEW.tenant_id)
+            + (SELECT count(*) FROM vector_embeddings_768 WHERE tenant_id = NEW.tenant_id)
+            + (SELECT count(*) FROM vector_embeddings_1536 WHERE tenant_id = NEW.tenant_id)
+            + (SELECT count(*) FROM vector_embeddings_3072 WHERE tenant_id = NEW.tenant_id))
+    FROM tenant_limits AS l WHERE l.tenant_id = NEW.tenant_id
+    ON CONFLICT (tenant_id) DO UPDATE
+    SET documents = excluded.documents, storage_bytes = excluded.storage_bytes, vectors = excluded.vectors;
+END;
 
 CREATE TABLE text_postings (
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
@@ -596,6 +775,26 @@ CREATE INDEX idx_vector_1536_scope ON vector_embeddings_1536 (tenant_id, space_i
 
 CREATE INDEX idx_vector_1536_seq ON vector_embeddings_1536 (tenant_id, space_id, seq);
 
+CREATE TRIGGER vector_embeddings_1536_usage_delete AFTER DELETE ON vector_embeddings_1536 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET vectors = vectors - 1
+    WHERE tenant_id = OLD.tenant_id;
+END;
+
+CREATE TRIGGER vector_embeddings_1536_usage_insert AFTER INSERT ON vector_embeddings_1536 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_vectors IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET vectors = vectors + 1
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT CASE WHEN json_extract('{}', 'max_vectors ' || l.max_vectors || ' ' || (u.vectors - 1)
+        || ' ' || 1) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.vectors > l.max_vectors;
+END;
+
 CREATE TABLE "vector_embeddings_3072" (
     id BLOB NOT NULL CHECK (length(id) = 16),
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
@@ -618,6 +817,26 @@ CREATE INDEX idx_vector_3072_created ON vector_embeddings_3072 (tenant_id, creat
 CREATE INDEX idx_vector_3072_scope ON vector_embeddings_3072 (tenant_id, space_id, scope);
 
 CREATE INDEX idx_vector_3072_seq ON vector_embeddings_3072 (tenant_id, space_id, seq);
+
+CREATE TRIGGER vector_embeddings_3072_usage_delete AFTER DELETE ON vector_embeddings_3072 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET vectors = vectors - 1
+    WHERE tenant_id = OLD.tenant_id;
+END;
+
+CREATE TRIGGER vector_embeddings_3072_usage_insert AFTER INSERT ON vector_embeddings_3072 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_vectors IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET vectors = vectors + 1
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT CASE WHEN json_extract('{}', 'max_vectors ' || l.max_vectors || ' ' || (u.vectors - 1)
+        || ' ' || 1) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.vectors > l.max_vectors;
+END;
 
 CREATE TABLE "vector_embeddings_384" (
     id BLOB NOT NULL CHECK (length(id) = 16),
@@ -642,6 +861,26 @@ CREATE INDEX idx_vector_384_scope ON vector_embeddings_384 (tenant_id, space_id,
 
 CREATE INDEX idx_vector_384_seq ON vector_embeddings_384 (tenant_id, space_id, seq);
 
+CREATE TRIGGER vector_embeddings_384_usage_delete AFTER DELETE ON vector_embeddings_384 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET vectors = vectors - 1
+    WHERE tenant_id = OLD.tenant_id;
+END;
+
+CREATE TRIGGER vector_embeddings_384_usage_insert AFTER INSERT ON vector_embeddings_384 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_vectors IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET vectors = vectors + 1
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT CASE WHEN json_extract('{}', 'max_vectors ' || l.max_vectors || ' ' || (u.vectors - 1)
+        || ' ' || 1) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.vectors > l.max_vectors;
+END;
+
 CREATE TABLE "vector_embeddings_768" (
     id BLOB NOT NULL CHECK (length(id) = 16),
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
@@ -664,6 +903,26 @@ CREATE INDEX idx_vector_768_created ON vector_embeddings_768 (tenant_id, created
 CREATE INDEX idx_vector_768_scope ON vector_embeddings_768 (tenant_id, space_id, scope);
 
 CREATE INDEX idx_vector_768_seq ON vector_embeddings_768 (tenant_id, space_id, seq);
+
+CREATE TRIGGER vector_embeddings_768_usage_delete AFTER DELETE ON vector_embeddings_768 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET vectors = vectors - 1
+    WHERE tenant_id = OLD.tenant_id;
+END;
+
+CREATE TRIGGER vector_embeddings_768_usage_insert AFTER INSERT ON vector_embeddings_768 WHEN EXISTS (
+    SELECT 1 FROM tenant_limits WHERE tenant_id = NEW.tenant_id AND max_vectors IS NOT NULL
+)
+BEGIN
+    UPDATE tenant_usage SET vectors = vectors + 1
+    WHERE tenant_id = NEW.tenant_id;
+    SELECT CASE WHEN json_extract('{}', 'max_vectors ' || l.max_vectors || ' ' || (u.vectors - 1)
+        || ' ' || 1) IS NULL THEN RAISE(ABORT, 'a quota is exceeded') END
+    FROM tenant_usage AS u JOIN tenant_limits AS l ON l.tenant_id = NEW.tenant_id
+    WHERE u.tenant_id = NEW.tenant_id AND u.vectors > l.max_vectors;
+END;
 
 CREATE TABLE workflow_states (
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),

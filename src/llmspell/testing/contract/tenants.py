@@ -25,7 +25,7 @@ from llmspell.errors import (
 )
 from llmspell.storage.contracts.audit import AuditEntry
 from llmspell.storage.contracts.backend import Backend
-from llmspell.storage.contracts.tenants import OPERATOR, QuotaLimits, TenantRecord, Tenants
+from llmspell.storage.contracts.tenants import NO_LIMITS, OPERATOR, QuotaLimits, TenantRecord, Tenants
 from llmspell.tenant import TenantId
 from llmspell.testing.contract import new_tenant, refused
 
@@ -100,11 +100,14 @@ class TenantsContract:
 
         assert await backend.tenants.get(tenant) is None
 
-    async def test_a_new_tenant_has_the_quotas_of_the_requirements(self, backend: Backend) -> None:
+    async def test_a_tenant_has_no_quotas_unless_it_gets_some(self, backend: Backend) -> None:
+        assert (await backend.tenants.create(unused())).quotas == NO_LIMITS
+
+    async def test_quotas_that_are_given_without_numbers_are_those_of_the_requirements(self, backend: Backend) -> None:
         """TEN-02, TEN-03, TEN-04, TEN-05."""
         tenant = unused()
 
-        record = await backend.tenants.create(tenant)
+        record = await backend.tenants.create(tenant, quotas=QuotaLimits())
 
         assert record.quotas == QuotaLimits(
             max_documents=10_000,

@@ -27,3 +27,31 @@ WHERE tenant_id = :tenant_id;
 SELECT {tenant} FROM tenants
 WHERE tenant_id > :behind AND (:status IS NULL OR status = :status)
 ORDER BY tenant_id LIMIT :limit;
+
+-- name: usage -> row
+-- What the tenant uses, and may use: what is limited by its counter, the rest by its rows.
+SELECT coalesce(u.documents, (SELECT count(*) FROM memories WHERE tenant_id = :tenant_id)) AS documents,
+  coalesce(u.storage_bytes,
+    (SELECT coalesce(sum(octet_length(value)), 0) FROM kv_store WHERE tenant_id = :tenant_id)
+    + (SELECT coalesce(sum(octet_length(content)), 0) FROM memories WHERE tenant_id = :tenant_id)
+    + (SELECT coalesce(sum(size_bytes), 0) FROM artifact_content WHERE tenant_id = :tenant_id)) AS storage_bytes,
+  coalesce(u.vectors,
+    (SELECT count(*) FROM vector_embeddings_384 WHERE tenant_id = :tenant_id)
+    + (SELECT count(*) FROM vector_embeddings_768 WHERE tenant_id = :tenant_id)
+    + (SELECT count(*) FROM vector_embeddings_1536 WHERE tenant_id = :tenant_id)
+    + (SELECT count(*) FROM vector_embeddings_3072 WHERE tenant_id = :tenant_id)) AS vectors,
+  coalesce((SELECT embeddings FROM tenant_embeddings WHERE tenant_id = :tenant_id AND day = :day), 0) AS embeddings,
+  l.max_documents, l.max_storage_bytes, l.max_vectors, t.quotas ->> '$.max_embeddings_per_day' AS max_embeddings
+FROM tenants t LEFT JOIN tenant_limits l ON l.tenant_id = :tenant_id LEFT JOIN tenant_usage u ON u.tenant_id = :tenant_id
+WHERE t.tenant_id = :tenant_id;
+
+-- name: take_embeddings -> value
+-- Count texts that are about to be embedded on a day, and return how many that makes; nothing when they would be too many.
+INSERT INTO tenant_embeddings (tenant_id, day, embeddings)
+SELECT :tenant_id, :day, :asked FROM (SELECT (SELECT quotas ->> '$.max_embeddings_per_day' FROM tenants WHERE tenant_id = :tenant_id) AS granted)
+WHERE granted IS NULL OR :asked <= granted
+ON CONFLICT (tenant_id) DO UPDATE
+SET embeddings = iif(day < excluded.day, 0, embeddings) + :asked, day = max(day, excluded.day)
+WHERE iif(day < excluded.day, 0, embeddings) + :asked
+  <= coalesce((SELECT quotas ->> '$.max_embeddings_per_day' FROM tenants WHERE tenant_id = :tenant_id), 9223372036854775807)
+RETURNING embeddings AS embeddings;
