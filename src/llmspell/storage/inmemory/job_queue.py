@@ -117,7 +117,7 @@ class InMemoryJobQueue:
 
         def work(state: State) -> LeasedJob | None:
             stored = state.jobs.get(id)
-            if stored is None or stored.job.state != "queued" or stored.job.run_at > now:
+            if stored is None or stored.job.state != "queued" or not stored.ready:
                 return None  # another worker was first
             job = replace(
                 stored.job,
@@ -194,7 +194,7 @@ class InMemoryJobQueue:
                 return replace(failed, state="dead", finished_at=now)
             return _back(failed, again_at, now)
 
-        return await self._change(lease, ended)
+        return await self._change(lease, ended, ready=again_at <= now)
 
     async def release(self, lease: LeasedJob, *, delay_s: float = 0.0) -> Job:
         now = self._clock.now()
@@ -204,10 +204,12 @@ class InMemoryJobQueue:
             run_at = later if later > now else job.run_at
             return _back(replace(job, attempt=job.attempt - 1, **UNLEASED), run_at, now)
 
-        return await self._change(lease, given_back)
+        return await self._change(lease, given_back, ready=later <= now)
 
-    async def _change(self, lease: LeasedJob, change: Callable[[Job], Job], *, held: bool = False) -> Job:
-        """Change a job in its lease; `held`: it stays in it."""
+    async def _change(
+        self, lease: LeasedJob, change: Callable[[Job], Job], *, held: bool = False, ready: bool = False
+    ) -> Job:
+        """Change a job in its lease; `held`: it stays in it, `ready`: it may run again at once."""
         checks.require_lease(lease)
         now = self._clock.now()
 
@@ -216,7 +218,7 @@ class InMemoryJobQueue:
             if stored is None or stored.job.state != "running" or stored.lease_id != lease.lease_id:
                 raise LeaseLost(id=lease.job.id, kind=lease.job.kind, token=lease.token)
             job = replace(change(stored.job), updated_at=now)
-            state.jobs.put(job.id, replace(stored, job=job, lease_id=lease.lease_id if held else None))
+            state.jobs.put(job.id, replace(stored, job=job, lease_id=lease.lease_id if held else None, ready=ready))
             return copied(job)
 
         return await self._unit(lease.tenant).write(work)
@@ -245,7 +247,7 @@ def _named(tenant: TenantId) -> TenantId:
 
 
 def _ready(state: State, kinds: Sequence[str] | None, now: datetime) -> list[UUID]:
-    """Take expired leases back, and return the jobs that may run, the most urgent first."""
+    """Take expired leases back, note which jobs are due, and return those that may run, the most urgent first."""
     for stored in state.jobs.rows():
         job = stored.job
         if job.state == "running" and job.leased_until is not None and job.leased_until <= now:
@@ -254,8 +256,10 @@ def _ready(state: State, kinds: Sequence[str] | None, now: datetime) -> list[UUI
                 late = _back(late, job.run_at, now)
             else:
                 late = replace(late, state="dead", finished_at=now)
-            state.jobs.put(job.id, replace(stored, job=late, lease_id=None))
-    due = [stored.job for stored in state.jobs.rows() if stored.job.state == "queued" and stored.job.run_at <= now]
+            state.jobs.put(job.id, replace(stored, job=late, lease_id=None, ready=True))
+        elif job.state == "queued" and not stored.ready and job.run_at <= now:
+            state.jobs.put(job.id, replace(stored, ready=True))
+    due = [stored.job for stored in state.jobs.rows() if stored.job.state == "queued" and stored.ready]
     due.sort(key=lambda job: (-job.priority, job.run_at, job.id))
     return [job.id for job in due if kinds is None or job.kind in kinds]
 

@@ -30,6 +30,8 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     job: Job
     token: int = 0
     lease_id: UUID | None = None
+    ready: bool = True
+    """Whether its time has come, as whoever kept it or a lease since has found."""
 
 
 class InMemoryJobs:
@@ -71,7 +73,7 @@ class InMemoryJobs:
             if identity in state.jobs:
                 raise AlreadyExists("A job has this id already.", id=identity)
             job = new_job(new, identity, now)
-            state.jobs.put(identity, StoredJob(job=job))
+            state.jobs.put(identity, StoredJob(job=job, ready=job.run_at <= now))
             return copied(job)
 
         return await self._unit.write(work)
@@ -143,7 +145,7 @@ class InMemoryJobs:
                 total=None,
                 message=None,
             )
-            state.jobs.put(wanted, replace(stored, job=job))
+            state.jobs.put(wanted, replace(stored, job=job, ready=True))
             return copied(job)
 
         return await self._unit.write(work)

@@ -137,12 +137,18 @@ class RelationalJobQueue:
         tenants: Sequence[TenantId] = (),
     ) -> list[LeasedJob]:
         within = {"high": high, "tenants": self._dialect.array(list(tenants))}
-        if kinds is None:
-            kinds = [row[0] for row in await unit.rows(self._queries.waiting_kinds, most=KINDS_MAX, **within)]
         now = self._runtime.clock.now()
         at, until = self._dialect.instant(now), self._dialect.instant(now + lasts)
         lease_id = self._runtime.ids.new()
         upkeep = {"now": at, "most": RECLAIM_MAX, **within}
+        due = [
+            (self._queries.reclaim, {**upkeep, "error_class": LEASE_EXPIRED, "error": EXPIRED_ERROR}),
+            (self._queries.wake, upkeep),
+        ]
+        if kinds is None:
+            await unit.batch(due)  # first: it may bring kinds back of which nothing else waits
+            due = []
+            kinds = [row[0] for row in await unit.rows(self._queries.waiting_kinds, most=KINDS_MAX, **within)]
         taking = {
             "kinds": self._dialect.array(list(kinds)),
             "wanted": limit,
@@ -154,13 +160,7 @@ class RelationalJobQueue:
             "after": after,
             **within,
         }
-        *_, taken = await unit.batch(
-            [
-                (self._queries.reclaim, {**upkeep, "error_class": LEASE_EXPIRED, "error": EXPIRED_ERROR}),
-                (self._queries.wake, upkeep),
-                (self._queries.lease, taking),
-            ]
-        )
+        *_, taken = await unit.batch([*due, (self._queries.lease, taking)])
         if not taken:
             return []
         rows = await unit.rows(self._queries.leased, lease_id=self._dialect.id(lease_id), until=until)

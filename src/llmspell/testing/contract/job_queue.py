@@ -77,6 +77,26 @@ class JobQueueContract:
         clock.advance(seconds=0.000001)
         assert len(await backend.job_queue.lease(worker="w", kinds=[kind])) == 1
 
+    async def test_a_job_that_was_due_stays_so_when_the_clock_goes_back(self, backend: Backend, clock: ManualClock) -> None:
+        """A machine whose clock is corrected does not stop working; what was never due waits for its time."""
+        tenant, kind = await new_tenant(backend), new_kind()
+        jobs = backend.storages(tenant).jobs
+        due = await jobs.enqueue(kind)
+        seen = await jobs.enqueue(kind, run_at=clock.now() + timedelta(seconds=5))
+        unseen = await jobs.enqueue(kind, run_at=clock.now() + timedelta(seconds=60))
+        clock.advance(seconds=10)
+        (first,) = await backend.job_queue.lease(worker="w", kinds=[kind], lease_s=3_600)
+        clock.advance(seconds=50)
+        clock.advance(seconds=-3_600)
+
+        (second,) = await backend.job_queue.lease(worker="w", kinds=[kind], lease_s=3_600)
+
+        assert [first.job.id, second.job.id] == [due.id, seen.id]
+        assert await backend.job_queue.lease(worker="w", kinds=[kind]) == []
+        clock.advance(seconds=3_600)
+        (third,) = await backend.job_queue.lease(worker="w", kinds=[kind])
+        assert third.job.id == unseen.id
+
     async def test_only_the_kinds_that_were_asked_for_are_leased(self, backend: Backend) -> None:
         tenant, kind, other = await new_tenant(backend), new_kind(), new_kind()
         jobs = backend.storages(tenant).jobs
@@ -96,6 +116,19 @@ class JobQueueContract:
 
         assert {lease.job.id for lease in leases} == {job.id for job in made}
         assert {lease.tenant for lease in leases} == {tenant}
+
+    async def test_without_kinds_the_lease_that_takes_a_job_back_gives_it_again(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        """Also when nothing else of its kind waits."""
+        tenant = await new_tenant(backend)
+        job = await backend.storages(tenant).jobs.enqueue(new_kind())
+        await backend.job_queue.lease(worker="a", lease_s=30, tenants=[tenant])
+        clock.advance(seconds=30)
+
+        (lease,) = await backend.job_queue.lease(worker="b", tenants=[tenant])
+
+        assert (lease.job.id, lease.job.worker, lease.job.attempt, lease.token) == (job.id, "b", 2, 2)
 
     async def test_a_tenant_with_many_jobs_does_not_keep_others_waiting(self, backend: Backend) -> None:
         kind = new_kind()
