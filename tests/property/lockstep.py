@@ -248,7 +248,10 @@ class Lockstep:
         self.looks += 1
         found: dict[str, list[tuple[str, Any]]] = {}
         for name, spell in self.spells.items():
-            found[name] = await observed(spell._backend, self.tenants)
+            try:
+                found[name] = await observed(spell._backend, self.tenants)
+            except Exception as error:
+                raise Diverged(f"{name}: looking around raised {error!r}") from error
         for place, (label, oracle) in enumerate(found[ORACLE]):
             for name, answers in found.items():
                 self.compared += 1

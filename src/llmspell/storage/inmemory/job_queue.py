@@ -100,10 +100,11 @@ class InMemoryJobQueue:
                 due = await self._unit(tenant).write(lambda state: _ready(state, wanted, now))
                 ready += [(nth, place, tenant, id) for nth, id in enumerate(due)]
         found: list[LeasedJob] = []
+        lease_id = self._ids.new()
         for _, _, tenant, id in sorted(ready):
             if len(found) == limit:
                 break
-            leased = await self._take(tenant, id, worker=worker, now=now, until=until)
+            leased = await self._take(tenant, id, lease_id, worker=worker, now=now, until=until)
             if leased is not None:
                 found.append(leased)
         if found:
@@ -111,10 +112,8 @@ class InMemoryJobQueue:
         return found
 
     async def _take(
-        self, tenant: TenantId, id: UUID, *, worker: str, now: datetime, until: datetime
+        self, tenant: TenantId, id: UUID, lease_id: UUID, *, worker: str, now: datetime, until: datetime
     ) -> LeasedJob | None:
-        lease_id = self._ids.new()
-
         def work(state: State) -> LeasedJob | None:
             stored = state.jobs.get(id)
             if stored is None or stored.job.state != "queued" or not stored.ready:

@@ -201,8 +201,14 @@ def new_job(new: checks.NewJob, id: UUID, now: datetime) -> Job:
 
 
 def ensure_waiting(state: State, id: UUID, *, kind: str = EMBED_KIND, now: datetime) -> None:
-    """Keep a job of a kind, unless one waits already."""
-    if not any(stored.job.kind == kind and stored.job.state == "queued" for stored in state.jobs.rows()):
+    """Keep a job of a kind, unless one waits already that will come later than this transaction: in a longer one, its own."""
+    transaction = state.transaction
+    if transaction is not None and transaction.several:
+        transaction.waiting = id = transaction.waiting or id
+        waits = id in state.jobs
+    else:
+        waits = any(stored.job.kind == kind and stored.job.state == "queued" for stored in state.jobs.rows())
+    if not waits:
         new = checks.require_new(kind, None, run_at=None, priority=0, max_attempts=MAX_ATTEMPTS, dedupe_key=None, id=id)
         state.jobs.put(id, StoredJob(job=new_job(new, id, now)))
 

@@ -184,9 +184,14 @@ TABLES = tuple(one.name for one in fields(State) if one.name not in ("transactio
 
 @dataclass(slots=True)
 class Transaction:
-    """What all layers of one transaction share. `recorded` is the instant that all of its graph rows carry."""
+    """What all layers of one transaction share. `recorded` is the instant that all of its graph rows carry.
+
+    `several`: it has several calls, so what others have waiting may be gone before it ends; `waiting` is the job that it keeps itself.
+    """
 
     recorded: datetime | None = None
+    several: bool = False
+    waiting: UUID | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -312,7 +317,7 @@ class TransactionUnit:
         self._clock = clock
         self._timeout_s = timeout_s
         self._deadline = clock.monotonic() + timeout_s
-        self._layer = store.committed.layer(Transaction())
+        self._layer = store.committed.layer(Transaction(several=True))
         self._mutex = threading.Lock()
         self._savepoints = Savepoints()
         self._open = True

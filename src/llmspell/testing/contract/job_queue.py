@@ -89,7 +89,7 @@ class JobQueueContract:
         clock.advance(seconds=50)
         clock.advance(seconds=-3_600)
 
-        (second,) = await backend.job_queue.lease(worker="w", kinds=[kind], lease_s=3_600)
+        (second,) = await backend.job_queue.lease(worker="w", kinds=[kind], lease_s=7_200)
 
         assert [first.job.id, second.job.id] == [due.id, seen.id]
         assert await backend.job_queue.lease(worker="w", kinds=[kind]) == []
