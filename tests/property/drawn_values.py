@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from llmspell.testing.contract import random_vector, turned_vector
+from llmspell.testing.contract import packed, random_vector, turned_vector
 
 T = TypeVar("T")
 TENANTS = 3
@@ -42,6 +42,18 @@ class Content(NamedTuple):
 
     form: str
     data: bytes
+
+
+class Vector(NamedTuple):
+    """One of a few vectors; `packed`: as memories take it."""
+
+    dimension: int
+    number: int
+    packed: bool = False
+
+    def value(self) -> list[float] | bytes:
+        values = VECTORS_OF[self.dimension][self.number]
+        return packed(values) if self.packed else list(values)
 
 
 class TenantNumber(NamedTuple):
@@ -183,8 +195,9 @@ class Draw:
     def object(self) -> dict[str, Any]:
         return {self.pick(["a", "b", "n", "é"]): self.json() for _ in range(self.number(0, 3))}
 
-    def vector(self) -> list[float]:
-        return list(self.pick(VECTORS_OF[384 if self.chance(0.9) else 768]))
+    def vector(self, *, packed: bool = False, dimension: int | None = None) -> Any:
+        dimension = dimension or (384 if self.chance(0.9) else 768)
+        return Vector(dimension, self.source.randrange(len(VECTORS_OF[dimension])), packed)
 
     def version(self) -> Any:
         """Return a version to expect; mostly none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.property.drawn_values import FIXED_IDS, NAMES, PREDICATES, VECTORS_OF, Content, Draw, Now, Ref, TenantNumber, given
+from tests.property.drawn_values import FIXED_IDS, NAMES, PREDICATES, Content, Draw, Now, Ref, TenantNumber, given
 
 from llmspell.storage.contracts.access_keys import KeyHash, NewAccessKey, Successor
 from llmspell.storage.contracts.api_keys import NewApiKey, ResealedApiKey
@@ -24,7 +24,7 @@ from llmspell.storage.contracts.sessions import SESSION_STATUSES
 from llmspell.storage.contracts.tenants import QuotaLimits
 from llmspell.storage.contracts.vectors import VectorEntry
 from llmspell.storage.contracts.workflow_state import STATUSES
-from llmspell.testing.contract import OTHER_SPACE, SPACE, packed
+from llmspell.testing.contract import OTHER_SPACE, SPACE
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Drawn = Callable[[Draw], Arguments]
@@ -51,10 +51,9 @@ PATTERN_KEYS = ["a", "b", "é"]
 # --- memories -------------------------------------------------------------------------------------------------------------
 
 
-def _embeddings(d: Draw, dimension: int = 384) -> tuple[bytes, ...]:
-    if d.chance(0.03):
-        dimension = 768
-    return tuple(packed(d.pick(VECTORS_OF[dimension])) for _ in range(d.number(1, 2)))
+def _embeddings(d: Draw) -> tuple[Any, ...]:
+    dimension = 768 if d.chance(0.03) else 384
+    return tuple(d.vector(packed=True, dimension=dimension) for _ in range(d.number(1, 2)))
 
 
 def _memory(d: Draw, *, embedded: bool) -> NewMemory:
@@ -116,7 +115,7 @@ def _query(d: Draw) -> Arguments:
     return given(
         MemoryQuery(
             text=text,
-            embedding=packed(d.pick(VECTORS_OF[384])) if dense else None,
+            embedding=d.vector(packed=True, dimension=384) if dense else None,
             space_id="space-a" if dense else None,
             candidates=d.number(1, 20),
             filters=d.maybe(lambda: _memory_filters(d), 0.3, None),

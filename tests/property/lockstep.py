@@ -34,6 +34,7 @@ from tests.property.drawn_values import (
     Restart,
     Step,
     TenantNumber,
+    Vector,
 )
 from tests.property.observation import observed
 
@@ -215,6 +216,8 @@ class Lockstep:
                 return now + timedelta(seconds=seconds)
             case TenantNumber(number):
                 return self.tenants[number]
+            case Vector():
+                return value.value()
             case Content(form, data):
                 return data if form == "bytes" else io.BytesIO(data) if form == "file" else _pieces(data)
             case msgspec.Struct():

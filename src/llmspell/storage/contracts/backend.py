@@ -95,6 +95,8 @@ class Savepoints:
 
     def __init__(self) -> None:
         self._open: list[object] = []
+        self.undone = 0
+        """How many blocks were left by an exception so far."""
 
     def enter(self) -> object:
         """Note that a block begins, and return its mark."""
@@ -102,8 +104,8 @@ class Savepoints:
         self._open.append(mark)
         return mark
 
-    def leave(self, mark: object) -> None:
-        """Note that a block ends.
+    def leave(self, mark: object, *, undone: bool = False) -> None:
+        """Note that a block ends; `undone`: nothing of it stays.
 
         Raises:
             TransactionError: it is not the innermost.
@@ -114,6 +116,7 @@ class Savepoints:
                 hint="Let the tasks that share a transaction take turns at savepoints.",
             )
         self._open.pop()
+        self.undone += undone
 
     def require_none(self) -> None:
         """Refuse to commit while a block is open: whether it would keep what it wrote is not decided yet.

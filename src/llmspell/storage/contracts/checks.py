@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from llmspell.codec import decode_json, encode_json, require_json, require_key, require_limit
+from llmspell.codec import decode_json, encode_json, require_json, require_key, require_limit, require_size
 from llmspell.errors import InvalidInput, InvalidLimit, InvalidMetadata
 from llmspell.storage.contracts.audit import PRINCIPAL_MAX_BYTES
-from llmspell.storage.contracts.kv import VALUE_MAX_BYTES
+from llmspell.storage.contracts.kv import BATCH_MAX, VALUE_MAX_BYTES
 
 TTL_MIN_S = 1e-6
 """The precision of instants: what lives shorter would have ended when it begins."""
@@ -41,6 +41,18 @@ def require_value(value: object, *, field: str = "value") -> bytes:
     if len(value) > VALUE_MAX_BYTES:
         raise InvalidInput(field, f"must be at most {VALUE_MAX_BYTES:,} bytes", given=len(value))
     return bytes(value)
+
+
+def require_items(items: object) -> dict[str, bytes]:
+    """Return keys with their values, in the order given; at most 10,000.
+
+    Raises:
+        InvalidInput: no mapping, or a value that is none; `InvalidKey`: a key; `InvalidLimit`: too many.
+    """
+    if not isinstance(items, Mapping):
+        raise InvalidInput("items", "must be a mapping of keys to values", given=type(items).__name__)
+    require_size(items, field="items", maximum=BATCH_MAX)
+    return {require_key(key): require_value(value) for key, value in items.items()}
 
 
 def require_ttl(value: object, *, field: str = "ttl_s") -> float:

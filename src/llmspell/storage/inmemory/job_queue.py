@@ -144,6 +144,7 @@ class InMemoryJobQueue:
         total: int | None = None,
         message: str | None = None,
     ) -> bool:
+        checks.require_lease(lease)
         until = self._clock.now() + timedelta(seconds=checks.require_lease_s(lease_s))
         checks.require_progress(done, total, message)
 

@@ -348,10 +348,14 @@ class InMemoryMemories:
 
         def work(state: State) -> int:
             space, attached = _space(state, space_id), 0
+            wanted = {}  # of one memory, the last
             for position, (id, version, embeddings) in enumerate(items):
-                windows = _windows(embeddings, space.dimension)
-                stored = _live(state, parse_id(id, field=f"items[{position}].id"), now)
-                if stored is not None and stored.record.version == version and windows:
+                identity = parse_id(id, field=f"items[{position}].id")
+                if windows := _windows(embeddings, space.dimension):
+                    wanted[identity] = version, windows
+            for identity, (version, windows) in wanted.items():
+                stored = _live(state, identity, now)
+                if stored is not None and stored.record.version == version:
                     others = {id: kept for id, kept in stored.embeddings.items() if id != space_id}
                     self._store(state, stored.record, {**others, space_id: windows})
                     attached += 1

@@ -186,7 +186,7 @@ TABLES = tuple(one.name for one in fields(State) if one.name not in ("transactio
 class Transaction:
     """What all layers of one transaction share. `recorded` is the instant that all of its graph rows carry.
 
-    `several`: it has several calls, so what others have waiting may be gone before it ends; `waiting` is the job that it keeps itself.
+    `several`: it has several calls, so what others have waiting may be gone before it ends. `waiting`: the job that it keeps itself.
     """
 
     recorded: datetime | None = None
@@ -317,7 +317,8 @@ class TransactionUnit:
         self._clock = clock
         self._timeout_s = timeout_s
         self._deadline = clock.monotonic() + timeout_s
-        self._layer = store.committed.layer(Transaction(several=True))
+        self._transaction = Transaction(several=True)
+        self._layer = store.committed.layer(self._transaction)
         self._mutex = threading.Lock()
         self._savepoints = Savepoints()
         self._open = True
@@ -331,7 +332,12 @@ class TransactionUnit:
         with self._mutex:
             self._require_open()
             savepoint = self._layer.layer()
-            result = work(savepoint)
+            recorded = self._transaction.recorded
+            try:
+                result = work(savepoint)
+            except BaseException:
+                self._transaction.recorded = recorded
+                raise
             savepoint.merge()
             return result
 

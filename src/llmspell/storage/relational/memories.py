@@ -417,11 +417,14 @@ class RelationalMemories:
         checks.require_space_id(space_id)
         require_size(items, field="items", maximum=ADD_MAX)
         dimension = await self._dimension(self._unit, space_id)
-        for _, _, windows in items:
+        wanted = {}  # of one memory, the last
+        for position, (id, version, windows) in enumerate(items):
+            identity = parse_id(id, field=f"items[{position}].id")
             self._check_embeddings(windows, dimension)
+            if windows:
+                wanted[identity] = version, windows
 
         async def work(executor: Executor) -> int:
-            wanted = {id: (version, windows) for id, version, windows in items if windows}
             ids = self._dialect.array(sorted(wanted))  # sorted: two drains lock their rows in the same order
             locked = await executor.rows(self._queries.lock_versions, ids=ids, now=self._now()) if wanted else []
             current = {self._dialect.to_id(row[0]): row[1] for row in locked}
@@ -440,7 +443,7 @@ class RelationalMemories:
     async def mark_embedding_failed(self, ids: Sequence[UUID], *, space_id: str | None = None) -> int:
         if space_id is not None:
             checks.require_space_id(space_id)
-        return await self._mark(self._queries.mark_failed, ids, space_id=space_id)
+        return await self._mark(self._queries.mark_failed, ids, space_id=space_id, now=self._now())
 
     async def touch(self, ids: Sequence[UUID]) -> int:
         return await self._mark(self._queries.touch, ids, now=self._now())
@@ -511,7 +514,7 @@ class RelationalMemories:
 
     def _check_embeddings(self, windows: Iterable[bytes], dimension: int) -> None:
         for window in windows:
-            checks.require_packed(window, field="embedding", dimension=dimension)
+            checks.require_packed(window, field="embeddings", dimension=dimension)
 
     def _embedding_statements(
         self, vectors: Sequence[tuple[UUID, tuple[bytes, ...]]], space_id: str | None, dimension: int
