@@ -24,6 +24,7 @@ from tests.property.drawn_values import (
 from tests.property.drawn_verbs import VERBS
 
 from llmspell.gate import READS
+from llmspell.testing.contract import SPACE
 
 OFTEN = 7
 SELDOM = {
@@ -66,7 +67,18 @@ LARGE = {"memories": 3, "graph": 3, "sessions": 2, "artifacts": 2, "jobs_queue":
 """Stems that come more often than the others."""
 IN_TRANSACTION_ONLY = ("claim", "record")
 """Of `idempotency`: they belong into a transaction."""
-ONCE = ("kv", "jobs", "sessions", "procedures", "agent_state", "workflow_state", "audit", "event_log", "hook_history", "artifacts")
+ONCE = (
+    "kv",
+    "jobs",
+    "sessions",
+    "procedures",
+    "agent_state",
+    "workflow_state",
+    "audit",
+    "event_log",
+    "hook_history",
+    "artifacts",
+)
 """Concerns whose handle is the storage itself, so that their verbs are drawn alike under an idempotency key."""
 BROKEN = 0.05
 """The share of calls with an argument that may not be accepted."""
@@ -113,14 +125,15 @@ def _steps(d: Draw, length: int) -> Iterator[Step]:
 
 def _beginning() -> Iterator[Step]:
     """What most of a program leans on: a space, and cardinalities."""
-    d = Draw(random.Random(0))
     for tenant in range(TENANTS):
-        yield Call(tenant, "memories", "ensure_space", *VERBS["memories"]["ensure_space"](d))
+        yield Call(tenant, "memories", "ensure_space", (SPACE,), {})
         yield Call(tenant, "graph", "declare", ("lives_in", "one"), {})
 
 
 def _suspension(d: Draw, tenant: int) -> Call:
-    return Call(tenant, "tenants", "set_status", (TenantNumber(tenant), "suspended"), {"reason": d.text()}, via="tenants")
+    return Call(
+        tenant, "tenants", "set_status", (TenantNumber(tenant), "suspended"), {"reason": d.text()}, via="tenants"
+    )
 
 
 def _resumption(tenant: int) -> Call:
@@ -136,7 +149,7 @@ def _block(d: Draw, tenant: int, *, depth: int) -> Block:
             steps.append(Advance(d.pick([0, 0.000_001, 1, -1])))
         elif d.chance(0.1):
             steps.append(Call(tenant, "idempotency", "claim", *VERBS["idempotency"]["claim"](d)))
-            steps.append(Call(tenant, "idempotency", "record", *(steps[-1].args[:1] + (d.blob(),), {})))  # type: ignore[union-attr]
+            steps.append(Call(tenant, "idempotency", "record", *((*steps[-1].args[:1], d.blob()), {})))  # type: ignore[union-attr]
         else:
             steps.append(_call(d, tenant, inside=True))
     return Block(tenant, steps, keep=d.chance(0.65))
@@ -158,7 +171,7 @@ def _way(
     d: Draw, stem: str, verb: str, arguments: tuple[tuple[Any, ...], dict[str, Any]], *, inside: bool, number: int
 ) -> tuple[str, bool]:
     """Return through which handle a call goes, and whether it goes on where a page ended."""
-    pages = (verb in ("list", "learned") and stem not in ("memories",)) or (stem, verb) == ("agent_state", "verify")
+    pages = (verb in ("list", "learned") and stem != "memories") or (stem, verb) == ("agent_state", "verify")
     if pages and d.chance(0.4):
         return ("tenants" if stem == "tenants" else "storage"), True
     if stem == "tenants":
@@ -181,6 +194,3 @@ def flat(steps: Sequence[Step]) -> Iterator[Step]:
         yield step
         if isinstance(step, Block):
             yield from flat(step.steps)
-
-
-

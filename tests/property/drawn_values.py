@@ -1,7 +1,8 @@
 """The vocabulary of random programs: steps, references to what earlier steps made, and the values that both are drawn from.
 
-A program is plain data. What it cannot know when it is drawn (an id that a store will make, the time of the clock, a lease) stands in
-it as a reference, which every store resolves to its own; so each part of a program can be left out, and the rest still means something.
+A program is plain data. What it cannot know when it is drawn (an id that a store will make, the time of the clock, a lease)
+stands in it as a reference, which every store resolves to its own; so each part of a program can be left out, and the rest still
+means something.
 
 Pools are small on purpose: programs prove little unless their steps meet.
 """
@@ -225,7 +226,9 @@ class Draw:
         """Return arguments of which one is replaced by a value that may not be accepted."""
         args, kwargs = arguments
         places: list[Any] = [*range(len(args)), *kwargs]
-        hostile = [place for place in places if type(args[place] if isinstance(place, int) else kwargs[place]) in HOSTILE]
+        hostile = [
+            place for place in places if type(args[place] if isinstance(place, int) else kwargs[place]) in HOSTILE
+        ]
         if not hostile:
             return arguments
         place = self.pick(hostile)

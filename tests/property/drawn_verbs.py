@@ -148,7 +148,9 @@ MEMORIES: dict[str, Drawn] = {
     "get_batch": lambda d: given(_memory_ids(d)),
     "update": _update,
     "delete": lambda d: given(d.id("memory", fixed=0.1), expected_version=d.version(), reason=d.maybe(d.text)),
-    "restore": lambda d: given(Ref("deleted_memory", d.number(0, 2)) if d.chance(0.8) else d.id("memory"), actor=d.actor()),
+    "restore": lambda d: given(
+        Ref("deleted_memory", d.number(0, 2)) if d.chance(0.8) else d.id("memory"), actor=d.actor()
+    ),
     "forget": _reasoned,
     "history": lambda d: given(d.id("memory", fixed=0.1)),
     "list": _memory_list,
@@ -335,7 +337,9 @@ AGENT_STATE: dict[str, Drawn] = {
     "verify": lambda d: given(limit=d.limit()),
 }
 WORKFLOW_STATE: dict[str, Drawn] = {
-    "create": lambda d: given(d.pick(WORKFLOWS), d.object(), name=d.maybe(d.text), current_step=d.maybe(lambda: 1, 0.2)),
+    "create": lambda d: given(
+        d.pick(WORKFLOWS), d.object(), name=d.maybe(d.text), current_step=d.maybe(lambda: 1, 0.2)
+    ),
     "save": lambda d: given(
         d.pick(WORKFLOWS), d.object(), current_step=d.maybe(lambda: d.number(0, 3), 0.3), expected_version=d.version()
     ),

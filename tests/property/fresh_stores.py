@@ -49,7 +49,9 @@ class FreshStores:
         self._numbers = itertools.count()
 
     @asynccontextmanager
-    async def opened(self, clock: ManualClock, *, seed: int) -> AsyncIterator[tuple[dict[str, Spell], Callable[..., object]]]:
+    async def opened(
+        self, clock: ManualClock, *, seed: int
+    ) -> AsyncIterator[tuple[dict[str, Spell], Callable[..., object]]]:
         """Open a set, and give with it the function that closes one of them and opens it again."""
         async with AsyncExitStack() as stack:
             ids = {name: SeededIds(clock, seed) for name in BACKENDS}

@@ -1,8 +1,8 @@
 """Runs a program on several stores at once, step by step, and compares what each says with what the oracle says.
 
 Rule 1: everything a call returns is compared, with the type of each number; of an error its class, code, message and fields.
-Rule 2: what a store makes by itself (ids, hashes over them, keys that it keeps secret) may differ from store to store, but is the same
-thing everywhere: a bijection is kept over the whole run, so that one id never stands for two, nor two for one.
+Rule 2: what a store makes by itself (ids, hashes over them, keys that it keeps secret) may differ from store to store, but is
+the same thing everywhere: a bijection is kept over the whole run, so that one id never stands for two, nor two for one.
 Rule 3: nothing but errors of llmspell may come out of a call.
 """
 
@@ -39,7 +39,7 @@ from tests.property.drawn_values import (
 from tests.property.observation import observed
 
 from llmspell.clock import ManualClock
-from llmspell.errors import LlmspellError
+from llmspell.errors import InvalidCursor, LlmspellError
 from llmspell.spell import Spell
 from llmspell.storage.contracts.backend import Storages
 
@@ -91,7 +91,7 @@ class Lockstep:
         for name in self.tenants[:TENANTS]:
             for spell in self.spells.values():
                 await spell._backend.tenants.create(name)  # type: ignore[arg-type]
-        for self.position, step in enumerate(steps):  # noqa: B007 - read by who shortens the program
+        for self.position, step in enumerate(steps):
             await self._step(step, None)
 
     async def _step(self, step: Step, inside: dict[str, Any] | None) -> None:
@@ -281,7 +281,8 @@ class Lockstep:
             )
         if isinstance(oracle, dict):
             return len(oracle) == len(other) and all(
-                self.same(mine, theirs, name) for mine, theirs in zip(oracle.items(), _ordered(other, oracle), strict=True)
+                self.same(mine, theirs, name)
+                for mine, theirs in zip(oracle.items(), _ordered(other, oracle), strict=True)
             )
         if isinstance(oracle, (list, tuple)):
             return len(oracle) == len(other) and all(map(self.same, oracle, other, [name] * len(oracle)))
@@ -317,7 +318,8 @@ def _ordered(other: dict[Any, Any], oracle: dict[Any, Any]) -> list[tuple[Any, A
 
 def described(error: LlmspellError) -> tuple[Any, ...]:
     """Return everything that an error says."""
-    if __import__("os").environ.get("LOOSE"): return type(error).__name__, error.code, getattr(error, "field", None)
+    if isinstance(error, InvalidCursor):  # it shows the cursor, which each store signs with a key of its own
+        return type(error).__name__, error.code, error.problem, error.hint, error.field
     return type(error).__name__, error.code, error.detail, error.hint, getattr(error, "field", None), dict(error.fields)
 
 

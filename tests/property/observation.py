@@ -74,7 +74,9 @@ async def _tenant(on: Storages, tenant: str, note: Callable[..., Awaitable[Any]]
         await told("nearest", lambda vector=vector: on.vectors.search(vector, limit=100, include_embedding=True))  # type: ignore[misc]
     await _memories(on, told)
     await _graph(on, told)
-    await told("learned", lambda: paged(lambda cursor: on.procedures.learned(min_frequency=1, cursor=cursor, limit=PAGE)))
+    await told(
+        "learned", lambda: paged(lambda cursor: on.procedures.learned(min_frequency=1, cursor=cursor, limit=PAGE))
+    )
     await told("agents", lambda: paged(lambda cursor: on.agent_state.list(cursor=cursor, limit=PAGE)))
     await told("damaged agents", on.agent_state.verify)
     await told("workflows", lambda: paged(lambda cursor: on.workflow_state.list(cursor=cursor, limit=PAGE)))
@@ -83,7 +85,9 @@ async def _tenant(on: Storages, tenant: str, note: Callable[..., Awaitable[Any]]
     await told("events", lambda: paged(lambda cursor: on.event_log.list(cursor=cursor, limit=50)))
     await told("tail", lambda: on.event_log.tail(limit=1_000))
     await told("event types", on.event_log.stats)
-    await told("hooks", lambda: paged(lambda cursor: on.hook_history.list(cursor=cursor, limit=50, include_context=True)))
+    await told(
+        "hooks", lambda: paged(lambda cursor: on.hook_history.list(cursor=cursor, limit=50, include_context=True))
+    )
     await told("hook statistics", on.hook_history.statistics)
     await told("jobs", lambda: paged(lambda cursor: on.jobs.list(cursor=cursor, limit=50)))
     await _sessions(on, told)
@@ -130,5 +134,3 @@ async def _sessions(on: Storages, told: Callable[..., Awaitable[Any]]) -> None:
         await told("artifact", lambda one=one: on.artifacts.get(one.id))  # type: ignore[misc]
         await told("content", lambda one=one: on.artifacts.read(one.id))  # type: ignore[misc]
     await told("artifact statistics", on.artifacts.stats)
-
-

@@ -1,8 +1,8 @@
 """Random programs over every verb of every stem: SQLite and PostgreSQL say after each step what the model in memory says.
 
 Several tenants take turns in one program; there are transactions and savepoints that are kept and undone, pages that are walked,
-arguments that may not be accepted, a clock that also goes back, tenants that are suspended, calls under idempotency keys, and stores
-that are closed and opened again. A failure is shortened, and printed with the seed and the steps that replay it.
+arguments that may not be accepted, a clock that also goes back, tenants that are suspended, calls under idempotency keys, and
+stores that are closed and opened again. A failure is shortened, and printed with the seed and the steps that replay it.
 """
 
 from __future__ import annotations
@@ -127,9 +127,7 @@ def explained(seed: int, steps: Sequence[Step], told: str) -> str:
 
 
 @pytest.mark.timeout(size(ci=900, soak=86_400))
-def test_the_databases_do_as_the_model_does_whatever_is_asked(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_the_databases_do_as_the_model_does_whatever_is_asked(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if ORACLE not in BACKENDS or len(BACKENDS) < 2:
         pytest.skip("there is nothing to compare")
     ok, told, refused = Counter[str](), Counter[str](), Counter[str]()
@@ -154,4 +152,11 @@ def test_the_databases_do_as_the_model_does_whatever_is_asked(
     assert not {verb: ok[verb] for verb in verbs if ok[verb] < EACH_OK_MIN}
     assert not {verb: told[verb] for verb in verbs if told[verb] < EACH_TOLD_MIN and verb not in TELLS_NOTHING}
     assert min(restarts, rolled_back, savepoints, looks, ok["once"]) > EACH_OK_MIN
-    assert refused.keys() >= {"NotFound", "AlreadyExists", "VersionConflict", "TenantInactive", "InvalidCursor", "LeaseLost"}
+    assert refused.keys() >= {
+        "NotFound",
+        "AlreadyExists",
+        "VersionConflict",
+        "TenantInactive",
+        "InvalidCursor",
+        "LeaseLost",
+    }

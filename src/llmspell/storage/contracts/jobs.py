@@ -52,6 +52,8 @@ DELAY_MAX_S = 366 * 86_400.0
 LEASES_MAX = 100
 """Jobs that one call leases at most."""
 KINDS_MAX = 100
+SERVED_MAX = 10_000
+"""Tenants that one call of `lease` names at most."""
 RECLAIM_MAX = 1_000
 """Expired leases, and jobs whose time has come, that one call of `lease` takes care of before it looks for work."""
 BACKOFF_FIRST_S = 1.0

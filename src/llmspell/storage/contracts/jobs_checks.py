@@ -25,6 +25,7 @@ from llmspell.ids import parse_id
 from llmspell.observe import redact
 from llmspell.storage.contracts import jobs as contract
 from llmspell.storage.contracts.jobs import JOB_STATES, Job, JobState, LeasedJob
+from llmspell.tenant import STORE_TENANT, TenantId, tenant_id
 
 NO_TEXT = "�"
 
@@ -82,6 +83,14 @@ def require_kinds(values: Sequence[str] | None) -> list[str] | None:
         return None
     require_size(values, field="kinds", maximum=contract.KINDS_MAX, minimum=1)
     return sorted({require_kind(value, field=f"kinds[{position}]") for position, value in enumerate(values)})
+
+
+def require_tenants(values: Sequence[TenantId] | None) -> list[TenantId] | None:
+    """Return the tenants to serve, each once, in byte order; None is all. The store's own jobs are served like a tenant's."""
+    if values is None:
+        return None
+    require_size(values, field="tenants", maximum=contract.SERVED_MAX)
+    return sorted({one if one == STORE_TENANT else tenant_id(one) for one in values})
 
 
 def require_state(value: object) -> JobState | None:

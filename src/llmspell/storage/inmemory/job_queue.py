@@ -36,7 +36,7 @@ from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.inmemory.jobs import InMemoryJobs, StoredJob, copied
 from llmspell.storage.inmemory.store import AutocommitUnit, State, TenantStore
 from llmspell.storage.inmemory.tenants import InMemoryTenants
-from llmspell.tenant import STORE_TENANT, TenantId, tenant_id
+from llmspell.tenant import STORE_TENANT, TenantId
 
 UNLEASED: dict[str, Any] = {"worker": None, "leased_until": None}
 
@@ -91,7 +91,8 @@ class InMemoryJobQueue:
         require_limit(limit, maximum=LEASES_MAX)
         now = self._clock.now()
         until = now + timedelta(seconds=checks.require_lease_s(lease_s))
-        served = self._tenants.all_with_stores() if tenants is None else sorted(set(map(_named, tenants)))
+        named = checks.require_tenants(tenants)
+        served = self._tenants.all_with_stores() if named is None else named
         known = set(self._tenants.all_with_stores())
         turned = [*(one for one in served if one > self._after), *(one for one in served if one <= self._after)]
         ready: list[tuple[int, int, TenantId, UUID]] = []
@@ -240,10 +241,6 @@ class InMemoryJobQueue:
         beyond = [one for one in self._tenants.active() if one > (after or "")]
         found = [one for one in beyond if await self._unit(one).read(_neglected)]
         return found[:limit]
-
-
-def _named(tenant: TenantId) -> TenantId:
-    return tenant if tenant == STORE_TENANT else tenant_id(tenant)
 
 
 def _ready(state: State, kinds: Sequence[str] | None, now: datetime) -> list[UUID]:

@@ -186,7 +186,8 @@ TABLES = tuple(one.name for one in fields(State) if one.name not in ("transactio
 class Transaction:
     """What all layers of one transaction share. `recorded` is the instant that all of its graph rows carry.
 
-    `several`: it has several calls, so what others have waiting may be gone before it ends. `waiting`: the job that it keeps itself.
+    `several`: it has several calls, so what others have waiting may be gone before it ends. `waiting`: the job that it keeps
+    itself.
     """
 
     recorded: datetime | None = None

@@ -117,7 +117,8 @@ class RelationalMemories:
             texts[memory.id], length = self._postings.counts(memory_text(memory.content, memory.role or "", memory.at))
             records.append(self._rows.new(memory, now=now, space_id=space_id, text_length=length))
         vectors = [(memory.id, memory.embeddings) for memory in memories if memory.embeddings]
-        await self._unit.batch(
+        await self._insert(
+            records,
             [
                 # In the order of ids: two batches with the same ids then wait for each other's end, and not for each other.
                 (self._queries.insert, [self._rows.parameters(stored) for stored in sorted(records, key=_by_id)]),
@@ -125,10 +126,26 @@ class RelationalMemories:
                 *self._postings.added(texts),
                 *self._embedding_statements(vectors, space_id, dimension),
                 *self._job_for(records),
-            ]
+            ],
         )
         await self._postings.fold_sometimes(self._unit)
         return [stored.record for stored in records]
+
+    async def _insert(self, records: Sequence[Stored], statements: Sequence[Statement]) -> None:
+        """Run the statements that store new memories.
+
+        Raises:
+            AlreadyExists: names the first of them whose id is taken.
+        """
+        try:
+            await self._unit.batch(statements)
+        except AlreadyExists as exc:
+            ids = [stored.record.id for stored in records]
+            taken = await self.taken(ids)
+            for id in ids:
+                if id in taken:
+                    raise AlreadyExists("A memory has this id already.", id=id) from exc
+            raise
 
     async def get(self, id: UUID) -> MemoryRecord | None:
         wanted = parse_id(id)
@@ -235,7 +252,7 @@ class RelationalMemories:
         async def work(executor: Executor) -> MemoryRecord:
             versions = await self._history(executor, identity)
             if not versions or versions[-1].operation == "forget":
-                raise NotFound("There is nothing to restore.", id=id)
+                raise NotFound("There is no deleted memory with this id.", id=id)
             if versions[-1].operation != "delete":
                 raise AlreadyExists("The memory is not deleted.", id=id)
             now = self._runtime.clock.now()

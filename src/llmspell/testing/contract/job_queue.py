@@ -22,7 +22,7 @@ from llmspell.storage.contracts.jobs import (
 )
 from llmspell.storage.contracts.memories import NewMemory
 from llmspell.tenant import TenantId
-from llmspell.testing.contract import memory, new_tenant
+from llmspell.testing.contract import memory, new_tenant, refused
 
 WORKERS = 8
 JOBS_EACH = 25
@@ -77,7 +77,9 @@ class JobQueueContract:
         clock.advance(seconds=0.000001)
         assert len(await backend.job_queue.lease(worker="w", kinds=[kind])) == 1
 
-    async def test_a_job_that_was_due_stays_so_when_the_clock_goes_back(self, backend: Backend, clock: ManualClock) -> None:
+    async def test_a_job_that_was_due_stays_so_when_the_clock_goes_back(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
         """A machine whose clock is corrected does not stop working; what was never due waits for its time."""
         tenant, kind = await new_tenant(backend), new_kind()
         jobs = backend.storages(tenant).jobs
@@ -116,6 +118,11 @@ class JobQueueContract:
 
         assert {lease.job.id for lease in leases} == {job.id for job in made}
         assert {lease.tenant for lease in leases} == {tenant}
+
+    async def test_tenants_to_serve_are_a_list(self, backend: Backend) -> None:
+        for given in (3, "tenant"):
+            async with refused(InvalidInput, "tenants"):
+                await backend.job_queue.lease(worker="w", tenants=given)  # type: ignore[arg-type]
 
     async def test_without_kinds_the_lease_that_takes_a_job_back_gives_it_again(
         self, backend: Backend, clock: ManualClock
