@@ -75,7 +75,10 @@ SHOWN_CHARACTERS = 80
 
 def shown(value: object) -> str:
     """Return `repr(value)`, shortened so that an error text stays one readable line."""
-    text = repr(value[:SHOWN_CHARACTERS] if isinstance(value, (str, bytes)) else value)
+    try:
+        text = repr(value[:SHOWN_CHARACTERS] if isinstance(value, (str, bytes)) else value)
+    except ValueError:  # somewhere in it is a whole number with more digits than Python writes out
+        text = f"<{type(value).__name__} with a number too long to show>"
     return text if len(text) <= SHOWN_CHARACTERS + 3 else text[:SHOWN_CHARACTERS] + "…"
 
 

@@ -5,7 +5,7 @@ Rule: the tenant is bound when the storages are handed out; no method takes one,
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -43,7 +43,11 @@ def require_timeout(timeout_s: object) -> float:
     Raises:
         InvalidLimit: it is no positive, finite number.
     """
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
+    if (
+        isinstance(timeout_s, bool)
+        or not isinstance(timeout_s, (int, float))
+        or not 0 < timeout_s <= sys.float_info.max
+    ):
         raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
     return float(timeout_s)
 

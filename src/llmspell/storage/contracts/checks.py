@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,8 +63,7 @@ def require_ttl(value: object, *, field: str = "ttl_s") -> float:
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not 0 < value <= TTL_MAX_S
+        or not 0 < value <= TTL_MAX_S  # comparing, unlike converting, bears a whole number of any length
     ):
         raise InvalidLimit(field, "must be a positive number of seconds, at most 100 years", given=value)
     return max(float(value), TTL_MIN_S)

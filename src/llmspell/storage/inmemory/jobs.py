@@ -202,10 +202,9 @@ def new_job(new: checks.NewJob, id: UUID, now: datetime) -> Job:
 
 def ensure_waiting(state: State, id: UUID, *, kind: str = EMBED_KIND, now: datetime) -> None:
     """Keep a job of a kind, unless one waits already that will come later than this transaction: in a longer one, its own."""
-    transaction = state.transaction
-    if transaction is not None and transaction.several:
-        transaction.waiting = id = transaction.waiting or id
-        waits = id in state.jobs
+    own = None if state.transaction is None else state.transaction.waiting
+    if own is not None:
+        id, waits = own, own in state.jobs
     else:
         waits = any(stored.job.kind == kind and stored.job.state == "queued" for stored in state.jobs.rows())
     if not waits:

@@ -186,12 +186,11 @@ TABLES = tuple(one.name for one in fields(State) if one.name not in ("transactio
 class Transaction:
     """What all layers of one transaction share. `recorded` is the instant that all of its graph rows carry.
 
-    `several`: it has several calls, so what others have waiting may be gone before it ends. `waiting`: the job that it keeps
-    itself.
+    `waiting`, of one that has several calls: the id of the job that it keeps itself, for what others have waiting may be gone
+    before it ends.
     """
 
     recorded: datetime | None = None
-    several: bool = False
     waiting: UUID | None = None
 
 
@@ -313,12 +312,12 @@ class AutocommitUnit:
 class TransactionUnit:
     """The calls of one transaction. The writer's lock is held by whoever made this."""
 
-    def __init__(self, store: TenantStore, clock: Clock, *, timeout_s: float) -> None:
+    def __init__(self, store: TenantStore, clock: Clock, *, timeout_s: float, waiting: UUID) -> None:
         self._store = store
         self._clock = clock
         self._timeout_s = timeout_s
         self._deadline = clock.monotonic() + timeout_s
-        self._transaction = Transaction(several=True)
+        self._transaction = Transaction(waiting=waiting)
         self._layer = store.committed.layer(self._transaction)
         self._mutex = threading.Lock()
         self._savepoints = Savepoints()
