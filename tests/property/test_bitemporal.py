@@ -72,6 +72,7 @@ class Story:
         self.draw = random.Random(seed)
         self.log = Log(ONE)
         self.told: list[str] = []
+        self.graphs: dict[str, Graph] = {}
         self.tenant = TenantId(f"story-{uuid4().hex}")
         self.numbers: dict[str, dict[UUID, int]] = {name: {} for name in stores}
         self.ids: dict[str, list[UUID]] = {name: [] for name in stores}
@@ -79,8 +80,9 @@ class Story:
         self.questions = self.on_edge = self.full = self.repeated = self.refused = self.undone = 0
 
     async def run(self) -> None:
-        for store in self.stores.values():
+        for name, store in self.stores.items():
             await store.tenants.create(self.tenant)
+            self.graphs[name] = store.storages(self.tenant).graph
         for _ in range(CHANGES):
             self.clock.advance(seconds=self.draw.choice([0, 0, 0.000_001, 1, 60, 86_400, -0.000_001, -5, -3_600]))
             await self.change()
@@ -99,8 +101,7 @@ class Story:
     async def change(self) -> None:
         """Say something, or several things in one transaction; what a transaction keeps is recorded at one instant."""
         if self.draw.random() < 0.75:
-            graphs = {name: store.storages(self.tenant).graph for name, store in self.stores.items()}
-            state = await self.say(graphs, self.log.last._replace(recorded=self.log.next_instant(self.now())))
+            state = await self.say(self.graphs, self.log.last._replace(recorded=self.log.next_instant(self.now())))
             if state is not None:
                 self.log.keep(state)
             return
@@ -288,8 +289,8 @@ class Story:
 
     async def check(self, question: tuple[Any, ...], expected: Answer, of: str) -> None:
         self.questions += 1
-        for name, store in self.stores.items():
-            found = await self.answered(store.storages(self.tenant).graph, name, *question)
+        answers = await asyncio.gather(*(self.answered(self.graphs[name], name, *question) for name in self.stores))
+        for name, found in zip(self.stores, answers, strict=True):
             assert found == expected, self.story(f"{name} says {found}", f"{of} says {expected}", question)
 
     def replayed(self, kind: str, about: Any, as_of: int | None, known_at: int | None) -> Answer:
