@@ -32,16 +32,16 @@ SELDOM = {
     "vectors": ["delete", "delete_scope"],
     "memories": ["delete_before", "delete_expired", "forget", "ensure_space", "mark_embedding_failed"],
     "graph": ["delete_entity", "delete_before", "declare", "predicates", "stats", "retract"],
-    "procedures": ["forget", "prune", "delete"],
+    "procedures": ["forget", "prune"],
     "agent_state": ["delete"],
     "workflow_state": ["delete", "prune", "counts"],
     "sessions": ["delete", "delete_expired", "expire"],
     "artifacts": ["delete", "collect_garbage"],
     "event_log": ["prune"],
     "hook_history": ["delete", "prune", "apply_retention"],
-    "api_keys": ["delete", "deactivate", "expire", "prune"],
-    "access_keys": ["pepper", "expire", "prune", "revoke"],
-    "jobs": ["prune", "cancel"],
+    "api_keys": [],
+    "access_keys": ["pepper", "expire"],
+    "jobs": ["prune"],
     "idempotency": ["expire"],
     "tenants": ["set_status"],
 }
@@ -52,19 +52,20 @@ MAKING = {
     "graph": ["assert_fact", "upsert_entity"],
     "procedures": ["record", "record_transition"],
     "agent_state": ["save"],
-    "workflow_state": ["create", "transition"],
+    "workflow_state": ["create", "transition", "advance"],
     "sessions": ["create"],
     "artifacts": ["put"],
     "event_log": ["append", "append_many"],
     "hook_history": ["record"],
-    "api_keys": ["set"],
+    "api_keys": ["set", "rotate"],
     "access_keys": ["add"],
     "jobs": ["enqueue"],
     "jobs_queue": ["lease"],
     "idempotency": ["claim"],
 }
-LARGE = {"memories": 3, "graph": 3, "sessions": 2, "artifacts": 2, "jobs_queue": 2}
-"""Stems that come more often than the others."""
+LARGE = {"memories": 3, "graph": 3, "artifacts": 3}
+SMALL = ("vectors", "agent_state", "event_log", "hook_history", "audit", "tenants", "idempotency")
+"""Stems that come more often than the others, and those that come less often: what they hold is soon there."""
 IN_TRANSACTION_ONLY = ("claim", "record")
 """Of `idempotency`: they belong into a transaction."""
 ONCE = (
@@ -157,7 +158,7 @@ def _block(d: Draw, tenant: int, *, depth: int) -> Block:
 
 def _call(d: Draw, tenant: int, *, inside: bool = False, number: int = 0) -> Call:
     stems = [stem for stem in VERBS if not inside or stem not in ("jobs_queue", "tenants")]
-    (stem,) = d.source.choices(stems, [LARGE.get(stem, 1) for stem in stems])
+    (stem,) = d.source.choices(stems, [LARGE.get(stem, 1 if stem in SMALL else 2) for stem in stems])
     verbs = [verb for verb in VERBS[stem] if inside or stem != "idempotency" or verb not in IN_TRANSACTION_ONLY]
     (verb,) = d.source.choices(verbs, [weight(stem, verb) for verb in verbs])
     arguments = VERBS[stem][verb](d)

@@ -98,6 +98,8 @@ class Block(NamedTuple):
     keep: bool
 
 
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Drawn = Callable[["Draw"], Arguments]
 Step = Call | Advance | Restart | Look | Block
 UNKNOWN = UUID("0198c0de-0000-7000-8000-00000000dead")
 FIXED_IDS = [UUID(int=0x0198C0DE_0000_7000_8000_000000000000 + number) for number in range(6)]
@@ -146,7 +148,7 @@ class Draw:
         return value() if self.chance(share) else otherwise
 
     def key(self) -> str:
-        return str(self.pick(KEYS))
+        return str(self.pick(KEYS[:3] if self.chance(0.6) else KEYS))
 
     def text(self) -> str:
         return str(self.pick(TEXTS))

@@ -149,8 +149,11 @@ class Lockstep:
             call = earlier._replace(tenant=call.tenant if foreign or inside is not None else earlier.tenant)
         now = self.clock.now()
 
+        resolved: dict[str, tuple[Any, ...]] = {}
+
         async def on(name: str) -> Outcome:
             args, kwargs = self.resolved((call.args, call.kwargs), name, call.tenant, now)
+            resolved[name] = args
             if cursors:
                 kwargs["cursor"] = cursors[name]
             try:
@@ -179,7 +182,7 @@ class Lockstep:
         if call.via.startswith("once:"):
             self.ok["once"] += 1
         self.told[verb] += bool(oracle.result)
-        self._remember(call, {name: outcome.result for name, outcome in outcomes.items()})
+        self._remember(call, {name: outcome.result for name, outcome in outcomes.items()}, resolved)
 
     def _method(self, call: Call, name: str, inside: dict[str, Any] | None) -> Callable[..., Any]:
         spell, tenant = self.spells[name], self.tenants[call.tenant]
@@ -229,7 +232,7 @@ class Lockstep:
                 return type(value)(self.resolved(inner, name, tenant, now) for inner in value)
         return value
 
-    def _remember(self, call: Call, results: dict[str, Any]) -> None:
+    def _remember(self, call: Call, results: dict[str, Any], args: dict[str, tuple[Any, ...]]) -> None:
         """Keep what later steps may refer to."""
         oracle = results[ORACLE]
         if hasattr(oracle, "next_cursor"):
@@ -238,7 +241,7 @@ class Lockstep:
             else:
                 self._pages[call.stem, call.verb] = call, {name: one.next_cursor for name, one in results.items()}
         for kind, take in MADE.get(f"{call.stem}.{call.verb}", ()):
-            taken = {name: take(result, call) for name, result in results.items()}
+            taken = {name: take(result, args[name]) for name, result in results.items()}
             for number in range(len(taken[ORACLE])):
                 made = self._made.setdefault((call.tenant, kind), [])
                 made.append({name: found[number] for name, found in taken.items()})
@@ -340,20 +343,20 @@ async def _pieces(data: bytes) -> AsyncIterator[bytes]:
         yield data[start : start + 1_000]
 
 
-def _id(result: Any, call: Call) -> list[Any]:
+def _id(result: Any, args: tuple[Any, ...]) -> list[Any]:
     return [result.id]
 
 
-def _key_id(result: Any, call: Call) -> list[Any]:
+def _key_id(result: Any, args: tuple[Any, ...]) -> list[Any]:
     return [result.key_id]
 
 
-MADE: dict[str, list[tuple[str, Callable[[Any, Call], list[Any]]]]] = {
+MADE: dict[str, list[tuple[str, Callable[[Any, tuple[Any, ...]], list[Any]]]]] = {
     "vectors.insert": [("vector", lambda ids, _: list(ids))],
     "memories.add": [("memory", lambda records, _: [record.id for record in records])],
     "memories.restore": [("memory", _id)],
     "memories.list": [("memory", lambda records, _: [record.id for record in records[:1]])],
-    "memories.delete_before": [],
+    "memories.delete": [("deleted_memory", lambda was_there, args: [args[0]] if was_there else [])],
     "graph.upsert_entity": [("entity", _id)],
     "graph.assert_fact": [("fact", _id), ("entity", lambda fact, _: [fact.subject_id])],
     "graph.correct": [("fact", _id)],
@@ -367,6 +370,7 @@ MADE: dict[str, list[tuple[str, Callable[[Any, Call], list[Any]]]]] = {
     "artifacts.put": [("artifact", _id)],
     "artifacts.list": [("artifact", lambda page, _: [one.id for one in page.items[:1]])],
     "jobs.enqueue": [("job", _id)],
+    "jobs.cancel": [("ended_job", lambda was_live, args: [args[0]] if was_live else [])],
     "jobs_queue.lease": [("lease", lambda leases, _: list(leases))],
     "jobs_queue.fail": [("ended_job", lambda job, _: [job.id] if job.state == "dead" else [])],
     "api_keys.set": [("api_key", _key_id)],

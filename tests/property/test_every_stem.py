@@ -35,8 +35,8 @@ PROGRAM_CALLS = 1_000
 CALLS = size(ci=20_000, soak=1_000_000)
 OK_MIN = 0.6
 """The share of calls that must succeed: a program that is refused all the time proves little."""
-EACH_OK_MIN = 20
-EACH_TOLD_MIN = 5
+EACH_OK_MIN = 5
+EACH_TOLD_MIN = 1
 """How often each verb must succeed, and give something that is not empty."""
 TELLS_NOTHING = {
     "kv.set", "kv.set_batch", "memories.ensure_space", "graph.declare", "idempotency.claim", "idempotency.record",
@@ -149,8 +149,8 @@ def test_the_databases_do_as_the_model_does_whatever_is_asked(request: pytest.Fi
     tell(operations=calls, observations=looks, restarts=restarts, rolled_back=rolled_back, savepoints=savepoints)
     verbs = [f"{stem}.{verb}" for stem, drawn in VERBS.items() for verb in drawn]
     assert succeeded / calls >= OK_MIN, (succeeded, calls, refused)
-    assert not {verb: ok[verb] for verb in verbs if ok[verb] < EACH_OK_MIN}
-    assert not {verb: told[verb] for verb in verbs if told[verb] < EACH_TOLD_MIN and verb not in TELLS_NOTHING}
+    assert {verb: ok[verb] for verb in verbs if ok[verb] < EACH_OK_MIN} == {}
+    assert {verb: told[verb] for verb in verbs if told[verb] < EACH_TOLD_MIN and verb not in TELLS_NOTHING} == {}
     assert min(restarts, rolled_back, savepoints, looks, ok["once"]) > EACH_OK_MIN
     assert refused.keys() >= {
         "NotFound",
