@@ -161,7 +161,7 @@ class Lockstep:
                 return Outcome(await perform(method, args, kwargs))
             except LlmspellError as error:
                 return Outcome(error=described(error))
-            except Exception as error:
+            except Exception as error:  # whatever it is, it is what this looks for
                 raise Diverged(f"{name}: {call!r}\nraised {error!r}, which is no error of llmspell") from error
 
         outcomes = {ORACLE: await on(ORACLE)}
@@ -256,7 +256,7 @@ class Lockstep:
         for name, spell in self.spells.items():
             try:
                 found[name] = await observed(spell._backend, self.tenants)
-            except Exception as error:
+            except Exception as error:  # whatever it is, it is what this looks for
                 raise Diverged(f"{name}: looking around raised {error!r}") from error
         for place, (label, oracle) in enumerate(found[ORACLE]):
             for name, answers in found.items():

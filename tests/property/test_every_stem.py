@@ -84,28 +84,27 @@ async def shortened(stores: FreshStores, seed: int, steps: list[Step], place: in
     steps = steps[: place + 1]
     told = await failure_of(stores, seed, steps)
     assert told is not None, "the same program did not fail again"
-    chunk = len(steps) // 2
-    while chunk:
-        start = 0
-        while start < len(steps) and time.monotonic() < until:
-            without = steps[:start] + steps[start + chunk :]
-            found = await failure_of(stores, seed, without) if without else None
-            if found is None:
-                start += chunk
-            else:
-                steps, told = without[: found[0] + 1], found
-        chunk = chunk // 2 if chunk > 1 or time.monotonic() > until else 0
-    place = 0
-    while place < len(steps):
-        for inner in smaller(steps[place]):
-            without = [*steps[:place], *inner, *steps[place + 1 :]]
-            found = await failure_of(stores, seed, without) if time.monotonic() < until else None
+    while time.monotonic() < until:
+        for shorter in shorter_ones(steps):
+            found = await failure_of(stores, seed, shorter) if time.monotonic() < until else None
             if found is not None:
-                steps, told = without[: found[0] + 1], found
+                steps, told = shorter[: found[0] + 1], found
                 break
         else:
-            place += 1
+            break
     return steps, told[1]
+
+
+def shorter_ones(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Yield programs with less in them: large parts left out first, from the beginning on; then parts of transactions."""
+    chunk = len(steps) // 2
+    while chunk:
+        for start in range(0, len(steps) - 1, chunk):
+            yield [*steps[:start], *steps[start + chunk :]]
+        chunk //= 2
+    for place, step in enumerate(steps):
+        for inner in smaller(step):
+            yield [*steps[:place], *inner, *steps[place + 1 :]]
 
 
 def smaller(step: Step) -> Iterator[list[Step]]:

@@ -135,7 +135,7 @@ def require_delay(value: object) -> float:
 
 def _seconds(value: object, *, field: str, maximum: float, positive: bool) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value <= maximum or (positive and not value):  # type: ignore[arg-type, operator]
+    if not number or not 0 <= value <= maximum or (positive and not value):  # type: ignore[operator]
         least = "above 0" if positive else "of at least 0"
         raise InvalidLimit(field, f"must be a number of seconds {least}, at most {maximum:,.0f}", given=value)
     return float(value)  # type: ignore[arg-type]
