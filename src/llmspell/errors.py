@@ -79,7 +79,10 @@ PATH_CHARACTERS = 1_024
 
 def shown(value: object, characters: int = SHOWN_CHARACTERS) -> str:
     """Return `repr(value)`, shortened so that an error text stays one readable line."""
-    text = repr(value[:characters] if isinstance(value, (str, bytes)) else value)
+    try:
+        text = repr(value[:characters] if isinstance(value, (str, bytes)) else value)
+    except ValueError:  # somewhere in it is a whole number with more digits than Python writes out
+        text = f"<{type(value).__name__} with a number too long to show>"
     return text if len(text) <= characters + 3 else text[:characters] + "…"
 
 

@@ -140,6 +140,6 @@ def _weighed(rankings: Mapping[str, Sequence[Candidate]], weights: Mapping[str, 
 
 
 def _require_weight(value: float, *, field: str) -> float:
-    if not math.isfinite(value) or value < 0:
+    if not 0 <= value < math.inf:
         raise InvalidLimit(field, "must be a finite number, 0 or more", given=value)
     return value

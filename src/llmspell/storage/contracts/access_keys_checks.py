@@ -103,6 +103,15 @@ def require_hashed(hashed: KeyHash) -> KeyHash:
     return hashed
 
 
+def require_pepper_id(value: object) -> str:
+    """Return the name of the pepper that a hash is expected to be keyed with.
+
+    Raises:
+        InvalidKey: no text of 1 to 32 bytes.
+    """
+    return require_key(value, field="expected_pepper", max_bytes=PEPPER_ID_MAX_BYTES)
+
+
 def require_new(new: NewAccessKey) -> NewAccessKey:
     """Return a new key with its values checked.
 

@@ -5,7 +5,7 @@ Rule: the tenant is bound when the storages are handed out; no method takes one,
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -43,7 +43,11 @@ def require_timeout(timeout_s: object) -> float:
     Raises:
         InvalidLimit: it is no positive, finite number.
     """
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
+    if (
+        isinstance(timeout_s, bool)
+        or not isinstance(timeout_s, (int, float))
+        or not 0 < timeout_s <= sys.float_info.max
+    ):
         raise InvalidLimit("timeout_s", "must be a positive number of seconds", given=timeout_s)
     return float(timeout_s)
 
@@ -95,6 +99,8 @@ class Savepoints:
 
     def __init__(self) -> None:
         self._open: list[object] = []
+        self.undone = 0
+        """How many blocks were left by an exception so far."""
 
     def enter(self) -> object:
         """Note that a block begins, and return its mark."""
@@ -102,8 +108,8 @@ class Savepoints:
         self._open.append(mark)
         return mark
 
-    def leave(self, mark: object) -> None:
-        """Note that a block ends.
+    def leave(self, mark: object, *, undone: bool = False) -> None:
+        """Note that a block ends; `undone`: nothing of it stays.
 
         Raises:
             TransactionError: it is not the innermost.
@@ -114,6 +120,7 @@ class Savepoints:
                 hint="Let the tasks that share a transaction take turns at savepoints.",
             )
         self._open.pop()
+        self.undone += undone
 
     def require_none(self) -> None:
         """Refuse to commit while a block is open: whether it would keep what it wrote is not decided yet.

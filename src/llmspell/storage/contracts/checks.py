@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from llmspell.codec import decode_json, encode_json, require_json, require_key, require_limit
+from llmspell.codec import decode_json, encode_json, require_json, require_key, require_limit, require_size
 from llmspell.errors import InvalidInput, InvalidLimit, InvalidMetadata
 from llmspell.storage.contracts.audit import PRINCIPAL_MAX_BYTES
-from llmspell.storage.contracts.kv import VALUE_MAX_BYTES
+from llmspell.storage.contracts.kv import BATCH_MAX, VALUE_MAX_BYTES
 
 TTL_MIN_S = 1e-6
 """The precision of instants: what lives shorter would have ended when it begins."""
@@ -43,6 +42,18 @@ def require_value(value: object, *, field: str = "value") -> bytes:
     return bytes(value)
 
 
+def require_items(items: object) -> dict[str, bytes]:
+    """Return keys with their values, in the order given; at most 10,000.
+
+    Raises:
+        InvalidInput: no mapping, or a value that is none; `InvalidKey`: a key; `InvalidLimit`: too many.
+    """
+    if not isinstance(items, Mapping):
+        raise InvalidInput("items", "must be a mapping of keys to values", given=type(items).__name__)
+    require_size(items, field="items", maximum=BATCH_MAX)
+    return {require_key(key): require_value(value) for key, value in items.items()}
+
+
 def require_ttl(value: object, *, field: str = "ttl_s") -> float:
     """Return a time to live in seconds: positive, finite, at most 100 years. Less than a microsecond counts as one.
 
@@ -52,8 +63,7 @@ def require_ttl(value: object, *, field: str = "ttl_s") -> float:
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not 0 < value <= TTL_MAX_S
+        or not 0 < value <= TTL_MAX_S  # comparing, unlike converting, bears a whole number of any length
     ):
         raise InvalidLimit(field, "must be a positive number of seconds, at most 100 years", given=value)
     return max(float(value), TTL_MIN_S)

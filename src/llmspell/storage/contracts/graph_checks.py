@@ -6,7 +6,6 @@ Rule 2: what only a backend can find out (a conflict of declarations) is raised 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, get_args
@@ -160,7 +159,7 @@ def require_confidence(value: object) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise InvalidLimit("confidence", "must be a number from 0 to 1", given=value)
     return float(value)
 

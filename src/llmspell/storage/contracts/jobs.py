@@ -12,7 +12,8 @@ another one changes nothing any more (`LeaseLost`); `token` rises with each leas
 Rule 2: every lease counts as an attempt, also one that nobody ended; after `max_attempts` a job is dead, and stays to be seen.
 Rule 3: tenants take turns, from one lease to the next: each gives one job before any gives a second. Within a tenant the order is
 priority (the higher first), `run_at`, id; so no tenant gets before another one by calling its jobs urgent, or by having many.
-Rule 4: whether a lease has passed is decided by the injected clock, at the next lease; a job is never freed by time alone.
+Rule 4: whether a lease has passed is decided by the injected clock, at the next lease; a job is never freed by time alone. So is
+whether the time of a job has come; one that was found due stays so when the clock goes back.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ DELAY_MAX_S = 366 * 86_400.0
 LEASES_MAX = 100
 """Jobs that one call leases at most."""
 KINDS_MAX = 100
+SERVED_MAX = 10_000
+"""Tenants that one call of `lease` names at most."""
 RECLAIM_MAX = 1_000
 """Expired leases, and jobs whose time has come, that one call of `lease` takes care of before it looks for work."""
 BACKOFF_FIRST_S = 1.0

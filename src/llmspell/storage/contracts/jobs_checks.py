@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -25,6 +24,7 @@ from llmspell.ids import parse_id
 from llmspell.observe import redact
 from llmspell.storage.contracts import jobs as contract
 from llmspell.storage.contracts.jobs import JOB_STATES, Job, JobState, LeasedJob
+from llmspell.tenant import STORE_TENANT, TenantId, tenant_id
 
 NO_TEXT = "�"
 
@@ -84,6 +84,14 @@ def require_kinds(values: Sequence[str] | None) -> list[str] | None:
     return sorted({require_kind(value, field=f"kinds[{position}]") for position, value in enumerate(values)})
 
 
+def require_tenants(values: Sequence[TenantId] | None) -> list[TenantId] | None:
+    """Return the tenants to serve, each once, in byte order; None is all. The store's own jobs are served like a tenant's."""
+    if values is None:
+        return None
+    require_size(values, field="tenants", maximum=contract.SERVED_MAX)
+    return sorted({one if one == STORE_TENANT else tenant_id(one) for one in values})
+
+
 def require_state(value: object) -> JobState | None:
     """Return a state to list by, or None for all."""
     if value is not None and value not in JOB_STATES:
@@ -127,7 +135,7 @@ def require_delay(value: object) -> float:
 
 def _seconds(value: object, *, field: str, maximum: float, positive: bool) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not 0 <= value <= maximum or (positive and not value):  # type: ignore[arg-type, operator]
+    if not number or not 0 <= value <= maximum or (positive and not value):  # type: ignore[operator]
         least = "above 0" if positive else "of at least 0"
         raise InvalidLimit(field, f"must be a number of seconds {least}, at most {maximum:,.0f}", given=value)
     return float(value)  # type: ignore[arg-type]

@@ -170,7 +170,7 @@ class SpaceCache:
         total = used + len(page)
         if space.buffer is None or len(space.buffer) < total:
             grown = _room(page, max(total, int(total * _SPARE) if used else total))
-            if old is not None:
+            if old is not None and used:  # what is empty may not know its dimension yet
                 _copy(old, grown, 0)
             space.buffer = grown
         _copy(page, space.buffer, used)  # beyond what any view shows

@@ -32,6 +32,7 @@ from llmspell.storage.contracts.access_keys_checks import (
     require_key_id,
     require_new,
     require_overlap,
+    require_pepper_id,
     require_reason,
     require_status,
     require_successor,
@@ -123,6 +124,7 @@ class InMemoryAccessKeys:
     async def rehash(self, key_id: UUID | str, hashed: KeyHash, *, expected_pepper: str) -> bool:
         id = require_key_id(key_id)
         require_hashed(hashed)
+        require_pepper_id(expected_pepper)
 
         def work(state: State) -> bool:
             found = state.access_keys.get(id)

@@ -93,7 +93,7 @@ class InMemoryBackend:
         store = self._store(tenant, writing=True)
         await store.writer.acquire()
         try:
-            unit = TransactionUnit(store, self._clock, timeout_s=timeout_s)
+            unit = TransactionUnit(store, self._clock, timeout_s=timeout_s, waiting=self._ids.new())
             try:
                 async with asyncio.timeout(timeout_s) as limit:
                     yield opened(self._bind(tenant, unit), unit.savepoint)

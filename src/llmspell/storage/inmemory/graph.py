@@ -58,7 +58,12 @@ class InMemoryGraph:
     async def declare(self, predicate: str, cardinality: Cardinality) -> None:
         checks.require_predicate(predicate)
         checks.require_cardinality(cardinality)
-        await self._unit.write(lambda state: versions.declare(state, predicate, cardinality))
+
+        def work(state: State) -> None:
+            state.recorded_instant(self._clock)  # a change of the graph, like any other
+            versions.declare(state, predicate, cardinality)
+
+        await self._unit.write(work)
 
     async def predicates(self) -> dict[str, Cardinality]:
         declared = await self._unit.read(lambda state: state.predicates.items())
@@ -156,12 +161,13 @@ class InMemoryGraph:
         checks.require_provenance(None, actor)
 
         def work(state: State) -> bool:
+            now = state.recorded_instant(self._clock)
             believed = [
                 one for one in state.entities.rows() if versions.is_entity(one, entity) and one.recorded_to is None
             ]
             if not believed:
                 return False
-            now, id = state.recorded_instant(self._clock), believed[0].id
+            id = believed[0].id
             versions.withdraw(state, state.entities, lambda one: one.id == id, now)
             versions.withdraw(state, state.facts, lambda one: id in (one.subject_id, one.object_id), now)
             return True

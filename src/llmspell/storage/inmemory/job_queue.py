@@ -36,7 +36,7 @@ from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.inmemory.jobs import InMemoryJobs, StoredJob, copied
 from llmspell.storage.inmemory.store import AutocommitUnit, State, TenantStore
 from llmspell.storage.inmemory.tenants import InMemoryTenants
-from llmspell.tenant import STORE_TENANT, TenantId, tenant_id
+from llmspell.tenant import STORE_TENANT, TenantId
 
 UNLEASED: dict[str, Any] = {"worker": None, "leased_until": None}
 
@@ -91,7 +91,8 @@ class InMemoryJobQueue:
         require_limit(limit, maximum=LEASES_MAX)
         now = self._clock.now()
         until = now + timedelta(seconds=checks.require_lease_s(lease_s))
-        served = self._tenants.all_with_stores() if tenants is None else sorted(set(map(_named, tenants)))
+        named = checks.require_tenants(tenants)
+        served = self._tenants.all_with_stores() if named is None else named
         known = set(self._tenants.all_with_stores())
         turned = [*(one for one in served if one > self._after), *(one for one in served if one <= self._after)]
         ready: list[tuple[int, int, TenantId, UUID]] = []
@@ -100,10 +101,11 @@ class InMemoryJobQueue:
                 due = await self._unit(tenant).write(lambda state: _ready(state, wanted, now))
                 ready += [(nth, place, tenant, id) for nth, id in enumerate(due)]
         found: list[LeasedJob] = []
+        lease_id = self._ids.new()
         for _, _, tenant, id in sorted(ready):
             if len(found) == limit:
                 break
-            leased = await self._take(tenant, id, worker=worker, now=now, until=until)
+            leased = await self._take(tenant, id, lease_id, worker=worker, now=now, until=until)
             if leased is not None:
                 found.append(leased)
         if found:
@@ -111,13 +113,11 @@ class InMemoryJobQueue:
         return found
 
     async def _take(
-        self, tenant: TenantId, id: UUID, *, worker: str, now: datetime, until: datetime
+        self, tenant: TenantId, id: UUID, lease_id: UUID, *, worker: str, now: datetime, until: datetime
     ) -> LeasedJob | None:
-        lease_id = self._ids.new()
-
         def work(state: State) -> LeasedJob | None:
             stored = state.jobs.get(id)
-            if stored is None or stored.job.state != "queued" or stored.job.run_at > now:
+            if stored is None or stored.job.state != "queued" or not stored.ready:
                 return None  # another worker was first
             job = replace(
                 stored.job,
@@ -145,6 +145,7 @@ class InMemoryJobQueue:
         total: int | None = None,
         message: str | None = None,
     ) -> bool:
+        checks.require_lease(lease)
         until = self._clock.now() + timedelta(seconds=checks.require_lease_s(lease_s))
         checks.require_progress(done, total, message)
 
@@ -194,7 +195,7 @@ class InMemoryJobQueue:
                 return replace(failed, state="dead", finished_at=now)
             return _back(failed, again_at, now)
 
-        return await self._change(lease, ended)
+        return await self._change(lease, ended, ready=again_at <= now)
 
     async def release(self, lease: LeasedJob, *, delay_s: float = 0.0) -> Job:
         now = self._clock.now()
@@ -204,10 +205,12 @@ class InMemoryJobQueue:
             run_at = later if later > now else job.run_at
             return _back(replace(job, attempt=job.attempt - 1, **UNLEASED), run_at, now)
 
-        return await self._change(lease, given_back)
+        return await self._change(lease, given_back, ready=later <= now)
 
-    async def _change(self, lease: LeasedJob, change: Callable[[Job], Job], *, held: bool = False) -> Job:
-        """Change a job in its lease; `held`: it stays in it."""
+    async def _change(
+        self, lease: LeasedJob, change: Callable[[Job], Job], *, held: bool = False, ready: bool = False
+    ) -> Job:
+        """Change a job in its lease; `held`: it stays in it, `ready`: it may run again at once."""
         checks.require_lease(lease)
         now = self._clock.now()
 
@@ -216,7 +219,7 @@ class InMemoryJobQueue:
             if stored is None or stored.job.state != "running" or stored.lease_id != lease.lease_id:
                 raise LeaseLost(id=lease.job.id, kind=lease.job.kind, token=lease.token)
             job = replace(change(stored.job), updated_at=now)
-            state.jobs.put(job.id, replace(stored, job=job, lease_id=lease.lease_id if held else None))
+            state.jobs.put(job.id, replace(stored, job=job, lease_id=lease.lease_id if held else None, ready=ready))
             return copied(job)
 
         return await self._unit(lease.tenant).write(work)
@@ -240,12 +243,8 @@ class InMemoryJobQueue:
         return found[:limit]
 
 
-def _named(tenant: TenantId) -> TenantId:
-    return tenant if tenant == STORE_TENANT else tenant_id(tenant)
-
-
 def _ready(state: State, kinds: Sequence[str] | None, now: datetime) -> list[UUID]:
-    """Take expired leases back, and return the jobs that may run, the most urgent first."""
+    """Take expired leases back, note which jobs are due, and return those that may run, the most urgent first."""
     for stored in state.jobs.rows():
         job = stored.job
         if job.state == "running" and job.leased_until is not None and job.leased_until <= now:
@@ -254,8 +253,10 @@ def _ready(state: State, kinds: Sequence[str] | None, now: datetime) -> list[UUI
                 late = _back(late, job.run_at, now)
             else:
                 late = replace(late, state="dead", finished_at=now)
-            state.jobs.put(job.id, replace(stored, job=late, lease_id=None))
-    due = [stored.job for stored in state.jobs.rows() if stored.job.state == "queued" and stored.job.run_at <= now]
+            state.jobs.put(job.id, replace(stored, job=late, lease_id=None, ready=True))
+        elif job.state == "queued" and not stored.ready and job.run_at <= now:
+            state.jobs.put(job.id, replace(stored, ready=True))
+    due = [stored.job for stored in state.jobs.rows() if stored.job.state == "queued" and stored.ready]
     due.sort(key=lambda job: (-job.priority, job.run_at, job.id))
     return [job.id for job in due if kinds is None or job.kind in kinds]
 

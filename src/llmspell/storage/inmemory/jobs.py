@@ -30,6 +30,8 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     job: Job
     token: int = 0
     lease_id: UUID | None = None
+    ready: bool = True
+    """Whether its time has come, as whoever kept it or a lease since has found."""
 
 
 class InMemoryJobs:
@@ -71,7 +73,7 @@ class InMemoryJobs:
             if identity in state.jobs:
                 raise AlreadyExists("A job has this id already.", id=identity)
             job = new_job(new, identity, now)
-            state.jobs.put(identity, StoredJob(job=job))
+            state.jobs.put(identity, StoredJob(job=job, ready=job.run_at <= now))
             return copied(job)
 
         return await self._unit.write(work)
@@ -143,7 +145,7 @@ class InMemoryJobs:
                 total=None,
                 message=None,
             )
-            state.jobs.put(wanted, replace(stored, job=job))
+            state.jobs.put(wanted, replace(stored, job=job, ready=True))
             return copied(job)
 
         return await self._unit.write(work)
@@ -199,8 +201,13 @@ def new_job(new: checks.NewJob, id: UUID, now: datetime) -> Job:
 
 
 def ensure_waiting(state: State, id: UUID, *, kind: str = EMBED_KIND, now: datetime) -> None:
-    """Keep a job of a kind, unless one waits already."""
-    if not any(stored.job.kind == kind and stored.job.state == "queued" for stored in state.jobs.rows()):
+    """Keep a job of a kind, unless one waits already that will come later than this transaction: in a longer one, its own."""
+    own = None if state.transaction is None else state.transaction.waiting
+    if own is not None:
+        id, waits = own, own in state.jobs
+    else:
+        waits = any(stored.job.kind == kind and stored.job.state == "queued" for stored in state.jobs.rows())
+    if not waits:
         new = checks.require_new(kind, None, run_at=None, priority=0, max_attempts=MAX_ATTEMPTS, dedupe_key=None, id=id)
         state.jobs.put(id, StoredJob(job=new_job(new, id, now)))
 

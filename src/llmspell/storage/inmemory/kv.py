@@ -12,7 +12,7 @@ from typing import NamedTuple
 from llmspell.clock import Clock
 from llmspell.codec import require_key, require_limit, require_size, require_text
 from llmspell.storage.contracts.capabilities import BackendType, Characteristics
-from llmspell.storage.contracts.checks import require_ttl, require_value
+from llmspell.storage.contracts.checks import require_items, require_ttl, require_value
 from llmspell.storage.contracts.kv import BATCH_MAX
 from llmspell.storage.inmemory.capabilities import CHARACTERISTICS
 from llmspell.storage.inmemory.store import State, Unit
@@ -73,8 +73,7 @@ class InMemoryKV:
         return await self._unit.read(work)
 
     async def set_batch(self, items: Mapping[str, bytes], *, ttl_s: float | None = None) -> None:
-        require_size(items, field="items", maximum=BATCH_MAX)
-        rows = {require_key(key): self._item(key, require_value(value), ttl_s) for key, value in items.items()}
+        rows = {key: self._item(key, value, ttl_s) for key, value in require_items(items).items()}
 
         def work(state: State) -> None:
             for key, item in rows.items():

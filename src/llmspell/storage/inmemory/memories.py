@@ -109,14 +109,19 @@ class InMemoryMemories:
             checks.require_memory(one, where=f"memories[{n}]", space_id=space_id) for n, one in enumerate(memories)
         ]
         checks.require_author(actor)
-        if len({one.id for one in checked}) < len(checked):
-            raise AlreadyExists("Two memories have the same id.")
+        if not checked:
+            return []
 
         def work(state: State) -> list[MemoryRecord]:
             dimension = None if space_id is None else _space(state, space_id).dimension
+            embedded: dict[UUID, tuple[Embedding, ...]] = {}
+            for one in checked:
+                if one.id in embedded:
+                    raise AlreadyExists("Two memories have the same id.", id=one.id)
+                embedded[one.id] = _windows(one.embeddings, dimension)
             records = []
             for one in checked:
-                windows = _windows(one.embeddings, dimension)
+                windows = embedded[one.id]
                 if one.id in state.memory_versions:
                     raise AlreadyExists("A memory has this id already.", id=one.id)
                 record = _new_record(one, self._clock.now())
@@ -206,7 +211,7 @@ class InMemoryMemories:
 
         def work(state: State) -> MemoryRecord:
             if wanted in state.memories:
-                raise AlreadyExists("The memory is not deleted.", id=wanted, hint="There is nothing to restore.")
+                raise AlreadyExists("The memory is not deleted.", id=wanted)
             versions = state.memory_versions.get(wanted)
             if versions is None or versions[-1].operation == "forget":
                 raise NotFound("There is no deleted memory with this id.", id=wanted)
@@ -348,10 +353,14 @@ class InMemoryMemories:
 
         def work(state: State) -> int:
             space, attached = _space(state, space_id), 0
+            wanted = {}  # of one memory, the last
             for position, (id, version, embeddings) in enumerate(items):
-                windows = _windows(embeddings, space.dimension)
-                stored = _live(state, parse_id(id, field=f"items[{position}].id"), now)
-                if stored is not None and stored.record.version == version and windows:
+                identity = parse_id(id, field=f"items[{position}].id")
+                if windows := _windows(embeddings, space.dimension):
+                    wanted[identity] = version, windows
+            for identity, (version, windows) in wanted.items():
+                stored = _live(state, identity, now)
+                if stored is not None and stored.record.version == version:
                     others = {id: kept for id, kept in stored.embeddings.items() if id != space_id}
                     self._store(state, stored.record, {**others, space_id: windows})
                     attached += 1
@@ -516,7 +525,7 @@ def _same(left: MemoryRecord, right: MemoryRecord) -> bool:
 
 def _require_version(record: MemoryRecord, expected: int | None) -> None:
     if expected is not None and record.version != expected:
-        raise VersionConflict(id=record.id, expected_version=expected, version=record.version)
+        raise VersionConflict(id=record.id, expected=expected, current=record.version)
 
 
 def _space(state: State, space_id: str) -> EmbeddingSpace:

@@ -194,9 +194,14 @@ TABLES = tuple(one.name for one in fields(State) if one.name not in ("transactio
 
 @dataclass(slots=True)
 class Transaction:
-    """What all layers of one transaction share. `recorded` is the instant that all of its graph rows carry."""
+    """What all layers of one transaction share. `recorded` is the instant that all of its graph rows carry.
+
+    `waiting`, of one that has several calls: the id of the job that it keeps itself, for what others have waiting may be gone
+    before it ends.
+    """
 
     recorded: datetime | None = None
+    waiting: UUID | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -319,12 +324,13 @@ class AutocommitUnit:
 class TransactionUnit:
     """The calls of one transaction. The writer's lock is held by whoever made this."""
 
-    def __init__(self, store: TenantStore, clock: Clock, *, timeout_s: float) -> None:
+    def __init__(self, store: TenantStore, clock: Clock, *, timeout_s: float, waiting: UUID) -> None:
         self._store = store
         self._clock = clock
         self._timeout_s = timeout_s
         self._deadline = clock.monotonic() + timeout_s
-        self._layer = store.committed.layer(Transaction())
+        self._transaction = Transaction(waiting=waiting)
+        self._layer = store.committed.layer(self._transaction)
         self._mutex = threading.Lock()
         self._savepoints = Savepoints()
         self._open = True
@@ -338,8 +344,13 @@ class TransactionUnit:
         with self._mutex:
             self._require_open()
             savepoint = self._layer.layer()
-            result = work(savepoint)
-            usage.count(savepoint, self._store.limits)
+            recorded = self._transaction.recorded
+            try:
+                result = work(savepoint)
+                usage.count(savepoint, self._store.limits)
+            except BaseException:
+                self._transaction.recorded = recorded
+                raise
             savepoint.merge()
             return result
 

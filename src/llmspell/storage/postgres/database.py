@@ -152,6 +152,10 @@ class DirectUnit(OneShot):
     def in_transaction(self) -> bool:
         return False
 
+    @property
+    def undone_blocks(self) -> int:
+        return 0
+
     async def read(self, work: Callable[[Executor], Awaitable[T]], *, heavy: bool = False) -> T:
         """Run `work` over one snapshot."""
         del heavy  # the server does the work, whatever it costs

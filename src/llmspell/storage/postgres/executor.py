@@ -361,6 +361,10 @@ class InTransaction(Inside):
     def in_transaction(self) -> bool:
         return True
 
+    @property
+    def undone_blocks(self) -> int:
+        return self.savepoints.undone
+
     async def read(self, work: Callable[[Executor], Awaitable[T]], *, heavy: bool = False) -> T:
         """Run `work` over the transaction's snapshot."""
         del heavy
@@ -383,14 +387,14 @@ class InTransaction(Inside):
         try:
             yield
         except BaseException:
-            await self._end_block(mark, partial(self._transaction.undo, opening))
+            await self._end_block(mark, partial(self._transaction.undo, opening), undone=True)
             raise
         await self._end_block(mark, partial(self._transaction.release, opening))
 
-    async def _end_block(self, mark: object, end: Callable[[], None]) -> None:
+    async def _end_block(self, mark: object, end: Callable[[], None], *, undone: bool = False) -> None:
         async with self._unit:
             try:
-                self.savepoints.leave(mark)
+                self.savepoints.leave(mark, undone=undone)
             except TransactionError:
                 await self._transaction.leave()
                 raise

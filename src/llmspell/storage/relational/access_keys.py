@@ -29,6 +29,7 @@ from llmspell.storage.contracts.access_keys_checks import (
     require_key_id,
     require_new,
     require_overlap,
+    require_pepper_id,
     require_reason,
     require_status,
     require_successor,
@@ -105,10 +106,12 @@ class RelationalAccessKeys:
         return changed > 0
 
     async def rehash(self, key_id: UUID | str, hashed: KeyHash, *, expected_pepper: str) -> bool:
+        id = self._id(key_id)
         require_hashed(hashed)
+        require_pepper_id(expected_pepper)
         changed = await self._unit.execute(
             self._queries.rehash,
-            key_id=self._id(key_id),
+            key_id=id,
             key_hash=hashed.key_hash,
             pepper=hashed.pepper,
             expected=expected_pepper,

@@ -63,6 +63,11 @@ class Unit(Executor, Protocol):
         """Whether the calls belong to a transaction that somebody else ends."""
         ...
 
+    @property
+    def undone_blocks(self) -> int:
+        """How many blocks of the transaction were undone so far: what was written before may be gone when this has risen."""
+        ...
+
     async def read(self, work: Callable[[Executor], Awaitable[T]], *, heavy: bool = False) -> T:
         """Run `work` over one snapshot. `heavy`: it may take longer than a few pages, so keep it off the caller's thread."""
         ...

@@ -51,20 +51,26 @@ class RelationalGraph(GraphReads):
     def __init__(self, unit: Unit, runtime: Runtime) -> None:
         super().__init__(unit, runtime)
         self._recorded: datetime | None = None  # the instant of the open transaction, once it has recorded something
+        self._undone = 0  # how many blocks of it had been undone by then
 
     async def _change(self, work: Callable[[Executor, datetime], Awaitable[T]]) -> T:
         """Run a change at the recorded instant: the transaction's own, or the tenant's next.
 
         The instant is looked up and kept by the unit of work itself. A transaction runs one unit at a time, whatever tasks
         or threads ask, so its concurrent changes share one instant; and a unit that fails, or is given up before it ran,
-        keeps nothing, as its savepoint keeps nothing of the clock.
+        keeps nothing, as its savepoint keeps nothing of the clock. A block that is undone may take the clock back, so the
+        transaction puts its instant there again: otherwise the next transaction would be given the same one.
         """
 
         async def at_instant(executor: Executor) -> T:
-            recorded = self._recorded or await self._next_instant(executor)
+            recorded, undone = self._recorded, self._unit.undone_blocks
+            if recorded is None:
+                recorded = await self._next_instant(executor)
+            elif undone != self._undone:
+                await executor.execute(self._queries.hold_clock, recorded=self._dialect.instant(recorded))
             result = await work(executor, recorded)
             if self._unit.in_transaction:
-                self._recorded = recorded
+                self._recorded, self._undone = recorded, undone
             return result
 
         return await self._unit.write(at_instant)

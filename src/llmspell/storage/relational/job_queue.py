@@ -38,7 +38,7 @@ from llmspell.storage.relational.catalog import Query
 from llmspell.storage.relational.database import Row, Statement, Unit
 from llmspell.storage.relational.jobs import RelationalJobs, to_job
 from llmspell.storage.relational.runtime import Runtime
-from llmspell.tenant import NO_TENANT, STORE_TENANT, TENANT_MAX_BYTES, TenantId, tenant_id
+from llmspell.tenant import NO_TENANT, STORE_TENANT, TENANT_MAX_BYTES, TenantId
 
 CONTENTION = 64
 """Jobs of a tenant that may be in other workers' hands at this very moment, and are stepped over."""
@@ -89,12 +89,12 @@ class RelationalJobQueue:
         checks.require_worker(worker)
         require_limit(limit, maximum=LEASES_MAX)
         lasts = timedelta(seconds=checks.require_lease_s(lease_s))
+        named = checks.require_tenants(tenants)
         after = self._after
         take = partial(self._take, kinds=wanted, worker=worker, lasts=lasts)
-        if tenants is None:
+        if named is None:
             found = await take(self._operator_unit(NO_TENANT), after=after, high=HIGHEST_TENANT, limit=limit)
         else:
-            named = sorted({tenant_id(tenant) if tenant != STORE_TENANT else tenant for tenant in tenants})
             if self._has_operator:
                 unit = self._operator_unit(NO_TENANT)
                 found = await take(unit, after=after, tenants=named, limit=limit) if named else []

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmspell.codec import require_key, require_limit, require_size, require_text
 from llmspell.storage.contracts.capabilities import BackendType, Characteristics
-from llmspell.storage.contracts.checks import require_ttl, require_value
+from llmspell.storage.contracts.checks import require_items, require_ttl, require_value
 from llmspell.storage.contracts.kv import BATCH_MAX
 from llmspell.storage.relational.database import Executor, Unit
 from llmspell.storage.relational.runtime import Runtime
@@ -66,9 +66,9 @@ class RelationalKV:
         return {key: bytes(value) for key, value in rows}
 
     async def set_batch(self, items: Mapping[str, bytes], *, ttl_s: float | None = None) -> None:
-        require_size(items, field="items", maximum=BATCH_MAX)
+        checked = require_items(items)
         # Sorted: two overlapping batches lock their rows in the same order, so they cannot deadlock.
-        rows = [self._item(require_key(key), require_value(items[key]), ttl_s) for key in sorted(items)]
+        rows = [self._item(key, checked[key], ttl_s) for key in sorted(checked)]
         if rows:
             await self._unit.batch([(self._queries.set, rows)])
 

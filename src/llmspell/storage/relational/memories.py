@@ -117,7 +117,8 @@ class RelationalMemories:
             texts[memory.id], length = self._postings.counts(memory_text(memory.content, memory.role or "", memory.at))
             records.append(self._rows.new(memory, now=now, space_id=space_id, text_length=length))
         vectors = [(memory.id, memory.embeddings) for memory in memories if memory.embeddings]
-        await self._unit.batch(
+        await self._insert(
+            records,
             [
                 # In the order of ids: two batches with the same ids then wait for each other's end, and not for each other.
                 (self._queries.insert, [self._rows.parameters(stored) for stored in sorted(records, key=_by_id)]),
@@ -125,10 +126,26 @@ class RelationalMemories:
                 *self._postings.added(texts),
                 *self._embedding_statements(vectors, space_id, dimension),
                 *self._job_for(records),
-            ]
+            ],
         )
         await self._postings.fold_sometimes(self._unit)
         return [stored.record for stored in records]
+
+    async def _insert(self, records: Sequence[Stored], statements: Sequence[Statement]) -> None:
+        """Run the statements that store new memories.
+
+        Raises:
+            AlreadyExists: names the first of them whose id is taken.
+        """
+        try:
+            await self._unit.batch(statements)
+        except AlreadyExists as exc:
+            ids = [stored.record.id for stored in records]
+            taken = await self.taken(ids)
+            for id in ids:
+                if id in taken:
+                    raise AlreadyExists("A memory has this id already.", id=id) from exc
+            raise
 
     async def get(self, id: UUID) -> MemoryRecord | None:
         wanted = parse_id(id)
@@ -235,7 +252,7 @@ class RelationalMemories:
         async def work(executor: Executor) -> MemoryRecord:
             versions = await self._history(executor, identity)
             if not versions or versions[-1].operation == "forget":
-                raise NotFound("There is nothing to restore.", id=id)
+                raise NotFound("There is no deleted memory with this id.", id=id)
             if versions[-1].operation != "delete":
                 raise AlreadyExists("The memory is not deleted.", id=id)
             now = self._runtime.clock.now()
@@ -422,11 +439,14 @@ class RelationalMemories:
         checks.require_space_id(space_id)
         require_size(items, field="items", maximum=ADD_MAX)
         dimension = await self._dimension(self._unit, space_id)
-        for _, _, windows in items:
+        wanted = {}  # of one memory, the last
+        for position, (id, version, windows) in enumerate(items):
+            identity = parse_id(id, field=f"items[{position}].id")
             self._check_embeddings(windows, dimension)
+            if windows:
+                wanted[identity] = version, windows
 
         async def work(executor: Executor) -> int:
-            wanted = {id: (version, windows) for id, version, windows in items if windows}
             ids = self._dialect.array(sorted(wanted))  # sorted: two drains lock their rows in the same order
             locked = await executor.rows(self._queries.lock_versions, ids=ids, now=self._now()) if wanted else []
             current = {self._dialect.to_id(row[0]): row[1] for row in locked}
@@ -445,7 +465,7 @@ class RelationalMemories:
     async def mark_embedding_failed(self, ids: Sequence[UUID], *, space_id: str | None = None) -> int:
         if space_id is not None:
             checks.require_space_id(space_id)
-        return await self._mark(self._queries.mark_failed, ids, space_id=space_id)
+        return await self._mark(self._queries.mark_failed, ids, space_id=space_id, now=self._now())
 
     async def touch(self, ids: Sequence[UUID]) -> int:
         return await self._mark(self._queries.touch, ids, now=self._now())
@@ -516,7 +536,7 @@ class RelationalMemories:
 
     def _check_embeddings(self, windows: Iterable[bytes], dimension: int) -> None:
         for window in windows:
-            checks.require_packed(window, field="embedding", dimension=dimension)
+            checks.require_packed(window, field="embeddings", dimension=dimension)
 
     def _embedding_statements(
         self, vectors: Sequence[tuple[UUID, tuple[bytes, ...]]], space_id: str | None, dimension: int

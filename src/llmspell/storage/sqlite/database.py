@@ -264,6 +264,10 @@ class FileUnit:
     def in_transaction(self) -> bool:
         return False
 
+    @property
+    def undone_blocks(self) -> int:
+        return 0
+
     async def rows(self, query: Query, /, **params: Any) -> list[Row]:
         params["tenant_id"] = self.tenant
         database = self._database
@@ -340,6 +344,10 @@ class TransactionUnit:
     def in_transaction(self) -> bool:
         return True
 
+    @property
+    def undone_blocks(self) -> int:
+        return self.savepoints.undone
+
     async def rows(self, query: Query, /, **params: Any) -> list[Row]:
         params["tenant_id"] = self.tenant
         return await self._submit(functools.partial(fetch, query=query, parameters=params))  # type: ignore[no-any-return]
@@ -382,16 +390,16 @@ class TransactionUnit:
         try:
             yield
         except BaseException:
-            self._leave_block(mark)
+            self._leave_block(mark, undone=True)
             with contextlib.suppress(LlmspellError):  # the transaction is over: the block is gone with it
                 await self._control("ROLLBACK TO block", "RELEASE block")
             raise
         self._leave_block(mark)
         await self._control("RELEASE block")
 
-    def _leave_block(self, mark: object) -> None:
+    def _leave_block(self, mark: object, *, undone: bool = False) -> None:
         try:
-            self.savepoints.leave(mark)
+            self.savepoints.leave(mark, undone=undone)
         except TransactionError:
             self._session.submit(ending("ROLLBACK"))
             raise

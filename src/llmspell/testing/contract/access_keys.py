@@ -386,6 +386,8 @@ class AccessKeysContract:
         keys = tenant.access_keys
         id = (await keys.add(new_key(scopes=[f"a:b{n}" for n in range(SCOPES_MAX)]))).key_id
 
+        async with refused(InvalidKey, "expected_pepper"):
+            await keys.rehash(uuid4(), hashed(), expected_pepper="a\0b")
         async with refused(InvalidText, "reason"):
             await keys.revoke(id, reason="x" * (REASON_MAX_BYTES + 1))
         for overlap_s in (-1, OVERLAP_MAX_S + 1, float("nan"), True, "1"):

@@ -27,7 +27,7 @@ from llmspell.storage.contracts.backend import Backend
 from llmspell.storage.contracts.graph import FactCorrection, NewFact
 from llmspell.storage.contracts.memories import MemoryChange, MemoryQuery
 from llmspell.storage.contracts.vectors import VectorEntry
-from llmspell.testing.contract import add_one, day, memory, open_tenant, packed, random_vector, refused
+from llmspell.testing.contract import add_one, day, memory, new_tenant, open_tenant, packed, random_vector, refused
 from llmspell.testing.contract.hostile_values import NAIVE, NUL, SURROGATE, nothing_written
 
 
@@ -258,6 +258,25 @@ class HostileRecordsContract:
         async with refused(InvalidLimit, "confidence"):
             await storages.graph.assert_fact(NewFact(subject="a", predicate="p", object="b", confidence=confidence))
 
+        assert await nothing_written(storages)
+
+    @pytest.mark.parametrize("digits", [400, 5_000])
+    async def test_a_number_of_any_length_is_refused(self, backend: Backend, digits: int) -> None:
+        """It fits into no float, and from 4,301 digits on Python does not write it out either."""
+        storages, number = await open_tenant(backend), 10**digits
+
+        async with refused(InvalidLimit, "ttl_s"):
+            await storages.kv.set("k", b"v", ttl_s=number)
+        async with refused(InvalidLimit, "confidence"):
+            await storages.graph.assert_fact(NewFact(subject="a", predicate="p", object="b", confidence=number))
+        async with refused(InvalidLimit, "latency_ms"):
+            await storages.audit.record("o", principal="p", resource="r", latency_ms=number)
+        async with refused(InvalidLimit, "lease_s"):
+            await backend.job_queue.lease(worker="w", lease_s=number)
+        async with refused(InvalidLimit, "timeout_s"):
+            backend.transaction(await new_tenant(backend), timeout_s=number)
+        async with refused(InvalidLimit, "limit"):
+            await storages.kv.list_keys(limit=number)
         assert await nothing_written(storages)
 
     async def test_words_that_choose_must_be_known_ones(self, backend: Backend) -> None:

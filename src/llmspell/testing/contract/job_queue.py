@@ -22,7 +22,7 @@ from llmspell.storage.contracts.jobs import (
 )
 from llmspell.storage.contracts.memories import NewMemory
 from llmspell.tenant import TenantId
-from llmspell.testing.contract import memory, new_tenant
+from llmspell.testing.contract import memory, new_tenant, refused
 
 WORKERS = 8
 JOBS_EACH = 25
@@ -77,6 +77,28 @@ class JobQueueContract:
         clock.advance(seconds=0.000001)
         assert len(await backend.job_queue.lease(worker="w", kinds=[kind])) == 1
 
+    async def test_a_job_that_was_due_stays_so_when_the_clock_goes_back(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        """A machine whose clock is corrected does not stop working; what was never due waits for its time."""
+        tenant, kind = await new_tenant(backend), new_kind()
+        jobs = backend.storages(tenant).jobs
+        due = await jobs.enqueue(kind)
+        seen = await jobs.enqueue(kind, run_at=clock.now() + timedelta(seconds=5))
+        unseen = await jobs.enqueue(kind, run_at=clock.now() + timedelta(seconds=60))
+        clock.advance(seconds=10)
+        (first,) = await backend.job_queue.lease(worker="w", kinds=[kind], lease_s=3_600)
+        clock.advance(seconds=50)
+        clock.advance(seconds=-3_600)
+
+        (second,) = await backend.job_queue.lease(worker="w", kinds=[kind], lease_s=7_200)
+
+        assert [first.job.id, second.job.id] == [due.id, seen.id]
+        assert await backend.job_queue.lease(worker="w", kinds=[kind]) == []
+        clock.advance(seconds=3_600)
+        (third,) = await backend.job_queue.lease(worker="w", kinds=[kind])
+        assert third.job.id == unseen.id
+
     async def test_only_the_kinds_that_were_asked_for_are_leased(self, backend: Backend) -> None:
         tenant, kind, other = await new_tenant(backend), new_kind(), new_kind()
         jobs = backend.storages(tenant).jobs
@@ -96,6 +118,11 @@ class JobQueueContract:
 
         assert {lease.job.id for lease in leases} == {job.id for job in made}
         assert {lease.tenant for lease in leases} == {tenant}
+
+    async def test_tenants_to_serve_are_a_list(self, backend: Backend) -> None:
+        for given in (3, "tenant"):
+            async with refused(InvalidInput, "tenants"):
+                await backend.job_queue.lease(worker="w", tenants=given)  # type: ignore[arg-type]
 
     async def test_without_kinds_a_job_whose_time_has_come_or_whose_worker_is_gone_is_leased_at_once(
         self, backend: Backend, clock: ManualClock

@@ -10,7 +10,7 @@ from llmspell.clock import ManualClock
 from llmspell.errors import Conflict, InvalidInput, InvalidKey, InvalidLimit
 from llmspell.storage.contracts.backend import Backend
 from llmspell.storage.contracts.capabilities import Capability
-from llmspell.testing.contract import new_tenant, open_tenant
+from llmspell.testing.contract import new_tenant, open_tenant, refused
 
 WRITERS = 8
 ATTEMPTS_MAX = 50
@@ -20,6 +20,13 @@ BYTE_ORDER = ["A", "Z", "a", "a\u0301", "z", "á", "ß", "я", "中", "～", "�
 
 class KvContract:
     """Subclass it in a test module; see the package."""
+
+    async def test_a_batch_is_a_mapping(self, backend: Backend) -> None:
+        kv = (await open_tenant(backend)).kv
+
+        async with refused(InvalidInput, "items"):
+            await kv.set_batch([("a", b"1")])  # type: ignore[arg-type]
+        assert await kv.list_keys() == []
 
     async def test_a_value_comes_back_byte_for_byte(self, backend: Backend) -> None:
         kv = (await open_tenant(backend)).kv

@@ -170,6 +170,17 @@ class MemoriesSearchContract:
         assert set(found.records) == {near.id, far.id}
         assert found.unembedded == 0
 
+    async def test_a_space_that_was_searched_while_it_was_empty_is_searched_when_it_is_not(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        """Before anything was in it, and after everything was deleted."""
+        storages = await with_space(backend)
+        for _ in range(2):
+            assert (await search_vector(storages, 0)).dense == []
+            (added,) = await storages.memories.add([embedded(clock, "near", 10)], space_id=SPACE.space_id)
+            assert ids_of((await search_vector(storages, 0)).dense) == [added.id]
+            await storages.memories.delete(added.id)
+
     async def test_a_memory_counts_by_its_best_window(self, backend: Backend, clock: ManualClock) -> None:
         storages = await with_space(backend)
         long, short = await storages.memories.add(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -104,6 +105,26 @@ class MemoriesUpkeepContract:
         assert await storages.memories.mark_embedding_failed([old.id], space_id=OTHER_SPACE.space_id) == 1
 
         assert await storages.memories.pending(space_id=OTHER_SPACE.space_id) == []
+
+    async def test_of_two_embeddings_for_one_memory_the_last_counts(self, backend: Backend, clock: ManualClock) -> None:
+        storages = await with_spaces(backend)
+        added = await add_one(storages, memory(clock, "one"))
+        items = [(added.id, 1, (packed(turned_vector(angle)),)) for angle in (90, 0)]
+
+        assert await storages.memories.attach_embeddings(SPACE.space_id, items) == 1
+
+        query = MemoryQuery(embedding=packed(turned_vector(0)), space_id=SPACE.space_id)
+        assert [one.score for one in (await storages.memories.search(query)).dense] == [1.0]
+        async with refused(InvalidKey, "items[0].id"):
+            await storages.memories.attach_embeddings(SPACE.space_id, [("x", 1, items[0][2])])  # type: ignore[list-item]
+
+    async def test_a_memory_that_has_expired_is_not_marked(self, backend: Backend, clock: ManualClock) -> None:
+        storages = await with_spaces(backend)
+        brief = memory(clock, "brief", expires_at=clock.now() + timedelta(seconds=5))
+        await add_one(storages, brief)
+        clock.advance(seconds=5)
+
+        assert await storages.memories.mark_embedding_failed([brief.id]) == 0
 
     @pytest.mark.parametrize("dimension", DIMENSIONS)
     async def test_the_space_of_free_vectors_is_not_for_memories(self, backend: Backend, dimension: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 from llmspell.clock import ManualClock
 from llmspell.errors import AlreadyExists, TransactionClosed, TransactionError
 from llmspell.storage.contracts.backend import Backend, OpenTransaction
+from llmspell.storage.contracts.graph import NewFact
 from llmspell.storage.contracts.memories import MemoryQuery
 from llmspell.storage.contracts.vectors import VectorEntry
 from llmspell.testing.contract import memory, new_tenant, random_vector
@@ -128,6 +129,24 @@ class SavepointsContract:
             await tx.graph.delete_entity("Ada")
 
         assert await seen(backend.storages(tenant)) == ALL
+
+    async def test_an_undone_block_does_not_take_the_recorded_instant_of_its_transaction_away(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        """Otherwise the next transaction would record at the same instant, and an old `known_at` would tell something new."""
+        tenant = await new_tenant(backend)
+        async with backend.transaction(tenant) as tx:
+            async with undone(tx):
+                await tx.graph.assert_fact(NewFact(subject="a", predicate="p", object="b"))
+            known = await tx.graph.assert_fact(NewFact(subject="a", predicate="p", object="c"))
+        graph = backend.storages(tenant).graph
+        before = await graph.facts(subject="a", known_at=known.recorded_from)
+
+        later = await graph.assert_fact(NewFact(subject="a", predicate="p", object="d"))
+
+        assert before == [known]
+        assert later.recorded_from > known.recorded_from
+        assert await graph.facts(subject="a", known_at=known.recorded_from) == before
 
     async def test_many_blocks_in_one_transaction(self, backend: Backend) -> None:
         tenant = await new_tenant(backend)

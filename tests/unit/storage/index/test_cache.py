@@ -91,6 +91,14 @@ def test_insertions_are_appended_without_reading_the_rest(table: Table) -> None:
     assert table.read == 5
 
 
+def test_a_space_that_was_empty_when_it_was_first_searched_is_filled_later() -> None:
+    cache, table = SpaceCache(), Table()
+    assert names(cache.view("s", table.source())) == []
+    table.insert("a")
+
+    assert names(cache.view("s", table.source())) == ["a"]
+
+
 def test_deletions_are_dropped_without_reading_the_vectors_again(table: Table) -> None:
     cache = SpaceCache()
     cache.view("s", table.source())

@@ -18,6 +18,11 @@ INSERT INTO llmspell.tenant_clocks (tenant_id, last_recorded) VALUES (:tenant_id
 ON CONFLICT (tenant_id) DO UPDATE SET last_recorded = greatest(excluded.last_recorded, tenant_clocks.last_recorded + interval '1 microsecond')
 RETURNING last_recorded;
 
+-- name: hold_clock -> count
+-- Put the instant of a transaction back that an undone block took away, and lock the row anew.
+INSERT INTO llmspell.tenant_clocks (tenant_id, last_recorded) VALUES (:tenant_id, :recorded)
+ON CONFLICT (tenant_id) DO UPDATE SET last_recorded = greatest(excluded.last_recorded, tenant_clocks.last_recorded);
+
 -- name: insert_entity -> count
 -- Record a version of an entity.
 INSERT INTO llmspell.entities

@@ -143,10 +143,11 @@ UPDATE llmspell.memories AS m SET embedding_state = 'ready', space_id = :space_i
 WHERE m.tenant_id = (SELECT :tenant_id) AND m.memory_id = ANY(:ids::uuid[]);
 
 -- name: mark_failed -> count
--- Note that memories could not be embedded.
+-- Note that live memories could not be embedded.
 UPDATE llmspell.memories SET embedding_state = 'failed'
 WHERE tenant_id = (SELECT :tenant_id) AND memory_id = ANY(:ids::uuid[])
-  AND (embedding_state = 'pending' OR (embedding_state = 'ready' AND space_id <> :space_id::text));
+  AND (embedding_state = 'pending' OR (embedding_state = 'ready' AND space_id <> :space_id::text))
+  AND (expires_at IS NULL OR expires_at > :now);
 
 -- name: touch -> count
 -- Note that live memories were read.

@@ -18,6 +18,11 @@ INSERT INTO tenant_clocks (tenant_id, last_recorded) VALUES (:tenant_id, :now)
 ON CONFLICT (tenant_id) DO UPDATE SET last_recorded = max(excluded.last_recorded, tenant_clocks.last_recorded + 1)
 RETURNING last_recorded;
 
+-- name: hold_clock -> count
+-- Put the instant of a transaction back that an undone block took away, and lock the row anew.
+INSERT INTO tenant_clocks (tenant_id, last_recorded) VALUES (:tenant_id, :recorded)
+ON CONFLICT (tenant_id) DO UPDATE SET last_recorded = max(excluded.last_recorded, tenant_clocks.last_recorded);
+
 -- name: insert_entity -> count
 -- Record a version of an entity.
 INSERT INTO entities

@@ -140,10 +140,11 @@ UPDATE memories AS m SET embedding_state = 'ready', space_id = :space_id
 WHERE m.tenant_id = :tenant_id AND m.memory_id IN (SELECT unhex(value) FROM json_each(:ids));
 
 -- name: mark_failed -> count
--- Note that memories could not be embedded.
+-- Note that live memories could not be embedded.
 UPDATE memories SET embedding_state = 'failed'
 WHERE tenant_id = :tenant_id AND memory_id IN (SELECT unhex(value) FROM json_each(:ids))
-  AND (embedding_state = 'pending' OR (embedding_state = 'ready' AND space_id <> :space_id));
+  AND (embedding_state = 'pending' OR (embedding_state = 'ready' AND space_id <> :space_id))
+  AND (expires_at IS NULL OR expires_at > :now);
 
 -- name: touch -> count
 -- Note that live memories were read.
