@@ -47,6 +47,21 @@ def test_an_injected_tenant_changes_no_row_of_another(pair: Pair, name: str) -> 
     assert rows_of(pair.database, pair.b) == [(MARKER, MARKER)]
 
 
+def test_a_function_that_runs_as_the_owner_uses_up_nothing_of_another(pair: Pair) -> None:
+    taken = "SELECT llmspell.take_embeddings(%s, 5, 20000)"
+    for bind in ("SELECT 1", "SELECT set_config('app.current_tenant_id', %s, true)"):
+        with pair.as_a() as connection, pytest.raises(psycopg.Error) as refused:
+            connection.execute(bind.encode(), (pair.b,) if "%s" in bind else ())
+            connection.execute(taken.encode(), (pair.b,))
+        assert refused.value.sqlstate == REFUSED
+
+    with psycopg.connect(pair.database.superuser_url) as superuser:
+        query = "SELECT count(*) FROM llmspell.tenant_embeddings WHERE tenant_id = %s"
+        assert superuser.execute(query, (pair.b,)).fetchall() == [(0,)]
+    with pair.as_a() as connection:
+        assert connection.execute(taken.encode(), (pair.a,)).fetchall() == [(5,)]
+
+
 @pytest.mark.skipif(STRICT, reason="every database of this run is strict")
 def test_the_same_attacks_succeed_where_no_signature_is_demanded(postgres_shared_database: PostgresDatabase) -> None:
     plain = fill(postgres_shared_database)

@@ -49,13 +49,22 @@ becomes (member, role) AS (
 open_functions (signature, rolname) AS (
     VALUES ('llmspell.ensure_future_event_log_partitions()', 'llmspell_app'), ('llmspell.signed_tenant()', 'llmspell_app'),
         ('llmspell.tenant_signing()', 'llmspell_app'), ('llmspell.signed_tenant()', 'llmspell_operator'),
+        ('llmspell.take_embeddings(character varying,bigint,integer)', 'llmspell_app'),
         ('llmspell.tenant_signing()', 'llmspell_operator'),
         ('llmspell.ensure_future_event_log_partitions()', 'llmspell_operator'),
         ('llmspell.create_event_log_partition(date,date)', 'llmspell_operator'),
         ('llmspell.archive_event_log_partitions(timestamp with time zone)', 'llmspell_operator')
 ),
 triggers (tgname) AS (
-    VALUES ('agent_states_data_version'), ('artifacts_count_moves'), ('artifacts_count_rows'), ('workflow_states_life_cycle')
+    VALUES ('agent_states_data_version'), ('artifacts_count_moves'), ('artifacts_count_rows'), ('workflow_states_life_cycle'),
+        ('tenants_quotas_granted'), ('tenants_quotas_changed'),
+        ('kv_store_usage_insert'), ('kv_store_usage_delete'), ('kv_store_usage_resize'),
+        ('memories_usage_insert'), ('memories_usage_delete'), ('memories_usage_resize'),
+        ('artifact_content_usage_insert'), ('artifact_content_usage_delete'), ('artifact_content_usage_resize'),
+        ('vector_embeddings_384_usage_insert'), ('vector_embeddings_384_usage_delete'),
+        ('vector_embeddings_768_usage_insert'), ('vector_embeddings_768_usage_delete'),
+        ('vector_embeddings_1536_usage_insert'), ('vector_embeddings_1536_usage_delete'),
+        ('vector_embeddings_3072_usage_insert'), ('vector_embeddings_3072_usage_delete')
 ),
 -- What policies lean on, and the SHA-256 of each body.
 trusted (signature, definer, body) AS (

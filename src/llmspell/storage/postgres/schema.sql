@@ -652,6 +652,10 @@ BEGIN
     IF asked < 0 THEN
         RAISE EXCEPTION 'what was embedded cannot be given back' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    -- This runs as the owner, whom no signature binds: injected SQL must not use up what another tenant may embed.
+    IF llmspell.tenant_signing() AND llmspell.signed_tenant() IS DISTINCT FROM in_tenant THEN
+        RAISE EXCEPTION 'the tenant of this statement is not signed, or its signature has expired' USING ERRCODE = 'LS311';
+    END IF;
     SELECT (t.quotas ->> 'max_embeddings_per_day')::bigint INTO granted FROM llmspell.tenants AS t WHERE t.tenant_id = in_tenant;
     INSERT INTO llmspell.tenant_embeddings AS e (tenant_id, day, embeddings) VALUES (in_tenant, on_day, 0)
     ON CONFLICT (tenant_id) DO UPDATE
@@ -1709,7 +1713,6 @@ GRANT EXECUTE ON FUNCTION llmspell.rotate_api_key(character varying,character va
 GRANT EXECUTE ON FUNCTION llmspell.signed_tenant() TO llmspell_app;
 GRANT EXECUTE ON FUNCTION llmspell.signed_tenant() TO llmspell_operator;
 GRANT EXECUTE ON FUNCTION llmspell.take_embeddings(character varying,bigint,integer) TO llmspell_app;
-GRANT EXECUTE ON FUNCTION llmspell.take_embeddings(character varying,bigint,integer) TO llmspell_operator;
 GRANT EXECUTE ON FUNCTION llmspell.tenant_signing() TO llmspell_app;
 GRANT EXECUTE ON FUNCTION llmspell.tenant_signing() TO llmspell_operator;
 GRANT USAGE ON SCHEMA llmspell TO llmspell_app;

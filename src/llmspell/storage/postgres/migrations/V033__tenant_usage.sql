@@ -343,6 +343,10 @@ BEGIN
     IF asked < 0 THEN
         RAISE EXCEPTION 'what was embedded cannot be given back' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    -- This runs as the owner, whom no signature binds: injected SQL must not use up what another tenant may embed.
+    IF llmspell.tenant_signing() AND llmspell.signed_tenant() IS DISTINCT FROM in_tenant THEN
+        RAISE EXCEPTION 'the tenant of this statement is not signed, or its signature has expired' USING ERRCODE = 'LS311';
+    END IF;
     SELECT (t.quotas ->> 'max_embeddings_per_day')::bigint INTO granted FROM llmspell.tenants AS t WHERE t.tenant_id = in_tenant;
     INSERT INTO llmspell.tenant_embeddings AS e (tenant_id, day, embeddings) VALUES (in_tenant, on_day, 0)
     ON CONFLICT (tenant_id) DO UPDATE
@@ -359,7 +363,7 @@ REVOKE ALL ON FUNCTION llmspell.refuse_usage(llmspell.tenant_limits, bigint, big
     llmspell.count_inserted(), llmspell.count_resized(), llmspell.count_deleted(), llmspell.apply_quotas(),
     llmspell.take_embeddings(varchar, bigint, integer)
     FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION llmspell.take_embeddings(varchar, bigint, integer) TO llmspell_app, llmspell_operator;
+GRANT EXECUTE ON FUNCTION llmspell.take_embeddings(varchar, bigint, integer) TO llmspell_app;
 
 -- What was recorded before was never enforced. Numbers that are those of every new tenant were chosen by nobody, and become no
 -- limit; a number that somebody chose holds from now on, also where it is exceeded already: deleting goes on.
