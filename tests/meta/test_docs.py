@@ -242,6 +242,9 @@ def test_every_invariant_names_tests_that_exist() -> None:
             path = ROOT / "tests" / file
             if not path.is_file() or not re.search(rf"def {test}\(", path.read_text("utf-8")):
                 lost.append(f"{page}.md: {file}::{test}")
+        lost += [
+            f"{page}.md: {file}" for file in re.findall(r"`(tests/[\w/]+\.py)`", text) if not (ROOT / file).is_file()
+        ]
     rows = re.findall(
         r"^\| (\d+) \|([^|]+)\|([^|]+)\|$", (DOCS / "explanation/invariants.md").read_text("utf-8"), re.MULTILINE
     )
