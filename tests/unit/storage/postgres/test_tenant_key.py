@@ -59,7 +59,11 @@ def test_a_key_that_was_mistyped_is_refused_without_being_shown(change: Callable
     assert (refused.value.__cause__, refused.value.__context__) == (None, None)
 
 
-@pytest.mark.parametrize("text", ["", "lstk_", "hunter2", "lsmk_" + new_tenant_key().reveal()[5:]])
+@pytest.mark.parametrize(
+    "text",
+    ["", "lstk_", "hunter2", "lsmk_" + new_tenant_key().reveal()[5:]],
+    ids=["empty", "a beginning", "a word", "a master key"],
+)
 def test_what_is_no_key_is_refused(text: str) -> None:
     with pytest.raises(InvalidSetting):
         read_tenant_key(Secret(text))
