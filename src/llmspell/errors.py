@@ -102,12 +102,15 @@ class LlmspellError(Exception):
         super().__init__(self.detail)
 
     def __str__(self) -> str:
-        # The end of a path is what tells it from others.
-        limits = {"path": PATH_CHARACTERS}
-        named = ", ".join(
-            f"{name}={shown(value, limits.get(name, SHOWN_CHARACTERS))}" for name, value in self.fields.items()
-        )
+        named = self.named_fields()
         return self.detail + (f" ({named})" if named else "") + (f" {self.hint}" if self.hint else "")
+
+    def named_fields(self) -> str:
+        """Return the fields as they stand in the message: of a path all of it, for its end is what tells it from others."""
+        return ", ".join(
+            f"{name}={shown(value, PATH_CHARACTERS if name == 'path' else SHOWN_CHARACTERS)}"
+            for name, value in self.fields.items()
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.detail, self.hint, self.fields))

@@ -115,6 +115,7 @@ EXPECTED = {
     "MasterKeyMissing": 2,
     "TenantKeyMissing": 2,
     "ModelMissing": 2,
+    "QuotaExceeded": 4,
     "StorageError": 1,
     "Unavailable": 3,
     "NotADatabase": 1,

@@ -482,6 +482,8 @@ TENANTS_VERBS: dict[str, Drawn] = {
         expected_version=d.version(),
         actor=d.actor(),
     ),
+    "usage": lambda d: given(_some_tenant(d)),
+    "take_embeddings": lambda d: given(_some_tenant(d), d.number(0, 3)),
     "set_status": lambda d: given(
         TenantNumber(d.pick([3, 4])), d.pick(["suspended", "active", "active"]), reason=d.maybe(d.text), actor=d.actor()
     ),

@@ -39,7 +39,7 @@ from tests.property.drawn_values import (
 from tests.property.observation import observed
 
 from llmspell.clock import ManualClock
-from llmspell.errors import InvalidCursor, LlmspellError
+from llmspell.errors import InvalidCursor, LlmspellError, QuotaExceeded
 from llmspell.spell import Spell
 from llmspell.storage.contracts.backend import Storages
 
@@ -323,6 +323,10 @@ def described(error: LlmspellError) -> tuple[Any, ...]:
     """Return everything that an error says."""
     if isinstance(error, InvalidCursor):  # it shows the cursor, which each store signs with a key of its own
         return type(error).__name__, error.code, error.problem, error.hint, error.field
+    if isinstance(
+        error, QuotaExceeded
+    ):  # databases count row by row: the first that is too many says what was used by then
+        return type(error).__name__, error.code, error.hint, error.fields.get("quota"), error.fields.get("limit")
     return type(error).__name__, error.code, error.detail, error.hint, getattr(error, "field", None), dict(error.fields)
 
 

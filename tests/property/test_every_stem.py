@@ -39,7 +39,7 @@ EACH_OK_MIN = 5
 EACH_TOLD_MIN = 1
 """How often each verb must succeed, and give something that is not empty."""
 TELLS_NOTHING = {
-    "kv.set", "kv.set_batch", "memories.ensure_space", "graph.declare", "idempotency.claim", "idempotency.record",
+    "tenants.take_embeddings", "kv.set", "kv.set_batch", "memories.ensure_space", "graph.declare", "idempotency.claim", "idempotency.record",
     "artifacts.collect_garbage",
 }  # fmt: skip
 """Verbs that return nothing, or for which these programs leave nothing to do."""

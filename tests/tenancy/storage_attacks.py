@@ -112,6 +112,9 @@ def hashed() -> KeyHash:
 
 
 STORAGE_ATTACKS: dict[str, list[Callable[[Any, Belongings], Awaitable[Any]]]] = {
+    "tenant.usage": [lambda t, x: t.usage()],
+    "tenant.check_quota": [lambda t, x: t.check_quota("vectors", 1)],
+    "tenant.record_usage": [lambda t, x: t.record_usage("embeddings", 1)],
     "storages.memories.ensure_space": [
         lambda t, x: memories(t).ensure_space(SPACE),
         lambda t, x: memories(t).ensure_space(EmbeddingSpace(space_id=SPACE.space_id, model=x.word, dimension=768)),

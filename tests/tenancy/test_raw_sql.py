@@ -396,6 +396,8 @@ def test_a_copy_of_anothers_row_meets_no_constraint(scene: Scene) -> None:
     copied = 0
     with psycopg.connect(scene.database.superuser_url) as superuser, scene.session(ME) as app:
         for table in tenant_tables(app):
+            if table in COUNTED_FOR_TENANTS:
+                continue
             columns = [
                 row[0]
                 for row in superuser.execute(
@@ -419,6 +421,8 @@ def test_a_copy_of_anothers_row_meets_no_constraint(scene: Scene) -> None:
     assert copied > 500
 
 
+COUNTED_FOR_TENANTS = {"tenant_limits", "tenant_usage", "tenant_embeddings"}
+"""What a tenant uses and may use: the serving role inserts nothing there (tests/tenancy/test_quota_rights.py)."""
 MINE_ALONE: dict[str, dict[str, Any]] = {"artifact_content": {"reference_count": 0}, "sessions": {"artifact_count": 0}}
 """What triggers count: of a copy they begin at nothing."""
 

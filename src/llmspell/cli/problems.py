@@ -101,7 +101,7 @@ def title_of(kind: type[errors.LlmspellError]) -> str:
 def problem_of(error: BaseException) -> Problem:
     """Describe any exception that reached the edge of the process."""
     if isinstance(error, errors.LlmspellError):
-        named = ", ".join(f"{name}={errors.shown(value)}" for name, value in error.fields.items())
+        named = error.named_fields()
         detail = error.detail + (f" ({named})" if named else "")
         kind = type(error)
         hint = COMMAND_HINTS[kind](error) if kind in COMMAND_HINTS else error.hint

@@ -15,6 +15,7 @@ from typing import Any
 
 from llmspell.clock import optional_instant
 from llmspell.codec import require_limit
+from llmspell.errors import CorruptStore
 from llmspell.storage.contracts import audit_checks as checks
 from llmspell.storage.contracts.audit import (
     GENESIS,
@@ -107,7 +108,7 @@ class AuditRows:
         """Return the entry of a row that somebody may have tampered with, or None when it is none any more."""
         try:
             return self.entry(row)
-        except (ValueError, TypeError, OverflowError, RecursionError):
+        except (ValueError, TypeError, OverflowError, RecursionError, CorruptStore):
             return None
 
 

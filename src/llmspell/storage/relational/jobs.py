@@ -69,7 +69,10 @@ class RelationalJobs:
             "now": self._dialect.instant(now),
         }
         for _ in range(ENQUEUE_ATTEMPTS):
-            row = await self._unit.row(self._queries.enqueue, **parameters)
+            try:
+                row = await self._unit.row(self._queries.enqueue, **parameters)
+            except AlreadyExists as exc:
+                raise AlreadyExists("A job has this id already.", id=new.id) from exc
             if row is None:
                 row = await self._unit.row(self._queries.live, kind=new.kind, dedupe_key=new.dedupe_key)
             if row is not None:
