@@ -4,6 +4,7 @@ PYTHON_BIN := .venv/bin/python
 BACKEND ?= sqlite
 FILE ?=
 SHARE ?= 1
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: demo test soak check bench help again
@@ -18,8 +19,8 @@ endif
 demo: .venv/.stamp ## Tell the story on a sample; BACKEND=memory|sqlite|postgres, FILE=your.jsonl
 	@.venv/bin/llmspell quickstart $(if $(FILE),"$(FILE)") --backend $(BACKEND)
 
-test: .venv/.stamp ## Run every test, on all three backends (PostgreSQL included)
-	$(PYTHON_BIN) -m pytest
+test: .venv/.stamp ## Run every test, on all three backends (PostgreSQL included), in WORKERS processes (2)
+	$(PYTHON_BIN) -m pytest -n $(WORKERS) --dist worksteal
 
 soak: .venv/.stamp ## What repeats, at its long size (a night); SHARE=0.01 takes a hundredth. Prints what was tried and lost
 	SOAK=$(SHARE) $(PYTHON_BIN) -m pytest -q tests/property tests/tenancy tests/concurrency tests/crash tests/planted

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,17 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.pgbouncer",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Commands set up logging for their process; in a test that is also the process of the tests after it."""
+    logger = logging.getLogger("llmspell")
+    level, handlers, propagates = logger.level, list(logger.handlers), logger.propagate
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+    logger.propagate = propagates
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

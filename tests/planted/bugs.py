@@ -25,8 +25,6 @@ class Bug(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     edits: tuple[Edit, ...]
     caught_by: tuple[str, ...]
-    own_server: bool = False
-    """The tests start a server of their own, so they are not given that of the run."""
 
 
 def everywhere(file: str, old: str, new: str) -> tuple[Edit, ...]:
@@ -108,14 +106,14 @@ BUGS: dict[str, Bug] = {
         edits=everywhere(
             "queries/graph.sql", GRAPH_INSTANTS, "r.valid_time_start < :as_of AND r.valid_time_end > :as_of"
         ),
-        caught_by=("tests/property/test_bitemporal.py",),
+        caught_by=("tests/property/test_bitemporal.py::test_every_answer_is_a_replay_of_what_was_said_until_then",),
     ),
     "interval_with_its_end": Bug(
         what="a fact is still true at the instant that it ends",
         edits=everywhere(
             "queries/graph.sql", GRAPH_INSTANTS, "r.valid_time_start <= :as_of AND r.valid_time_end >= :as_of"
         ),
-        caught_by=("tests/property/test_bitemporal.py",),
+        caught_by=("tests/property/test_bitemporal.py::test_every_answer_is_a_replay_of_what_was_said_until_then",),
     ),
     "recorded_time_goes_back": Bug(
         what="two changes are recorded at one instant, or in the wrong order, when the clock stands or goes back",
@@ -155,7 +153,9 @@ BUGS: dict[str, Bug] = {
                 "                self._finish([job])\n                self._deliver()\n                done.pop()\n",
             ),
         ),
-        caught_by=("tests/crash/test_sigkill.py",),
+        caught_by=(
+            "tests/crash/test_sigkill.py::test_kills_inside_of_every_kind_of_write_lose_nothing_acknowledged_and_leave_nothing_half_done",
+        ),
     ),
     "group_without_savepoints": Bug(
         what="a write of several statements that fails in the middle leaves its first half in the group's commit",
@@ -233,7 +233,9 @@ BUGS: dict[str, Bug] = {
     "transaction_begins_deferred": Bug(
         what="a transaction takes its lock at the first write, so that one who has read before is told that the file is busy",
         edits=(Edit("storage/sqlite/writer.py", '"BEGIN IMMEDIATE"', '"BEGIN"'),),
-        caught_by=("tests/concurrency/test_processes.py",),
+        caught_by=(
+            "tests/concurrency/test_processes.py::test_eight_processes_that_write_everything_lose_nothing_and_are_never_told_that_the_file_is_busy",
+        ),
     ),
     "audit_chain_without_links": Bug(
         what="an entry of the audit log does not follow the hash of the one before",
@@ -441,5 +443,38 @@ BUGS: dict[str, Bug] = {
         caught_by=(
             "tests/contract/test_savepoints.py::TestSavepoints::test_an_undone_block_does_not_take_the_recorded_instant_of_its_transaction_away",
         ),
+    ),
+    "count_outside_the_transaction": Bug(
+        what="the statistics of a memory's words are written after its transaction, in one of their own",
+        edits=(
+            Edit(
+                "storage/relational/memories.py",
+                """                *self._postings.added(texts),
+                *self._embedding_statements(vectors, space_id, dimension),
+                *self._job_for(records),
+            ],
+        )
+""",
+                """                *self._postings.added(texts)[1:],
+                *self._embedding_statements(vectors, space_id, dimension),
+                *self._job_for(records),
+            ],
+        )
+        await self._unit.batch(self._postings.added(texts)[:1])
+""",
+            ),
+        ),
+        caught_by=(f"{POWER_CUTS}[transactions]",),
+    ),
+    "audit_does_not_look": Bug(
+        what="the audit of isolation does not ask whether row-level security is forced",
+        edits=(
+            Edit(
+                "storage/postgres/rls_audit.sql",
+                "FROM tenant_tables AS t WHERE NOT t.relforcerowsecurity",
+                "FROM tenant_tables AS t WHERE false",
+            ),
+        ),
+        caught_by=("tests/tenancy/test_isolation_holes.py::test_a_hole_is_named_and_gone_when_it_is_mended",),
     ),
 }
