@@ -37,6 +37,50 @@ def _private(make: str, mend: str, subject: str, problem: str, *, strict: bool =
     return Sabotage((make,), (mend,), subject, problem, strict)
 
 
+def _not_run(trigger: str) -> str:
+    return f"does not run the trigger {trigger}: it is missing, disabled or says something else than ours"
+
+
+def _kept(trigger: str) -> str:
+    return (
+        f"CREATE TABLE public.kept AS SELECT pg_get_triggerdef(oid) AS was FROM pg_trigger WHERE tgname = '{trigger}'"
+    )
+
+
+_RESTORED = ("DO $$ BEGIN EXECUTE (SELECT was FROM public.kept); END $$", "DROP TABLE public.kept")
+_COUNTED = (
+    *("kv_store", "memories", "artifact_content"),
+    *(f"vector_embeddings_{dimension}" for dimension in (384, 768, 1536, 3072)),
+)
+_LIMIT = (
+    "INSERT INTO llmspell.tenants (tenant_id, name, quotas, created_at, updated_at)"
+    """ VALUES ('limited', 'limited', '{"max_documents": 5}', now(), now())"""
+)
+_UNLIMITED = (  # as it was before the first limit
+    *(
+        f"DELETE FROM llmspell.{table} WHERE tenant_id = 'limited'"
+        for table in ("tenants", "tenant_limits", "tenant_usage")
+    ),
+    "DELETE FROM llmspell.store_meta WHERE name = 'quotas_counted'",
+    *(f"ALTER TABLE llmspell.{table} DISABLE TRIGGER USER" for table in _COUNTED),
+)
+"""Only quotas have triggers on those tables."""
+_REPLACE_TAKING = (
+    "CREATE OR REPLACE FUNCTION llmspell.take_embeddings(in_tenant varchar, asked bigint, on_day integer) RETURNS bigint"
+    " LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
+    " AS $$ BEGIN RETURN (SELECT count(*) FROM llmspell.kv_store WHERE tenant_id = in_tenant); END $$"
+)
+_REPLACE_COUNTING = (
+    "CREATE OR REPLACE FUNCTION llmspell.count_inserted() RETURNS trigger"
+    " LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN NULL; END $$"
+)
+
+
+def _replaced(signature: str, by: str) -> Sabotage:
+    kept = f"CREATE TABLE public.kept AS SELECT pg_get_functiondef('{signature}'::regprocedure) AS was"
+    return Sabotage((kept, by), _RESTORED, signature, "is missing or says something else than ours")
+
+
 HOLES: dict[str, Sabotage] = {
     # --- row-level security of tables and partitions ---
     "a table that nobody isolated": _private(
@@ -143,6 +187,80 @@ HOLES: dict[str, Sabotage] = {
         ("DROP TRIGGER spy ON llmspell.memories", "DROP FUNCTION public.spy()"),
         "llmspell.memories",
         "has the trigger spy, which is not one of ours and sees the rows of all tenants",
+    ),
+    "a trigger that is named like one of ours": Sabotage(
+        (
+            "CREATE FUNCTION public.spy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+            "CREATE TRIGGER artifacts_count_rows AFTER INSERT ON llmspell.sessions FOR EACH ROW EXECUTE FUNCTION public.spy()",
+        ),
+        ("DROP TRIGGER artifacts_count_rows ON llmspell.sessions", "DROP FUNCTION public.spy()"),
+        "llmspell.sessions",
+        "has the trigger artifacts_count_rows, which is not one of ours and sees the rows of all tenants",
+    ),
+    "a trigger of ours that calls another function": Sabotage(
+        (
+            _kept("artifacts_count_rows"),
+            "CREATE FUNCTION public.spy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+            (
+                "CREATE OR REPLACE TRIGGER artifacts_count_rows AFTER INSERT OR DELETE ON llmspell.artifacts"
+                " FOR EACH ROW EXECUTE FUNCTION public.spy()"
+            ),
+        ),
+        (
+            "DROP TRIGGER artifacts_count_rows ON llmspell.artifacts",
+            "DROP FUNCTION public.spy()",
+            *_RESTORED,
+        ),
+        "llmspell.artifacts",
+        "has the trigger artifacts_count_rows, which is not one of ours and sees the rows of all tenants",
+    ),
+    "a trigger of ours that runs never": Sabotage(
+        (
+            _kept("artifacts_count_rows"),
+            (
+                "CREATE OR REPLACE TRIGGER artifacts_count_rows AFTER INSERT OR DELETE ON llmspell.artifacts"
+                " FOR EACH ROW WHEN (false) EXECUTE FUNCTION llmspell.count_artifacts()"
+            ),
+        ),
+        (
+            "DROP TRIGGER artifacts_count_rows ON llmspell.artifacts",
+            *_RESTORED,
+        ),
+        "llmspell.artifacts",
+        _not_run("artifacts_count_rows"),
+    ),
+    "a trigger of ours that is disabled": _private(
+        "ALTER TABLE llmspell.artifacts DISABLE TRIGGER artifacts_count_moves",
+        "ALTER TABLE llmspell.artifacts ENABLE TRIGGER artifacts_count_moves",
+        "llmspell.artifacts",
+        _not_run("artifacts_count_moves"),
+    ),
+    "a trigger of ours for replicas alone": _private(
+        "ALTER TABLE llmspell.tenants ENABLE REPLICA TRIGGER tenants_quotas_changed",
+        "ALTER TABLE llmspell.tenants ENABLE TRIGGER tenants_quotas_changed",
+        "llmspell.tenants",
+        _not_run("tenants_quotas_changed"),
+    ),
+    "a trigger of ours that is gone": Sabotage(
+        (
+            _kept("workflow_states_life_cycle"),
+            "DROP TRIGGER workflow_states_life_cycle ON llmspell.workflow_states",
+        ),
+        _RESTORED,
+        "llmspell.workflow_states",
+        _not_run("workflow_states_life_cycle"),
+    ),
+    "one kind is counted and another is not": Sabotage(
+        (_LIMIT, "ALTER TABLE llmspell.memories DISABLE TRIGGER memories_usage_delete"),
+        _UNLIMITED,
+        "llmspell.memories",
+        _not_run("memories_usage_delete"),
+    ),
+    "nothing is counted although there are limits": Sabotage(
+        (_LIMIT, *(f"ALTER TABLE llmspell.{table} DISABLE TRIGGER USER" for table in _COUNTED)),
+        _UNLIMITED,
+        "llmspell.kv_store",
+        _not_run("kv_store_usage_insert"),
     ),
     "a unique key across tenants": _private(
         "CREATE UNIQUE INDEX later ON llmspell.kv_store (key)",
@@ -315,6 +433,24 @@ HOLES: dict[str, Sabotage] = {
         GUEST,
         "starts its connections with a tenant (app.current_tenant_id is set for it)",
     ),
+    "connections start with a tenant in capitals": _private(
+        f"""ALTER ROLE {GUEST} SET "App.Current_Tenant_Id" = 'acme'""",
+        f"""ALTER ROLE {GUEST} RESET "App.Current_Tenant_Id" """,
+        GUEST,
+        "starts its connections with a tenant (app.current_tenant_id is set for it)",
+    ),
+    "the serving role writes nothing": _private(
+        "ALTER ROLE llmspell_app SET default_transaction_read_only = on",
+        "ALTER ROLE llmspell_app RESET default_transaction_read_only",
+        "llmspell_app",
+        "starts its connections with default_transaction_read_only, which llmspell does not set for a role",
+    ),
+    "the operator finds other names": _private(
+        _on_database("ALTER ROLE llmspell_operator IN DATABASE %I SET search_path = public"),
+        _on_database("ALTER ROLE llmspell_operator IN DATABASE %I RESET search_path"),
+        "llmspell_operator",
+        "starts its connections with search_path, which llmspell does not set for a role",
+    ),
     "connections start with a signature": _private(
         f"ALTER ROLE {GUEST} SET app.tenant_signature = 'x'",
         f"ALTER ROLE {GUEST} RESET app.tenant_signature",
@@ -358,6 +494,24 @@ HOLES: dict[str, Sabotage] = {
         ("DROP FUNCTION public.loot()",),
         "public.loot()",
         "everybody may execute it, and it runs as llmspell, whom no tenant binds",
+    ),
+    "a function that tenants call, and that does something else": _replaced(
+        "llmspell.take_embeddings(character varying, bigint, integer)", _REPLACE_TAKING
+    ),
+    "a function of a trigger that does something else": _replaced("llmspell.count_inserted()", _REPLACE_COUNTING),
+    "a function that is gone": Sabotage(
+        (
+            "CREATE TABLE public.kept AS SELECT pg_get_functiondef('llmspell.prepare_tenant_signing()'::regprocedure) AS was",
+            "DROP FUNCTION llmspell.prepare_tenant_signing()",
+        ),
+        (
+            "DO $$ BEGIN EXECUTE (SELECT was FROM public.kept); END $$",
+            "ALTER FUNCTION llmspell.prepare_tenant_signing() OWNER TO llmspell",
+            "REVOKE ALL ON FUNCTION llmspell.prepare_tenant_signing() FROM PUBLIC",
+            "DROP TABLE public.kept",
+        ),
+        "llmspell.prepare_tenant_signing()",
+        "is missing or says something else than ours",
     ),
     "a function that runs as a superuser": _private(
         "ALTER FUNCTION llmspell.count_artifacts() OWNER TO {superuser}",
@@ -448,18 +602,11 @@ HOLES: dict[str, Sabotage] = {
         "llmspell_private.signing_mode",
         "llmspell_operator may UPDATE what the signing keys are kept in",
     ),
-    "the function says yes to everybody": Sabotage(
-        (
-            "CREATE TABLE public.kept AS SELECT pg_get_functiondef('llmspell.signed_tenant()'::regprocedure) AS was",
-            (
-                "CREATE OR REPLACE FUNCTION llmspell.signed_tenant() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER"
-                " PARALLEL SAFE SET search_path = pg_catalog, pg_temp"
-                " AS $$ BEGIN RETURN current_setting('app.current_tenant_id', true); END $$"
-            ),
-        ),
-        ("DO $$ BEGIN EXECUTE (SELECT was FROM public.kept); END $$", "DROP TABLE public.kept"),
+    "the function says yes to everybody": _replaced(
         "llmspell.signed_tenant()",
-        "says something else than ours, and policies rely on it",
+        "CREATE OR REPLACE FUNCTION llmspell.signed_tenant() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER"
+        " PARALLEL SAFE SET search_path = pg_catalog, pg_temp"
+        " AS $$ BEGIN RETURN current_setting('app.current_tenant_id', true); END $$",
     ),
     "signatures demanded on one table only": _private(
         "CREATE POLICY tenant_signature ON llmspell.kv_store AS RESTRICTIVE FOR ALL TO llmspell_app"
