@@ -81,6 +81,13 @@ def _replaced(signature: str, by: str) -> Sabotage:
     return Sabotage((kept, by), _RESTORED, signature, "is missing or says something else than ours")
 
 
+def _logged(setting: str) -> Sabotage:
+    name = setting.split(" =")[0]
+    problem = f"is given values of all tenants, by {name}: set log_parameter_max_length to 0, or log no statements"
+    make = _on_database(f"ALTER ROLE llmspell_app IN DATABASE %I SET {setting}".replace("'", "''"))
+    return _private(make, _on_database(f"ALTER ROLE llmspell_app IN DATABASE %I RESET {name}"), "server log", problem)
+
+
 HOLES: dict[str, Sabotage] = {
     # --- row-level security of tables and partitions ---
     "a table that nobody isolated": _private(
@@ -463,6 +470,11 @@ HOLES: dict[str, Sabotage] = {
         "llmspell_app",
         "may set session_replication_role, which the server keeps for administrators",
     ),
+    "slow statements are logged with their parameters": _logged("log_min_duration_statement = 250"),
+    "all statements are logged with their parameters": _logged("log_statement = 'all'"),
+    "a sample of statements is logged with their parameters": _logged("log_min_duration_sample = 0"),
+    "some transactions are logged with their parameters": _logged("log_transaction_sample_rate = 0.01"),
+    "failures are logged with their parameters": _logged("log_parameter_max_length_on_error = 64"),
     # --- functions ---
     "a function of administrators": _private(
         "GRANT EXECUTE ON FUNCTION pg_read_file(text) TO llmspell_app",
