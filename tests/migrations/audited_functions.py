@@ -1,6 +1,7 @@
 """The functions and triggers of ours that the audit of isolation knows, as the migrations make them.
 
-A function whose body is kept parsed (`BEGIN ATOMIC`) is not among them: they run as whoever calls them, and nothing relies on them.
+A function whose body is kept parsed (`BEGIN ATOMIC`, `RETURN`) is not among them, for servers print it in different ways. Those run
+as whoever calls them; one that a policy, a trigger or a function of the owner calls has to be written as text.
 
 `python -m tests.migrations.audited_functions` writes them into `rls_audit.sql` anew: run it after every change of a migration that
 makes or replaces a function or a trigger. A test compares.

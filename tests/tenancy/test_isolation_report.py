@@ -32,8 +32,8 @@ def problems(report: IsolationReport) -> str:
     return "\n".join(f"{hole.subject}: {hole.problem}" for hole in report.holes)
 
 
-async def test_the_serving_role_of_a_fresh_store_has_no_hole(postgres_shared_database: PostgresDatabase) -> None:
-    report = await examine(postgres_shared_database.app_url, tenant=ACME)
+async def test_the_serving_role_of_a_fresh_store_has_no_hole(postgres_database: PostgresDatabase) -> None:
+    report = await examine(postgres_database.app_url, tenant=ACME)
 
     assert report.isolated, problems(report)
     assert report.observed.tenant_seen == "acme"
@@ -141,9 +141,9 @@ def call(command: object, *arguments: str) -> object:
 
 
 def test_the_command_ends_well_and_says_isolated(
-    postgres_shared_database: PostgresDatabase, capsys: pytest.CaptureFixture[str]
+    postgres_database: PostgresDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = call(isolation, "--store", postgres_shared_database.app_url, "--tenant", "acme", "--json")
+    code = call(isolation, "--store", postgres_database.app_url, "--tenant", "acme", "--json")
 
     document = json.loads(capsys.readouterr().out)
     assert code == ExitCode.OK
