@@ -304,8 +304,8 @@ HOLES: dict[str, Sabotage] = {
         "starts its connections with a tenant (app.current_tenant_id is set for it)",
     ),
     "the serving role writes nothing": single(
-        "ALTER ROLE llmspell_app SET default_transaction_read_only = on",
-        "ALTER ROLE llmspell_app RESET default_transaction_read_only",
+        on_database("ALTER ROLE llmspell_app IN DATABASE %I SET default_transaction_read_only = on"),
+        on_database("ALTER ROLE llmspell_app IN DATABASE %I RESET default_transaction_read_only"),
         "llmspell_app",
         "starts its connections with default_transaction_read_only, which llmspell does not set for a role",
     ),
