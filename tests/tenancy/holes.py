@@ -1,13 +1,14 @@
 """Holes in the isolation, each made on purpose: what makes it, what takes it away again, and how the audit must name it.
 
-They are made by a superuser. `{guest}` is a login role that the store does not know.
+They are made by a superuser. `{superuser}` is its name; `GUEST` is a login role that the store does not know. Those in functions
+and triggers are in `code_holes`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from tests.tenancy.code_holes import CODE_HOLES
+from tests.tenancy.sabotage import GUEST, Sabotage, on_database, single
 
-GUEST = "isolation_guest"
 _STRANGER = "who is neither llmspell_app nor llmspell_operator"
 _UNSIGNED = "policy tenant_signature is missing or says something else, and the strict mode is on"
 _MONTH = "SELECT llmspell.create_event_log_partition('2031-05-01', '2031-06-01')"
@@ -19,33 +20,23 @@ _ARCHIVE = (
 )
 
 
-class Sabotage(NamedTuple):
-    """A hole. `strict`: it is one in the strict mode."""
-
-    make: tuple[str, ...]
-    mend: tuple[str, ...]
-    subject: str
-    problem: str
-    strict: bool = False
-
-
-def _on_database(statement: str) -> str:
-    return f"DO $$ BEGIN EXECUTE format('{statement}', current_database()); END $$"
-
-
-def _private(make: str, mend: str, subject: str, problem: str, *, strict: bool = False) -> Sabotage:
-    return Sabotage((make,), (mend,), subject, problem, strict)
+def _logged(setting: str) -> Sabotage:
+    name = setting.split(" =")[0]
+    problem = f"is given values of all tenants, by {name}: set log_parameter_max_length to 0, or log no statements"
+    make = on_database(f"ALTER ROLE llmspell_app IN DATABASE %I SET {setting}".replace("'", "''"))
+    return single(make, on_database(f"ALTER ROLE llmspell_app IN DATABASE %I RESET {name}"), "server log", problem)
 
 
 HOLES: dict[str, Sabotage] = {
+    **CODE_HOLES,
     # --- row-level security of tables and partitions ---
-    "a table that nobody isolated": _private(
+    "a table that nobody isolated": single(
         "CREATE TABLE llmspell.later (a text)",
         "DROP TABLE llmspell.later",
         "llmspell.later",
         "has no tenant_id and is not known to be shared",
     ),
-    "row-level security off": _private(
+    "row-level security off": single(
         "ALTER TABLE llmspell.kv_store DISABLE ROW LEVEL SECURITY",
         "ALTER TABLE llmspell.kv_store ENABLE ROW LEVEL SECURITY",
         "llmspell.kv_store",
@@ -72,31 +63,31 @@ HOLES: dict[str, Sabotage] = {
         _PART,
         "policy tenant_isolation_select is missing or says something else",
     ),
-    "not forced": _private(
+    "not forced": single(
         "ALTER TABLE llmspell.memories NO FORCE ROW LEVEL SECURITY",
         "ALTER TABLE llmspell.memories FORCE ROW LEVEL SECURITY",
         "llmspell.memories",
         "row-level security is not forced on the owner",
     ),
-    "a policy gone": _private(
+    "a policy gone": single(
         "DROP POLICY tenant_isolation_delete ON llmspell.sessions",
         "SELECT llmspell.apply_tenant_rls('llmspell.sessions')",
         "llmspell.sessions",
         "policy tenant_isolation_delete is missing or says something else",
     ),
-    "a policy that lets everything through": _private(
+    "a policy that lets everything through": single(
         "ALTER POLICY tenant_isolation_select ON llmspell.sessions USING (true)",
         "SELECT llmspell.apply_tenant_rls('llmspell.sessions')",
         "llmspell.sessions",
         "policy tenant_isolation_select is missing or says something else",
     ),
-    "a policy more": _private(
+    "a policy more": single(
         "CREATE POLICY everybody ON llmspell.entities USING (true)",
         "DROP POLICY everybody ON llmspell.entities",
         "llmspell.entities",
         "policy everybody is not one of ours",
     ),
-    "the operator's policy for tenants": _private(
+    "the operator's policy for tenants": single(
         "ALTER POLICY operator_access ON llmspell.jobs TO llmspell_app",
         "ALTER POLICY operator_access ON llmspell.jobs TO llmspell_operator",
         "llmspell.jobs",
@@ -114,7 +105,7 @@ HOLES: dict[str, Sabotage] = {
         "public.event_log_2031_05",
         "llmspell_app may SELECT",
     ),
-    "a table that inherits": _private(
+    "a table that inherits": single(
         "CREATE TABLE public.child () INHERITS (llmspell.kv_store)",
         "DROP TABLE public.child",
         "public.child",
@@ -135,96 +126,87 @@ HOLES: dict[str, Sabotage] = {
         "llmspell.kv_store",
         "has the rewrite rule copy, which runs as its owner",
     ),
-    "a trigger": Sabotage(
-        (
-            "CREATE FUNCTION public.spy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$",
-            "CREATE TRIGGER spy BEFORE INSERT ON llmspell.memories FOR EACH ROW EXECUTE FUNCTION public.spy()",
-        ),
-        ("DROP TRIGGER spy ON llmspell.memories", "DROP FUNCTION public.spy()"),
-        "llmspell.memories",
-        "has the trigger spy, which is not one of ours and sees the rows of all tenants",
-    ),
-    "a unique key across tenants": _private(
+    "a unique key across tenants": single(
         "CREATE UNIQUE INDEX later ON llmspell.kv_store (key)",
         "DROP INDEX llmspell.later",
         "llmspell.later",
         "is unique without starting with tenant_id, so it tells of other tenants",
     ),
-    "an exclusion across tenants": _private(
+    "an exclusion across tenants": single(
         "ALTER TABLE llmspell.kv_store ADD CONSTRAINT later EXCLUDE USING btree (key WITH =)",
         "ALTER TABLE llmspell.kv_store DROP CONSTRAINT later",
         "llmspell.kv_store",
         "constraint later does not start with tenant_id, so it tells of other tenants",
     ),
     # --- owners ---
-    "a table of another owner": _private(
+    "a table of another owner": single(
         f"ALTER TABLE llmspell.kv_store OWNER TO {GUEST}",
         "ALTER TABLE llmspell.kv_store OWNER TO llmspell",
         "llmspell.kv_store",
         f"is owned by {GUEST}, who can take its policies away",
     ),
-    "a schema of another owner": _private(
+    "a schema of another owner": single(
         f"ALTER SCHEMA llmspell_archive OWNER TO {GUEST}",
         "ALTER SCHEMA llmspell_archive OWNER TO llmspell",
         "llmspell_archive",
         f"is owned by {GUEST}, not by the owner of the store",
     ),
-    "a function of another owner": _private(
+    "a function of another owner": single(
         f"ALTER FUNCTION llmspell.signed_tenant() OWNER TO {GUEST}",
         "ALTER FUNCTION llmspell.signed_tenant() OWNER TO llmspell",
         "llmspell.signed_tenant()",
         f"is owned by {GUEST}, not by the owner of the store",
     ),
-    "a table of the serving role": _private(
+    "a table of the serving role": single(
         "ALTER TABLE llmspell.test_table OWNER TO llmspell_app",
         "ALTER TABLE llmspell.test_table OWNER TO llmspell",
         "llmspell_app",
         "owns llmspell.test_table",
     ),
-    "a function of the serving role": _private(
+    "a function of the serving role": single(
         "ALTER FUNCTION llmspell.get_hook_history_stats() OWNER TO llmspell_operator",
         "ALTER FUNCTION llmspell.get_hook_history_stats() OWNER TO llmspell",
         "llmspell_operator",
         "owns function llmspell.get_hook_history_stats()",
     ),
     # --- rights ---
-    "everybody reads a table": _private(
+    "everybody reads a table": single(
         "GRANT SELECT ON llmspell.kv_store TO PUBLIC",
         "REVOKE SELECT ON llmspell.kv_store FROM PUBLIC",
         "llmspell.kv_store",
         "everybody may SELECT",
     ),
-    "tenants may truncate": _private(
+    "tenants may truncate": single(
         "GRANT TRUNCATE ON llmspell.kv_store TO llmspell_app",
         "REVOKE TRUNCATE ON llmspell.kv_store FROM llmspell_app",
         "llmspell.kv_store",
         "llmspell_app may TRUNCATE",
     ),
-    "tenants reach a partition": _private(
+    "tenants reach a partition": single(
         "GRANT SELECT ON llmspell.event_log_default TO llmspell_app",
         "REVOKE SELECT ON llmspell.event_log_default FROM llmspell_app",
         "llmspell.event_log_default",
         "llmspell_app may SELECT",
     ),
-    "a right that may be passed on": _private(
+    "a right that may be passed on": single(
         "GRANT SELECT ON llmspell.jobs TO llmspell_app WITH GRANT OPTION",
         "REVOKE GRANT OPTION FOR SELECT ON llmspell.jobs FROM llmspell_app",
         "llmspell.jobs",
         "llmspell_app may pass SELECT on to others",
     ),
-    "a stranger reads a table": _private(
+    "a stranger reads a table": single(
         f"GRANT SELECT ON llmspell.kv_store TO {GUEST}",
         f"REVOKE SELECT ON llmspell.kv_store FROM {GUEST}",
         "llmspell.kv_store",
         f"{GUEST} may SELECT, {_STRANGER}",
     ),
-    "a stranger reads a column": _private(
+    "a stranger reads a column": single(
         f"GRANT SELECT (content) ON llmspell.memories TO {GUEST}",
         f"REVOKE SELECT (content) ON llmspell.memories FROM {GUEST}",
         "llmspell.memories",
         f"{GUEST} may SELECT column content, {_STRANGER}",
     ),
-    "everybody reads a column": _private(
+    "everybody reads a column": single(
         "GRANT SELECT (value) ON llmspell.kv_store TO PUBLIC",
         "REVOKE SELECT (value) ON llmspell.kv_store FROM PUBLIC",
         "llmspell.kv_store",
@@ -236,173 +218,146 @@ HOLES: dict[str, Sabotage] = {
         "llmspell.later",
         "llmspell_app may USAGE a sequence",
     ),
-    "everybody may use the schema": _private(
+    "everybody may use the schema": single(
         "GRANT USAGE ON SCHEMA llmspell TO PUBLIC",
         "REVOKE USAGE ON SCHEMA llmspell FROM PUBLIC",
         "llmspell",
         "everybody has USAGE on this schema",
     ),
-    "a stranger may create in the schema": _private(
+    "a stranger may create in the schema": single(
         f"GRANT CREATE ON SCHEMA llmspell TO {GUEST}",
         f"REVOKE CREATE ON SCHEMA llmspell FROM {GUEST}",
         "llmspell",
         f"{GUEST} has CREATE on this schema",
     ),
-    "tenants reach the archive": _private(
+    "tenants reach the archive": single(
         "GRANT USAGE ON SCHEMA llmspell_archive TO llmspell_app",
         "REVOKE USAGE ON SCHEMA llmspell_archive FROM llmspell_app",
         "llmspell_app",
         "may use schema llmspell_archive",
     ),
-    "tenants may create tables": _private(
+    "tenants may create tables": single(
         "GRANT CREATE ON SCHEMA public TO llmspell_app",
         "REVOKE CREATE ON SCHEMA public FROM llmspell_app",
         "llmspell_app",
         "owns or may create in schema public",
     ),
-    "tenants may create schemas": _private(
-        _on_database("GRANT CREATE ON DATABASE %I TO llmspell_app"),
-        _on_database("REVOKE CREATE ON DATABASE %I FROM llmspell_app"),
+    "tenants may create schemas": single(
+        on_database("GRANT CREATE ON DATABASE %I TO llmspell_app"),
+        on_database("REVOKE CREATE ON DATABASE %I FROM llmspell_app"),
         "llmspell_app",
         "may create schemas in this database",
     ),
-    "tenants may create temporary tables": _private(
-        _on_database("GRANT TEMPORARY ON DATABASE %I TO llmspell_app"),
-        _on_database("REVOKE TEMPORARY ON DATABASE %I FROM llmspell_app"),
+    "tenants may create temporary tables": single(
+        on_database("GRANT TEMPORARY ON DATABASE %I TO llmspell_app"),
+        on_database("REVOKE TEMPORARY ON DATABASE %I FROM llmspell_app"),
         "llmspell_app",
         "may create temporary tables, which outlive a tenant on a pooled connection",
     ),
-    "what is made tomorrow": _private(
+    "what is made tomorrow": single(
         "ALTER DEFAULT PRIVILEGES FOR ROLE llmspell IN SCHEMA llmspell GRANT TRUNCATE ON TABLES TO llmspell_app",
         "ALTER DEFAULT PRIVILEGES FOR ROLE llmspell IN SCHEMA llmspell REVOKE TRUNCATE ON TABLES FROM llmspell_app",
         "llmspell",
         "default privileges let llmspell_app TRUNCATE new tables",
     ),
-    "what is made tomorrow, for a stranger": _private(
+    "what is made tomorrow, for a stranger": single(
         f"ALTER DEFAULT PRIVILEGES FOR ROLE llmspell IN SCHEMA llmspell GRANT SELECT ON TABLES TO {GUEST}",
         f"ALTER DEFAULT PRIVILEGES FOR ROLE llmspell IN SCHEMA llmspell REVOKE SELECT ON TABLES FROM {GUEST}",
         "llmspell",
         f"default privileges let {GUEST} SELECT new tables",
     ),
     # --- roles and settings ---
-    "a stranger may become the operator": _private(
+    "a stranger may become the operator": single(
         f"GRANT llmspell_operator TO {GUEST}",
         f"REVOKE llmspell_operator FROM {GUEST}",
         GUEST,
         "may become llmspell_operator, who is not bound to a tenant",
     ),
-    "a stranger reads all data": _private(
+    "a stranger reads all data": single(
         f"GRANT pg_read_all_data TO {GUEST}",
         f"REVOKE pg_read_all_data FROM {GUEST}",
         GUEST,
         "is a member of pg_read_all_data, so it reaches the rows of every tenant",
     ),
-    "tenants are members of something": _private(
+    "tenants are members of something": single(
         "GRANT pg_monitor TO llmspell_app",
         "REVOKE pg_monitor FROM llmspell_app",
         "llmspell_app",
         "is a member of pg_monitor",
     ),
-    "the operator administers the cluster": _private(
+    "the operator administers the cluster": single(
         "ALTER ROLE llmspell_operator CREATEDB",
         "ALTER ROLE llmspell_operator NOCREATEDB",
         "llmspell_operator",
         "may bypass row-level security or administer the cluster",
     ),
-    "connections start with a tenant": _private(
+    "connections start with a tenant": single(
         f"ALTER ROLE {GUEST} SET app.current_tenant_id = 'acme'",
         f"ALTER ROLE {GUEST} RESET app.current_tenant_id",
         GUEST,
         "starts its connections with a tenant (app.current_tenant_id is set for it)",
     ),
-    "connections start with a signature": _private(
+    "connections start with a tenant in capitals": single(
+        f"""ALTER ROLE {GUEST} SET "App.Current_Tenant_Id" = 'acme'""",
+        f"""ALTER ROLE {GUEST} RESET "App.Current_Tenant_Id" """,
+        GUEST,
+        "starts its connections with a tenant (app.current_tenant_id is set for it)",
+    ),
+    "the serving role writes nothing": single(
+        on_database("ALTER ROLE llmspell_app IN DATABASE %I SET default_transaction_read_only = on"),
+        on_database("ALTER ROLE llmspell_app IN DATABASE %I RESET default_transaction_read_only"),
+        "llmspell_app",
+        "starts its connections with default_transaction_read_only, which llmspell does not set for a role",
+    ),
+    "the operator finds other names": single(
+        on_database("ALTER ROLE llmspell_operator IN DATABASE %I SET search_path = public"),
+        on_database("ALTER ROLE llmspell_operator IN DATABASE %I RESET search_path"),
+        "llmspell_operator",
+        "starts its connections with search_path, which llmspell does not set for a role",
+    ),
+    "connections start with a signature": single(
         f"ALTER ROLE {GUEST} SET app.tenant_signature = 'x'",
         f"ALTER ROLE {GUEST} RESET app.tenant_signature",
         GUEST,
         "starts its connections with a signature (app.tenant_signature is set for it)",
     ),
-    "a setting of administrators": _private(
+    "a setting of administrators": single(
         "GRANT SET ON PARAMETER session_replication_role TO llmspell_app",
         "REVOKE SET ON PARAMETER session_replication_role FROM llmspell_app",
         "llmspell_app",
         "may set session_replication_role, which the server keeps for administrators",
     ),
-    # --- functions ---
-    "a function of administrators": _private(
-        "GRANT EXECUTE ON FUNCTION pg_read_file(text) TO llmspell_app",
-        "REVOKE EXECUTE ON FUNCTION pg_read_file(text) FROM llmspell_app",
-        "llmspell_app",
-        "may execute pg_read_file(text), which the server keeps for administrators",
-    ),
-    "everybody executes a function": _private(
-        "GRANT EXECUTE ON FUNCTION llmspell.get_api_key_stats TO PUBLIC",
-        "REVOKE EXECUTE ON FUNCTION llmspell.get_api_key_stats FROM PUBLIC",
-        "llmspell.get_api_key_stats(timestamp with time zone)",
-        "everybody may execute it",
-    ),
-    "tenants make any partition": _private(
-        "GRANT EXECUTE ON FUNCTION llmspell.create_event_log_partition TO llmspell_app",
-        "REVOKE EXECUTE ON FUNCTION llmspell.create_event_log_partition FROM llmspell_app",
-        "llmspell.create_event_log_partition(date, date)",
-        "llmspell_app may execute it, and it runs as llmspell, whom no tenant binds",
-    ),
-    "a function elsewhere that runs as the owner": Sabotage(
-        (
-            (
-                "CREATE FUNCTION public.loot() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog"
-                " AS $$ SELECT count(*) FROM llmspell.kv_store $$"
-            ),
-            "ALTER FUNCTION public.loot() OWNER TO llmspell",
-            "GRANT EXECUTE ON FUNCTION public.loot() TO PUBLIC",
-        ),
-        ("DROP FUNCTION public.loot()",),
-        "public.loot()",
-        "everybody may execute it, and it runs as llmspell, whom no tenant binds",
-    ),
-    "a function that runs as a superuser": _private(
-        "ALTER FUNCTION llmspell.count_artifacts() OWNER TO {superuser}",
-        "ALTER FUNCTION llmspell.count_artifacts() OWNER TO llmspell",
-        "llmspell.count_artifacts()",
-        "runs as a superuser",
-    ),
-    "a definer without search_path": _private(
-        "ALTER FUNCTION llmspell.create_event_log_partition RESET search_path",
-        "ALTER FUNCTION llmspell.create_event_log_partition SET search_path = pg_catalog, pg_temp",
-        "llmspell.create_event_log_partition(date, date)",
-        "runs as its owner with a search_path that others choose",
-    ),
-    "a function with a path that begins elsewhere": _private(
-        "ALTER FUNCTION llmspell.count_artifact SET search_path = public, pg_catalog",
-        "ALTER FUNCTION llmspell.count_artifact SET search_path = pg_catalog, pg_temp",
-        "llmspell.count_artifact(character varying, character varying, uuid, integer)",
-        "runs with a search_path that others choose",
-    ),
+    "slow statements are logged with their parameters": _logged("log_min_duration_statement = 250"),
+    "all statements are logged with their parameters": _logged("log_statement = 'all'"),
+    "a sample of statements is logged with their parameters": _logged("log_min_duration_sample = 0"),
+    "some transactions are logged with their parameters": _logged("log_transaction_sample_rate = 0.01"),
+    "failures are logged with their parameters": _logged("log_parameter_max_length_on_error = 64"),
     # --- what leads out ---
-    "a view that reads as its owner": _private(
+    "a view that reads as its owner": single(
         "CREATE VIEW public.later AS SELECT * FROM llmspell.kv_store",
         "DROP VIEW public.later",
         "public.later",
         "is a view that reads as its owner",
     ),
-    "a materialised view": _private(
+    "a materialised view": single(
         "CREATE MATERIALIZED VIEW public.later AS SELECT * FROM llmspell.kv_store",
         "DROP MATERIALIZED VIEW public.later",
         "public.later",
         "has no row-level security, for it is a materialised view or a foreign table",
     ),
-    "a publication of one table": _private(
+    "a publication of one table": single(
         "CREATE PUBLICATION feed FOR TABLE llmspell.kv_store",
         "DROP PUBLICATION feed",
         "publication feed",
         "sends the rows of all tenants to whoever subscribes",
     ),
-    "a publication of everything": _private(
+    "a publication of everything": single(
         "CREATE PUBLICATION feed FOR ALL TABLES",
         "DROP PUBLICATION feed",
         "publication feed",
         "sends the rows of all tenants to whoever subscribes",
     ),
-    "a publication of a schema": _private(
+    "a publication of a schema": single(
         "CREATE PUBLICATION feed FOR TABLES IN SCHEMA llmspell_archive",
         "DROP PUBLICATION feed",
         "publication feed",
@@ -430,52 +385,39 @@ HOLES: dict[str, Sabotage] = {
         "is not subject to row-level security, and llmspell_app can read it",
     ),
     # --- the strict mode ---
-    "tenants reach the signing keys": _private(
+    "tenants reach the signing keys": single(
         "GRANT USAGE ON SCHEMA llmspell_private TO llmspell_app",
         "REVOKE USAGE ON SCHEMA llmspell_private FROM llmspell_app",
         "llmspell_private",
         "llmspell_app has USAGE on this schema",
     ),
-    "tenants read the signing keys": _private(
+    "tenants read the signing keys": single(
         "GRANT SELECT ON llmspell_private.signing_keys TO llmspell_app",
         "REVOKE SELECT ON llmspell_private.signing_keys FROM llmspell_app",
         "llmspell_private.signing_keys",
         "llmspell_app may SELECT what the signing keys are kept in",
     ),
-    "the operator switches the mode": _private(
+    "the operator switches the mode": single(
         "GRANT UPDATE (enforced) ON llmspell_private.signing_mode TO llmspell_operator",
         "REVOKE UPDATE (enforced) ON llmspell_private.signing_mode FROM llmspell_operator",
         "llmspell_private.signing_mode",
         "llmspell_operator may UPDATE what the signing keys are kept in",
     ),
-    "the function says yes to everybody": Sabotage(
-        (
-            "CREATE TABLE public.kept AS SELECT pg_get_functiondef('llmspell.signed_tenant()'::regprocedure) AS was",
-            (
-                "CREATE OR REPLACE FUNCTION llmspell.signed_tenant() RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER"
-                " PARALLEL SAFE SET search_path = pg_catalog, pg_temp"
-                " AS $$ BEGIN RETURN current_setting('app.current_tenant_id', true); END $$"
-            ),
-        ),
-        ("DO $$ BEGIN EXECUTE (SELECT was FROM public.kept); END $$", "DROP TABLE public.kept"),
-        "llmspell.signed_tenant()",
-        "says something else than ours, and policies rely on it",
-    ),
-    "signatures demanded on one table only": _private(
+    "signatures demanded on one table only": single(
         "CREATE POLICY tenant_signature ON llmspell.kv_store AS RESTRICTIVE FOR ALL TO llmspell_app"
         " USING (tenant_id = (SELECT llmspell.signed_tenant()))",
         "DROP POLICY tenant_signature ON llmspell.kv_store",
         "llmspell.kv_store",
         "policy tenant_signature is there although the strict mode is off",
     ),
-    "no signature on one table": _private(
+    "no signature on one table": single(
         "DROP POLICY tenant_signature ON llmspell.kv_store",
         "SELECT llmspell.apply_tenant_rls('llmspell.kv_store')",
         "llmspell.kv_store",
         _UNSIGNED,
         strict=True,
     ),
-    "no signature on one partition": _private(
+    "no signature on one partition": single(
         "DROP POLICY tenant_signature ON llmspell.event_log_default",
         "SELECT llmspell.apply_tenant_rls('llmspell.event_log_default')",
         "llmspell.event_log_default",
@@ -489,14 +431,14 @@ HOLES: dict[str, Sabotage] = {
         _UNSIGNED,
         strict=True,
     ),
-    "a signature that is not verified": _private(
+    "a signature that is not verified": single(
         "ALTER POLICY tenant_signature ON llmspell.jobs USING (true)",
         "SELECT llmspell.apply_tenant_rls('llmspell.jobs')",
         "llmspell.jobs",
         _UNSIGNED,
         strict=True,
     ),
-    "a signature that binds nobody who serves": _private(
+    "a signature that binds nobody who serves": single(
         f"ALTER POLICY tenant_signature ON llmspell.jobs TO {GUEST}",
         "SELECT llmspell.apply_tenant_rls('llmspell.jobs')",
         "llmspell.jobs",

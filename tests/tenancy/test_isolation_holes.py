@@ -16,7 +16,10 @@ import psycopg
 import pytest
 from tests.fixtures.postgres import STRICT
 from tests.fixtures.soak import tell
-from tests.tenancy.holes import GUEST, HOLES
+from tests.migrations.schemas import migrate_postgres
+from tests.tenancy.code_holes import COUNTED, LIMIT
+from tests.tenancy.holes import HOLES
+from tests.tenancy.sabotage import GUEST
 
 from llmspell.cli.main import run
 from llmspell.storage.postgres.tenancy import rls_audit
@@ -124,6 +127,24 @@ def seen(database: PostgresDatabase, check: Check, name: str) -> None:
     assert found[0] == 1
     assert (hole.subject, hole.problem) in found[1]
     assert after == (0, [])
+
+
+def test_limits_from_before_the_migration_that_counts_are_known_too(postgres_empty_database: PostgresDatabase) -> None:
+    """Counting was turned on by the migration itself; somebody has turned it off."""
+    database = postgres_empty_database
+    migrate_postgres(database.admin_url, last=32)
+    with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
+        do(superuser, LIMIT)
+    migrate_postgres(database.admin_url, first=33)
+    with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
+        assert superuser.execute(rls_audit().encode()).fetchall() == []
+        do(superuser, tuple(f"ALTER TABLE llmspell.{table} DISABLE TRIGGER USER" for table in COUNTED))
+        found = superuser.execute(rls_audit().encode()).fetchall()
+
+    counting = [
+        problem for _, problem in found if "_usage_" in problem and problem.startswith("does not run the trigger")
+    ]
+    assert len(counting) == len(found) == 17
 
 
 def test_each_kind_of_finding_is_made_at_least_once() -> None:

@@ -11,6 +11,7 @@ from llmspell.cli.commands.database_diagnostics import isolation, pool_size
 from llmspell.cli.problems import ExitCode
 from llmspell.errors import Unsupported
 from llmspell.ops.isolation import IsolationReport, examine
+from llmspell.storage.postgres.tenant_key import read_tenant_key
 from llmspell.tenant import TenantId
 
 psycopg = pytest.importorskip("psycopg")
@@ -31,8 +32,8 @@ def problems(report: IsolationReport) -> str:
     return "\n".join(f"{hole.subject}: {hole.problem}" for hole in report.holes)
 
 
-async def test_the_serving_role_of_a_fresh_store_has_no_hole(postgres_shared_database: PostgresDatabase) -> None:
-    report = await examine(postgres_shared_database.app_url, tenant=ACME)
+async def test_the_serving_role_of_a_fresh_store_has_no_hole(postgres_database: PostgresDatabase) -> None:
+    report = await examine(postgres_database.app_url, tenant=ACME)
 
     assert report.isolated, problems(report)
     assert report.observed.tenant_seen == "acme"
@@ -89,6 +90,44 @@ async def test_rows_that_show_without_a_tenant_are_a_hole(postgres_database: Pos
     assert "sees rows of tenants (1)" in problems(report)
 
 
+LOGGED = (
+    ("log_min_duration_statement = 0",),
+    ("log_statement = 'all'",),
+    ("log_statement = 'all'", "log_parameter_max_length = 8"),
+)
+UNLOGGED = (
+    (),
+    ("log_statement = 'ddl'",),
+    ("log_min_duration_statement = 0", "log_statement = 'all'", "log_parameter_max_length = 0"),
+    ("log_min_duration_sample = 0", "log_statement_sample_rate = 0"),
+)
+
+
+@pytest.mark.parametrize("settings", [*LOGGED, *UNLOGGED])
+async def test_a_log_that_holds_parameters_is_a_hole_and_another_is_none(
+    postgres_strict_database: PostgresDatabase, settings: tuple[str, ...]
+) -> None:
+    """The server itself says what it logs: it sends its log to a client that asks for it."""
+    from tests.tenancy.two_tenants import BIND, FAR
+
+    database = postgres_strict_database
+    assert database.tenant_key is not None
+    alter = f"ALTER ROLE llmspell_app IN DATABASE {database.name} SET"
+    run(database.superuser_url, *(f"{alter} {setting}" for setting in settings))
+
+    report = await examine(database.app_url, tenant=ACME, tenant_key=database.tenant_key)
+
+    signature = read_tenant_key(database.tenant_key).sign(b"acme", until=FAR).decode()
+    logged: list[str] = []
+    with psycopg.connect(database.app_url, options="-c client_min_messages=log") as connection:
+        connection.add_notice_handler(lambda notice: logged.append(notice.message_detail or ""))
+        connection.execute(BIND, ("acme", signature))
+    held = any(signature[:8] in line for line in logged)
+    assert held == (settings in LOGGED)
+    assert ("server log: is given values of all tenants, and their signatures" in problems(report)) == held, logged
+    assert report.isolated == (not held)
+
+
 async def test_a_store_without_row_level_security_is_refused() -> None:
     with pytest.raises(Unsupported):
         await examine("sqlite:///agent.db", tenant=ACME)
@@ -102,9 +141,9 @@ def call(command: object, *arguments: str) -> object:
 
 
 def test_the_command_ends_well_and_says_isolated(
-    postgres_shared_database: PostgresDatabase, capsys: pytest.CaptureFixture[str]
+    postgres_database: PostgresDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = call(isolation, "--store", postgres_shared_database.app_url, "--tenant", "acme", "--json")
+    code = call(isolation, "--store", postgres_database.app_url, "--tenant", "acme", "--json")
 
     document = json.loads(capsys.readouterr().out)
     assert code == ExitCode.OK

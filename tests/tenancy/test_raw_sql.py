@@ -8,6 +8,7 @@ begin with `test_known_limit`, for `docs/explanation/isolation.md`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Iterator
@@ -30,6 +31,7 @@ from llmspell.clock import ManualClock
 from llmspell.security.keyring import new_master_key
 from llmspell.settings import PostgresSettings, SecuritySettings, Settings, StorageSettings
 from llmspell.spell import Spell
+from llmspell.storage.contracts.tenants import QuotaLimits
 
 SEED = random.SystemRandom().getrandbits(32)
 """Printed with every failure; set it here to replay one."""
@@ -39,6 +41,7 @@ BINDINGS = (None, ME, "")
 SHARED = {"llmspell.schema_migrations", "llmspell.store_meta"}
 """Relations of the store itself, which every tenant may read."""
 TIMEOUT_MS = 300
+LIMIT_S = 20
 RELATIONS = """
 SELECT format('%I.%I', nspname, relname), relkind::text, nspname IN ('pg_catalog', 'information_schema')
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -538,3 +541,61 @@ def test_known_limit_whoever_runs_sql_of_their_own_can_name_another_tenant(scene
     """Row-level security trusts the setting: it stops queries that forget their tenant, and not SQL that claims another one."""
     with scene.session(scene.theirs) as app:
         assert app.execute("SELECT count(*) > 0 FROM llmspell.kv_store").fetchall() == [(True,)]
+
+
+# --- how a store is kept from serving ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["postgres_database", "postgres_strict_database"], ids=["plain", "strict"])
+def serving(request: pytest.FixtureRequest) -> PostgresDatabase:
+    """A signature binds rows to a tenant; a role, a lock and a setting are nobody's rows."""
+    database: PostgresDatabase = request.getfixturevalue(request.param)
+    return database
+
+
+def test_known_limit_the_serving_role_can_change_its_own_password(serving: PostgresDatabase) -> None:
+    """PostgreSQL lets every role do that. Nothing is lost: an administrator sets it again."""
+    with psycopg.connect(serving.app_url) as app:
+        assert attempt(app, b"ALTER ROLE llmspell_app PASSWORD 'x'")[0] is None
+        assert attempt(app, b"ALTER ROLE llmspell_operator PASSWORD 'x'")[0] == "42501", "another role's it cannot"
+
+
+@pytest.mark.parametrize("setting", ["default_transaction_read_only = on", "statement_timeout = 1"])
+def test_known_limit_the_serving_role_can_set_what_its_next_connections_begin_with(
+    serving: PostgresDatabase, setting: str
+) -> None:
+    """`llmspell database isolation` names it, which `test_isolation_holes.py` shows."""
+    with psycopg.connect(serving.app_url) as app:
+        with app.transaction(force_rollback=True):
+            app.execute(f"ALTER ROLE llmspell_app SET {setting}".encode())
+            query = (
+                "SELECT setconfig FROM pg_db_role_setting WHERE setrole = 'llmspell_app'::regrole AND setdatabase = 0"
+            )
+            assert app.execute(query).fetchall() == [([setting.replace(" = ", "=")],)]
+        assert attempt(app, f"ALTER ROLE llmspell_operator SET {setting}".encode())[0] == "42501"
+        assert attempt(app, f"ALTER DATABASE {serving.name} SET {setting}".encode())[0] == "42501"
+
+
+async def test_known_limit_a_lock_holds_up_the_writes_of_another_tenant_that_has_quotas(
+    serving: PostgresDatabase,
+) -> None:
+    """Advisory locks are nobody's, and outlive a transaction on a pooled connection. Nothing is told by it, and reads go on."""
+    postgres = PostgresSettings(operator_url=serving.operator_url, tenant_key=serving.tenant_key)
+    settings = Settings(storage=StorageSettings(postgres=postgres))
+    async with llmspell.connect(serving.app_url, settings=settings, embedder="hashing") as spell:
+        await spell.tenants.create("b", quotas=QuotaLimits(max_documents=5))
+        await spell.tenant("b").kv.set("before", b"1")
+        with psycopg.connect(serving.app_url, autocommit=True) as app:
+            app.execute("SELECT pg_advisory_lock(51, hashtext('b'))")
+            writing = asyncio.create_task(spell.tenant("b").kv.set("after", b"2"))
+            waiting = (
+                "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
+                " WHERE d.datname = current_database() AND locktype = 'advisory' AND classid = 51 AND NOT granted"
+            )
+            async with asyncio.timeout(LIMIT_S):
+                while app.execute(waiting).fetchall() != [(1,)]:
+                    assert not writing.done(), "nobody held it up"
+                    await asyncio.sleep(0)
+            assert await spell.tenant("b").kv.get("before") == b"1"
+        await writing  # the lock ends with the connection
+        assert await spell.tenant("b").kv.get("after") == b"2"

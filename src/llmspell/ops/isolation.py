@@ -65,6 +65,12 @@ def find_holes(observed: Observed) -> Iterator[Hole]:
     """Yield every hole in what was observed, the role's first."""
     yield from _role_holes(observed)
     yield from _binding_holes(observed)
+    if observed.logged_by:
+        held = "values of all tenants, and their signatures" if observed.signing else "values of all tenants"
+        yield Hole(
+            "server log",
+            f"is given {held}, by {observed.logged_by}: set log_parameter_max_length to 0, or log no statements",
+        )
     if not observed.tables:
         yield Hole("llmspell", "has no tables that this role can see: is the schema migrated?")
     seen = set()

@@ -72,6 +72,7 @@ def _isolation_lines(report: IsolationReport) -> Iterable[str]:
     yield f"          left on the connection afterwards: {printable(observed.tenant_left) or 'nothing'}"
     yield f"          rows visible without a tenant: {observed.rows_without_tenant:,}"
     yield f"strict    {'on: tenants are signed' if observed.signing else 'off: tenants need no signature'}"
+    yield f"log       parameters of statements: {f'written, by {observed.logged_by}' if observed.logged_by else 'not written'}"
     for table in tables:
         kind = "partition" if table.partition else "table"
         flags = f"enabled={_word(table.enabled)} forced={_word(table.forced)} policies={table.policies}"

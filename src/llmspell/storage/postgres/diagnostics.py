@@ -73,6 +73,22 @@ _SEEN_WITHOUT_TENANT = fixed(
     "diagnostics.seen", "SELECT (SELECT count(*) FROM llmspell.kv_store) + (SELECT count(*) FROM llmspell.memories)"
 )
 _SIGNING = fixed("diagnostics.signing", "SELECT llmspell.tenant_signing()")
+# Values of parameters reach the server's log with each statement that is logged, unless their length is limited to 0; the default
+# is no limit. What an administrator has set for the role counts too: this is asked as that role.
+_LOGGING = fixed(
+    "diagnostics.logging",
+    """
+SELECT coalesce(string_agg(s.name, ', ' ORDER BY s.name), '')
+FROM pg_catalog.pg_settings s
+WHERE CASE s.name
+  WHEN 'log_statement' THEN s.setting IN ('mod', 'all')
+  WHEN 'log_min_duration_statement' THEN s.setting <> '-1'
+  WHEN 'log_min_duration_sample' THEN s.setting <> '-1' AND current_setting('log_statement_sample_rate')::float8 > 0
+  WHEN 'log_transaction_sample_rate' THEN s.setting::float8 > 0
+  END AND current_setting('log_parameter_max_length') <> '0'
+  OR s.name = 'log_parameter_max_length_on_error' AND s.setting <> '0'
+""",
+)
 _AUDIT = fixed("diagnostics.audit", rls_audit())
 
 
@@ -111,7 +127,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     there is no key to ask with. `tenant_seen`: the tenant inside a
     unit of work of `tenant_asked`. `tenant_left`: what the same connection shows to whoever
     has it next; empty when nothing was left. `rows_without_tenant`: keys and memories that are visible there.
-    `signing`: tenants must be signed. `audit`: the rows (subject, problem) of the audit.
+    `signing`: tenants must be signed. `logged_by`: settings of the server by which it writes values of parameters into its log.
+    `audit`: the rows (subject, problem) of the audit.
     """
 
     role: RoleFacts
@@ -121,6 +138,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     tenant_left: str
     rows_without_tenant: int
     signing: bool
+    logged_by: str
     tables: tuple[TableFlags, ...]
     audit: tuple[tuple[str, str], ...]
 
@@ -167,9 +185,9 @@ async def _registered(database: Database, tenant: TenantId) -> bool | None:
 
 
 async def _observed(link: Link, tenant: TenantId, seen: str | None, *, registered: bool | None) -> Observed:
-    asked = (_BOUND_OUTSIDE, _ROLE, _TABLES, _SEEN_WITHOUT_TENANT, _SIGNING, _AUDIT)
+    asked = (_BOUND_OUTSIDE, _ROLE, _TABLES, _SEEN_WITHOUT_TENANT, _SIGNING, _LOGGING, _AUDIT)
     results = await link.exchange(tuple(map(bind_texts, asked)), commits=False, name="diagnostics.isolation")
-    left, role, tables, rows, signing, audit = (link.rows(result) for result in results)
+    left, role, tables, rows, signing, logging, audit = (link.rows(result) for result in results)
     return Observed(
         role=_role(role[0]),
         tenant_asked=tenant,
@@ -178,6 +196,7 @@ async def _observed(link: Link, tenant: TenantId, seen: str | None, *, registere
         tenant_left=left[0][0],
         rows_without_tenant=int(rows[0][0]),
         signing=bool(signing[0][0]),
+        logged_by=logging[0][0],
         tables=tuple(map(_table, tables)),
         audit=tuple((subject, problem) for subject, problem in audit),
     )

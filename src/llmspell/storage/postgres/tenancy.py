@@ -52,6 +52,6 @@ def rls_statements(table: str, *, signed: bool = False) -> tuple[str, ...]:
 def rls_audit() -> str:
     """Return the query whose rows `(subject, problem)` are the holes in the isolation; none means it holds.
 
-    It reads catalogues only and needs no tenant; any role may run it.
+    It reads catalogues, and of our tables `store_meta` alone. It needs no tenant; the roles of the store may run it.
     """
     return (files("llmspell.storage.postgres") / "rls_audit.sql").read_text(encoding="utf-8")

@@ -3,7 +3,8 @@
 Not here: turning the strict mode on, rotating its key (`signing`); what is checked (`llmspell.signed_tenant`).
 
 Rule 1: a signature is for one tenant until one second. It is made here and kept for a few minutes, so that signing costs a call
-nothing, and it travels as a parameter beside the tenant: no log of statements holds it.
+nothing, and it travels as a parameter beside the tenant. A server that logs statements writes parameters too, unless its
+log_parameter_max_length is 0, which is not the default: `llmspell database isolation` says whether it does.
 Rule 2: the database compares the second with its own clock, so that clock is read on every connection, and neither the clock of
 this machine nor the one of the store has to be right.
 Rule 3: nothing shows a key: not `repr`, not an error.

@@ -262,6 +262,7 @@ BEGIN
         SELECT FROM pg_trigger AS t
         WHERE t.tgrelid = 'llmspell.kv_store'::regclass AND t.tgname = 'kv_store_usage_insert' AND t.tgenabled = 'D'
     ) THEN
+        INSERT INTO llmspell.store_meta (name, value) VALUES ('quotas_counted', 'yes') ON CONFLICT DO NOTHING; -- for the audit
         ALTER TABLE llmspell.kv_store ENABLE TRIGGER kv_store_usage_insert, ENABLE TRIGGER kv_store_usage_delete,
             ENABLE TRIGGER kv_store_usage_resize;
         ALTER TABLE llmspell.memories ENABLE TRIGGER memories_usage_insert, ENABLE TRIGGER memories_usage_delete,
