@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fixtures.stores import STORES, opened
 
 import llmspell
 from llmspell.clock import ManualClock
-from llmspell.errors import InvalidInput, InvalidLimit, QuotaExceeded
+from llmspell.errors import InvalidInput, InvalidLimit, NotFound, QuotaExceeded, Unavailable
+from llmspell.gate import Gate
+from llmspell.ids import IdSource
 from llmspell.providers.hashing import HashingEmbedder
 from llmspell.settings import MultiTenantSettings, Settings
 from llmspell.spell import Tenant
-from llmspell.storage.contracts.tenants import QuotaLimits, QuotaUse
+from llmspell.storage.contracts.tenants import QuotaLimits, QuotaUse, TenantRecord
+from llmspell.storage.inmemory.tenants import InMemoryTenants
+from llmspell.tenant import TenantId
 from llmspell.testing.contract.tenants import unused
 
 
@@ -128,6 +133,75 @@ async def test_a_tenant_that_its_first_write_creates_gets_the_quotas_of_the_sett
 
         assert (await acme.usage()).documents == QuotaUse(used=1, limit=1)
         assert (await acme.usage()).vectors.used == 0, "more was embedded than the settings grant"
+
+
+@pytest.fixture
+def two_a_day() -> Settings:
+    return Settings(multi_tenant=MultiTenantSettings(default_quota_embeddings_per_day=2))
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/store.db"])
+async def test_who_only_asks_under_names_that_nobody_has_has_nothing_embedded(
+    url: str, tmp_path: Path, two_a_day: Settings
+) -> None:
+    embedder = Counting()
+    async with llmspell.connect(url.format(tmp_path), settings=two_a_day, embedder=embedder) as spell:
+        for number in range(20):
+            assert await spell.tenant(f"nobody-{number % 4}").memory.search(f"question {number}") == []
+            await spell.tenant(f"nobody-{number % 4}").context(f"question {number}")
+
+        assert embedder.texts == 0
+        assert (await spell.tenants.list()).items == []
+        with pytest.raises(NotFound):
+            await spell.tenants.usage("nobody-1")
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/store.db"])
+async def test_the_first_write_of_a_tenant_is_embedded_and_counted(
+    url: str, tmp_path: Path, two_a_day: Settings
+) -> None:
+    embedder = Counting()
+    async with llmspell.connect(url.format(tmp_path), settings=two_a_day, embedder=embedder) as spell:
+        await spell.tenant("acme").memory.add("one")
+        await spell.tenant("keyed").once("first").memory.add("one")
+        await spell.tenant("elsewhere").record_usage("embeddings", 2)
+
+        assert embedder.texts == 2
+        used = {id: (await spell.tenants.usage(id)) for id in ("acme", "keyed", "elsewhere")}
+        assert {id: (usage.embeddings.used, usage.vectors.used) for id, usage in used.items()} == {
+            "acme": (1, 1),
+            "keyed": (1, 1),
+            "elsewhere": (2, 0),
+        }
+
+
+class Refusing(InMemoryTenants):
+    """A registry that cannot register anybody for a while."""
+
+    fails = True
+
+    async def create(self, tenant: TenantId, **wishes: Any) -> TenantRecord:
+        if self.fails:
+            raise Unavailable("The server restarts.")
+        return await super().create(tenant, **wishes)
+
+
+async def test_a_tenant_whose_registration_failed_is_not_taken_for_a_registered_one(clock: ManualClock) -> None:
+    async def key() -> bytes:
+        return bytes(32)
+
+    tenants, limits = Refusing(clock, IdSource(clock), key), QuotaLimits.only(max_documents=3, max_embeddings_per_day=2)
+    gate = Gate(tenants, TenantId("acme"), auto_create=True, clock=clock, quotas=limits)
+    with pytest.raises(Unavailable):
+        await gate.enter(writes=True)
+
+    assert (await gate.usage()).documents == QuotaUse(used=0, limit=3)
+    with pytest.raises(QuotaExceeded):
+        await gate.take_embeddings(1)
+    tenants.fails = False
+    await gate.enter(writes=True)
+    await gate.take_embeddings(2)
+    assert (await gate.usage()).embeddings == QuotaUse(used=2, limit=2)
 
 
 def test_the_blocking_twin_has_the_same(tmp_path: Path) -> None:
