@@ -291,7 +291,9 @@ UPDATE llmspell.tenants SET quotas = jsonb_build_object(
     'max_embeddings_per_day', nullif((quotas ->> 'max_embeddings_per_day')::bigint, 50000)
 );
 INSERT INTO llmspell.tenant_limits (tenant_id, max_documents, max_storage_bytes, max_vectors)
-SELECT tenant_id, (quotas ->> 'max_documents')::bigint, least((quotas ->> 'max_storage_mb')::bigint, 8796093022207) * 1048576,
+SELECT tenant_id, (quotas ->> 'max_documents')::bigint,
+    CASE WHEN (quotas ->> 'max_storage_mb')::bigint > 8796093022207 THEN 8796093022207 ELSE (quotas ->> 'max_storage_mb')::bigint END
+        * 1048576,
     (quotas ->> 'max_vectors')::bigint
 FROM llmspell.tenants;
 
