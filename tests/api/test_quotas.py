@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fixtures.stores import STORES, opened
+from tests.fixtures.stores import STORES, opened, operator_url_of, url_of
 
 import llmspell
 from llmspell.clock import ManualClock
 from llmspell.errors import InvalidInput, InvalidLimit, NotFound, QuotaExceeded, Unavailable
 from llmspell.gate import Gate
 from llmspell.ids import IdSource
+from llmspell.providers.embedder import Embedder
 from llmspell.providers.hashing import HashingEmbedder
-from llmspell.settings import MultiTenantSettings, Settings
+from llmspell.settings import MultiTenantSettings, PostgresSettings, Settings, StorageSettings, TenancySettings
 from llmspell.spell import Tenant
 from llmspell.storage.contracts.tenants import QuotaLimits, QuotaUse, TenantRecord
 from llmspell.storage.inmemory.tenants import InMemoryTenants
@@ -135,44 +137,48 @@ async def test_a_tenant_that_its_first_write_creates_gets_the_quotas_of_the_sett
         assert (await acme.usage()).vectors.used == 0, "more was embedded than the settings grant"
 
 
-@pytest.fixture
-def two_a_day() -> Settings:
-    return Settings(multi_tenant=MultiTenantSettings(default_quota_embeddings_per_day=2))
+@asynccontextmanager
+async def where_anybody_may_sign_up(
+    backend: str, request: pytest.FixtureRequest, folder: Path, embedder: Embedder
+) -> AsyncIterator[llmspell.Spell]:
+    """A store where the first write of a name registers it, with two texts a day to embed."""
+    settings = Settings(
+        tenancy=TenancySettings(auto_create_tenants=True),
+        multi_tenant=MultiTenantSettings(default_quota_embeddings_per_day=2),
+        storage=StorageSettings(postgres=PostgresSettings(operator_url=operator_url_of(backend, request))),
+    )
+    async with llmspell.connect(url_of(backend, request, folder), settings=settings, embedder=embedder) as spell:
+        yield spell
 
 
-@pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/store.db"])
 async def test_who_only_asks_under_names_that_nobody_has_has_nothing_embedded(
-    url: str, tmp_path: Path, two_a_day: Settings
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    embedder = Counting()
-    async with llmspell.connect(url.format(tmp_path), settings=two_a_day, embedder=embedder) as spell:
+    embedder, names = Counting(), [unused() for _ in range(4)]
+    async with where_anybody_may_sign_up(backend, request, tmp_path, embedder) as spell:
         for number in range(20):
-            assert await spell.tenant(f"nobody-{number % 4}").memory.search(f"question {number}") == []
-            await spell.tenant(f"nobody-{number % 4}").context(f"question {number}")
+            nobody = spell.tenant(names[number % 4])
+            assert await nobody.memory.search(f"question {number}") == []
+            await nobody.context(f"question {number}")
 
         assert embedder.texts == 0
-        assert (await spell.tenants.list()).items == []
-        with pytest.raises(NotFound):
-            await spell.tenants.usage("nobody-1")
+        for name in names:
+            with pytest.raises(NotFound):
+                await spell.tenants.usage(name)
 
 
-@pytest.mark.parametrize("url", ["memory://", "sqlite:///{}/store.db"])
 async def test_the_first_write_of_a_tenant_is_embedded_and_counted(
-    url: str, tmp_path: Path, two_a_day: Settings
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    embedder = Counting()
-    async with llmspell.connect(url.format(tmp_path), settings=two_a_day, embedder=embedder) as spell:
-        await spell.tenant("acme").memory.add("one")
-        await spell.tenant("keyed").once("first").memory.add("one")
-        await spell.tenant("elsewhere").record_usage("embeddings", 2)
+    embedder, (one, keyed, elsewhere) = Counting(), [unused() for _ in range(3)]
+    async with where_anybody_may_sign_up(backend, request, tmp_path, embedder) as spell:
+        await spell.tenant(one).memory.add("one")
+        await spell.tenant(keyed).once("first").memory.add("one")
+        await spell.tenant(elsewhere).record_usage("embeddings", 2)
 
         assert embedder.texts == 2
-        used = {id: (await spell.tenants.usage(id)) for id in ("acme", "keyed", "elsewhere")}
-        assert {id: (usage.embeddings.used, usage.vectors.used) for id, usage in used.items()} == {
-            "acme": (1, 1),
-            "keyed": (1, 1),
-            "elsewhere": (2, 0),
-        }
+        used = [await spell.tenants.usage(id) for id in (one, keyed, elsewhere)]
+        assert [(usage.embeddings.used, usage.vectors.used) for usage in used] == [(1, 1), (1, 1), (2, 0)]
 
 
 class Refusing(InMemoryTenants):
