@@ -204,8 +204,10 @@ async def test_a_tenant_whose_registration_failed_is_not_taken_for_a_registered_
     assert (await gate.usage()).documents == QuotaUse(used=0, limit=3)
     with pytest.raises(QuotaExceeded):
         await gate.take_embeddings(1)
+    with pytest.raises(Unavailable):
+        await gate.enter(writes=True)
     tenants.fails = False
-    await gate.enter(writes=True)
+    await gate.settle()
     await gate.take_embeddings(2)
     assert (await gate.usage()).embeddings == QuotaUse(used=2, limit=2)
 

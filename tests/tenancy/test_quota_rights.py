@@ -125,6 +125,23 @@ def test_what_the_operator_deletes_of_several_tenants_is_given_back_to_each(
         assert [used(app, tenant) for tenant in tenants] == [(0, 7, 0)] * 3
 
 
+def test_a_snapshot_that_is_older_than_the_tenant_writes_nothing_past_its_quota(
+    postgres_shared_database: PostgresDatabase,
+) -> None:
+    tenant = f"tenant-{uuid4()}"
+    registered(postgres_shared_database)  # counting is on
+    with psycopg.connect(postgres_shared_database.app_url) as app:
+        app.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        app.execute(BIND, (tenant,))
+        assert app.execute("SELECT count(*) FROM llmspell.tenants").fetchall() == [(0,)]
+        with psycopg.connect(postgres_shared_database.app_url) as other:
+            other.execute(BIND, (tenant,))
+            other.execute(REGISTER, (tenant, '{"max_storage_mb": 0}'))
+
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            app.execute(SET, (tenant, "k", b"v"))
+
+
 WIDE = 300
 ADVISORY = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
 LOCKS_MAX = 101

@@ -380,9 +380,13 @@ BEGIN
     SELECT l.tenant_id, l.max_documents, l.max_storage_bytes, l.max_vectors, l.xmax <> '0'
     INTO granted.tenant_id, granted.max_documents, granted.max_storage_bytes, granted.max_vectors, changed
     FROM llmspell.tenant_limits AS l WHERE l.tenant_id = in_tenant;
-    IF changed AND current_setting('transaction_isolation') <> 'read committed' THEN
-        -- This fails where the snapshot is older than the limits.
-        PERFORM FROM llmspell.tenant_limits AS l WHERE l.tenant_id = in_tenant FOR SHARE;
+    IF changed IS DISTINCT FROM false AND current_setting('transaction_isolation') <> 'read committed' THEN
+        -- Both fail where the snapshot is older than the limits: as they are, or that there are any.
+        IF changed THEN
+            PERFORM FROM llmspell.tenant_limits AS l WHERE l.tenant_id = in_tenant FOR SHARE;
+        ELSE
+            INSERT INTO llmspell.tenant_limits (tenant_id) VALUES (in_tenant) ON CONFLICT DO NOTHING;
+        END IF;
     END IF;
     IF (add_documents <> 0 AND granted.max_documents IS NOT NULL) OR (add_bytes <> 0 AND granted.max_storage_bytes IS NOT NULL)
         OR (add_vectors <> 0 AND granted.max_vectors IS NOT NULL)
