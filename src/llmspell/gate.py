@@ -125,6 +125,11 @@ class Gate:
             raise unregistered(self._tenant, asked=count)
         await self._tenants.take_embeddings(self._tenant, count)
 
+    async def record_embeddings(self, count: int) -> None:
+        """Count texts that were embedded elsewhere, whose vectors the tenant is going to keep: as `settle` and `take_embeddings`."""
+        await self.settle()
+        await self.take_embeddings(count)
+
     async def settle(self) -> None:
         """Register the tenant before texts are embedded that its first write shall keep, where embedded texts are limited: they
         count for a tenant that is there.

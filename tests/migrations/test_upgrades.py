@@ -197,7 +197,7 @@ def test_a_server_with_many_tenants_is_upgraded_and_what_they_have_is_counted(
     with psycopg.connect(postgres_empty_database.superuser_url) as superuser:
         superuser.execute(
             "INSERT INTO llmspell.tenants (tenant_id, name, quotas) SELECT 't-' || n, 't',"
-            " CASE WHEN n %% %s = 0 THEN '{\"max_documents\": 1, \"max_storage_mb\": 3, \"max_vectors\": 2}'::jsonb ELSE %s::jsonb END"
+            ' CASE WHEN n %% %s = 0 THEN \'{"max_documents": 1, "max_storage_mb": 3, "max_vectors": 2}\'::jsonb ELSE %s::jsonb END'
             " FROM generate_series(1, %s) AS n",
             (LIMITED_EVERY, OLD_QUOTAS[TENANTS[1]], MANY),
         )
@@ -212,7 +212,9 @@ def test_a_server_with_many_tenants_is_upgraded_and_what_they_have_is_counted(
 
     migrate_postgres(postgres_empty_database.admin_url, first=33)
 
-    usage = "SELECT documents, storage_bytes, vectors, count(*) FROM llmspell.tenant_usage GROUP BY 1, 2, 3 ORDER BY 4, 1"
+    usage = (
+        "SELECT documents, storage_bytes, vectors, count(*) FROM llmspell.tenant_usage GROUP BY 1, 2, 3 ORDER BY 4, 1"
+    )
     with psycopg.connect(postgres_empty_database.superuser_url) as superuser:
         limited = MANY // LIMITED_EVERY
         assert superuser.execute(usage).fetchall() == [
@@ -237,10 +239,10 @@ def test_a_server_with_another_default_of_isolation_is_upgraded_and_signs(
     database = postgres_empty_database
     migrate_postgres(database.admin_url, last=32)
     with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
+        superuser.execute(f"ALTER DATABASE {database.name} SET default_transaction_isolation = '{level}'".encode())
         superuser.execute(
-            f"ALTER DATABASE {database.name} SET default_transaction_isolation = '{level}'".encode()  # noqa: S608
+            "INSERT INTO llmspell.tenants (tenant_id, name, quotas) VALUES ('t', 't', %s)", (OLD_QUOTAS[TENANTS[0]],)
         )
-        superuser.execute("INSERT INTO llmspell.tenants (tenant_id, name, quotas) VALUES ('t', 't', %s)", (OLD_QUOTAS[TENANTS[0]],))
     with connected(database.admin_url) as owner:
         assert owner.execute("SHOW default_transaction_isolation").fetchall() == [(level,)]
         with owner.transaction():
@@ -261,9 +263,11 @@ def test_a_migration_counts_what_a_writer_commits_while_it_waits_whatever_the_de
     migrate_postgres(database.admin_url, last=32)
     with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
         superuser.execute(
-            f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'repeatable read'".encode()  # noqa: S608
+            f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'repeatable read'".encode()
         )
-        superuser.execute("INSERT INTO llmspell.tenants (tenant_id, name, quotas) VALUES ('t', 't', %s)", (OLD_QUOTAS[TENANTS[0]],))
+        superuser.execute(
+            "INSERT INTO llmspell.tenants (tenant_id, name, quotas) VALUES ('t', 't', %s)", (OLD_QUOTAS[TENANTS[0]],)
+        )
         with psycopg.connect(database.app_url) as app, ThreadPoolExecutor(1) as pool:
             bind(app, "t")
             insert_sample(app, "vector_embeddings_384", "t", id=ID, owner_id=ID)

@@ -6,7 +6,7 @@ Rule: no storage connection is held here; an embedder may take as long as it nee
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from llmspell.providers.cache import CachedEmbedder
 from llmspell.providers.embedder import Embedder, checked_vectors
@@ -16,6 +16,18 @@ from llmspell.tenant import TenantId
 
 Take: TypeAlias = Callable[[int], Awaitable[None]]
 """Counts texts before they are embedded, or raises `QuotaExceeded`."""
+
+
+class Meter(Protocol):
+    """Whoever counts a tenant's texts."""
+
+    async def take_embeddings(self, count: int) -> None:
+        """Count texts before they are embedded, or raise `QuotaExceeded`."""
+        ...
+
+    async def settle(self) -> None:
+        """Bring the tenant into being before texts are embedded that it shall keep; a question does not."""
+        ...
 
 
 class MeteredEmbedder:
@@ -72,14 +84,14 @@ class Embedding:
         self._settle = settle
         self._embedder: Embedder | None = None
 
-    def for_tenant(self, tenant: TenantId, take: Take, settle: Callable[[], Awaitable[None]]) -> Embedding:
+    def for_tenant(self, tenant: TenantId, meter: Meter) -> Embedding:
         """Return this embedding as a tenant uses it: a cache that keeps tenants apart shows it only its own entries.
 
-        What the provider is asked for goes through `take`; with a cache that tenants share, what the cache knows too, for one
+        What the provider is asked for is taken from `meter`; with a cache that tenants share, what the cache knows too, for one
         tenant's refusal must never reach another that waits for the same text. The view opens what it is a view of, and is not
-        closed. `settle` brings the tenant into being before texts are embedded that it shall keep; a question does not.
+        closed.
         """
-        return Embedding(lambda: self._seen_by(tenant, take), settle=settle)
+        return Embedding(lambda: self._seen_by(tenant, meter.take_embeddings), settle=meter.settle)
 
     def _seen_by(self, tenant: TenantId, take: Take) -> Embedder:
         embedder = self.embedder

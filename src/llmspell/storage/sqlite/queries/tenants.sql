@@ -48,11 +48,11 @@ WHERE t.tenant_id = :tenant_id;
 -- name: take_embeddings -> value
 -- Count texts that are about to be embedded on a day, and return how many that makes; nothing for a tenant that is not registered. Too many are refused as triggers refuse: by a path that JSON refuses.
 INSERT INTO tenant_embeddings (tenant_id, day, embeddings)
-SELECT tenant_id, day,
+SELECT :tenant_id, day,
   CASE WHEN :asked > 0 AND taken + :asked > granted
     THEN json_extract('{}', 'max_embeddings_per_day ' || granted || ' ' || taken || ' ' || :asked) ELSE taken + :asked END
 FROM (
-  SELECT t.tenant_id, t.quotas ->> '$.max_embeddings_per_day' AS granted, iif(e.day - :day IN (0, 1), e.day, :day) AS day,
+  SELECT t.quotas ->> '$.max_embeddings_per_day' AS granted, iif(e.day - :day IN (0, 1), e.day, :day) AS day,
     iif(e.day - :day IN (0, 1), e.embeddings, 0) AS taken
   FROM tenants AS t LEFT JOIN tenant_embeddings AS e ON e.tenant_id = :tenant_id
   WHERE t.tenant_id = :tenant_id
