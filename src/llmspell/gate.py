@@ -126,7 +126,11 @@ class Gate:
         await self._tenants.take_embeddings(self._tenant, count)
 
     async def record_embeddings(self, count: int) -> None:
-        """Count texts that were embedded elsewhere, whose vectors the tenant is going to keep: as `settle` and `take_embeddings`."""
+        """Count texts that were embedded elsewhere, and whose vectors the tenant is going to keep.
+
+        Raises:
+            QuotaExceeded, TenantUnknown, TenantInactive, TransactionError.
+        """
         await self.settle()
         await self.take_embeddings(count)
 

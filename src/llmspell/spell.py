@@ -408,9 +408,7 @@ class Tenant(Concerns, Keys):
             QuotaExceeded: they would be more than the tenant may have embedded today; nothing was counted.
         """
         if op != "embeddings":
-            raise InvalidInput(
-                "op", 'must be "embeddings"', given=op, hint="Everything else is counted where it is written."
-            )
+            raise InvalidInput("op", 'must be "embeddings"', given=op, hint="All else is counted where it is written.")
         await self._gate.record_embeddings(require_amount(amount, field="amount"))
 
     def transaction(self, *, timeout_s: float | None = None) -> AbstractAsyncContextManager[Transaction]:
