@@ -17,7 +17,7 @@ from llmspell.clock import Clock
 from llmspell.errors import TenantInactive, TenantUnknown, TransactionError
 from llmspell.storage.contracts.backend import Storages
 from llmspell.storage.contracts.tenants import NO_LIMITS, SYSTEM, QuotaLimits, Tenants, TenantUsage
-from llmspell.storage.contracts.tenants_checks import require_room
+from llmspell.storage.contracts.tenants_checks import unregistered
 from llmspell.tenant import TenantId
 
 GATE_TTL_S = 1.0
@@ -91,11 +91,11 @@ class Gate:
         record = await self._tenants.get(self._tenant)
         if record is None and not self._auto_create:
             raise TenantUnknown(tenant=self._tenant)
-        self._registered = record is not None or writes
         if record is None and not writes:
             return
         if record is None:
             record = await self._tenants.create(self._tenant, quotas=self._new_quotas, exist_ok=True, actor=SYSTEM)
+        self._registered = True
         if record.status != "active":
             raise TenantInactive(tenant=self._tenant, status=record.status)
         self._quotas = record.quotas
@@ -114,15 +114,35 @@ class Gate:
         """Count texts that are about to be embedded, where the tenant's are limited. That they are is known within a second.
 
         Raises:
-            QuotaExceeded: they would be more than it may have embedded today.
+            QuotaExceeded: they would be more than it may have embedded today; a tenant that is not registered may have none: every
+                name that nobody has would be an allowance.
             TenantUnknown, TenantInactive.
         """
         await self.enter(writes=False)
         if self._quotas.max_embeddings_per_day is None:
             return
         if not self._registered:
-            require_room(TenantUsage.of(self._quotas, {}), "embeddings", count)
+            raise unregistered(self._tenant, asked=count)
         await self._tenants.take_embeddings(self._tenant, count)
+
+    async def record_embeddings(self, count: int) -> None:
+        """Count texts that were embedded elsewhere, and whose vectors the tenant is going to keep.
+
+        Raises:
+            QuotaExceeded, TenantUnknown, TenantInactive, TransactionError.
+        """
+        await self.settle()
+        await self.take_embeddings(count)
+
+    async def settle(self) -> None:
+        """Register the tenant before texts are embedded that its first write shall keep, where embedded texts are limited: they
+        count for a tenant that is there.
+
+        Raises:
+            TenantUnknown, TenantInactive, TransactionError.
+        """
+        if not self._registered and self._quotas.max_embeddings_per_day is not None:
+            await self.enter(writes=True)
 
     def _require_outside(self) -> None:
         task = asyncio.current_task()

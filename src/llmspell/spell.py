@@ -349,7 +349,7 @@ class Tenant(Concerns, Keys):
         self._backend = backend
         self._gate = spell._gate(id)
         self._storages = storages = guarded(spell._watched(backend.storages(id), id), self._gate)
-        self._embedding = spell._embedding.for_tenant(id, self._gate.take_embeddings)
+        self._embedding = spell._embedding.for_tenant(id, self._gate)
         state = spell._state(storages, id, atomically=self._on_state)
         self._bind(storages, spell._memory(storages, id, self._embedding), state)
         self._bind_keys(storages, spell._secrets, id)
@@ -408,10 +408,8 @@ class Tenant(Concerns, Keys):
             QuotaExceeded: they would be more than the tenant may have embedded today; nothing was counted.
         """
         if op != "embeddings":
-            raise InvalidInput(
-                "op", 'must be "embeddings"', given=op, hint="Everything else is counted where it is written."
-            )
-        await self._gate.take_embeddings(require_amount(amount, field="amount"))
+            raise InvalidInput("op", 'must be "embeddings"', given=op, hint="All else is counted where it is written.")
+        await self._gate.record_embeddings(require_amount(amount, field="amount"))
 
     def transaction(self, *, timeout_s: float | None = None) -> AbstractAsyncContextManager[Transaction]:
         """Open a transaction: everything written through it is kept together when the block ends, or nothing is.

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.fixtures.stores import STORES, opened
+from tests.fixtures.stores import STORES, opened, operator_url_of, url_of
 
 import llmspell
 from llmspell.clock import ManualClock
-from llmspell.errors import InvalidInput, InvalidLimit, QuotaExceeded
+from llmspell.errors import InvalidInput, InvalidLimit, NotFound, QuotaExceeded, Unavailable
+from llmspell.gate import Gate
+from llmspell.ids import IdSource
+from llmspell.providers.embedder import Embedder
 from llmspell.providers.hashing import HashingEmbedder
-from llmspell.settings import MultiTenantSettings, Settings
+from llmspell.settings import MultiTenantSettings, PostgresSettings, Settings, StorageSettings, TenancySettings
 from llmspell.spell import Tenant
-from llmspell.storage.contracts.tenants import QuotaLimits, QuotaUse
+from llmspell.storage.contracts.tenants import QuotaLimits, QuotaUse, TenantRecord
+from llmspell.storage.inmemory.tenants import InMemoryTenants
+from llmspell.tenant import TenantId
 from llmspell.testing.contract.tenants import unused
 
 
@@ -128,6 +135,81 @@ async def test_a_tenant_that_its_first_write_creates_gets_the_quotas_of_the_sett
 
         assert (await acme.usage()).documents == QuotaUse(used=1, limit=1)
         assert (await acme.usage()).vectors.used == 0, "more was embedded than the settings grant"
+
+
+@asynccontextmanager
+async def where_anybody_may_sign_up(
+    backend: str, request: pytest.FixtureRequest, folder: Path, embedder: Embedder
+) -> AsyncIterator[llmspell.Spell]:
+    """A store where the first write of a name registers it, with two texts a day to embed."""
+    settings = Settings(
+        tenancy=TenancySettings(auto_create_tenants=True),
+        multi_tenant=MultiTenantSettings(default_quota_embeddings_per_day=2),
+        storage=StorageSettings(postgres=PostgresSettings(operator_url=operator_url_of(backend, request))),
+    )
+    async with llmspell.connect(url_of(backend, request, folder), settings=settings, embedder=embedder) as spell:
+        yield spell
+
+
+async def test_who_only_asks_under_names_that_nobody_has_has_nothing_embedded(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    embedder, names = Counting(), [unused() for _ in range(4)]
+    async with where_anybody_may_sign_up(backend, request, tmp_path, embedder) as spell:
+        for number in range(20):
+            nobody = spell.tenant(names[number % 4])
+            assert await nobody.memory.search(f"question {number}") == []
+            await nobody.context(f"question {number}")
+
+        assert embedder.texts == 0
+        for name in names:
+            with pytest.raises(NotFound):
+                await spell.tenants.usage(name)
+
+
+async def test_the_first_write_of_a_tenant_is_embedded_and_counted(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    embedder, (one, keyed, elsewhere) = Counting(), [unused() for _ in range(3)]
+    async with where_anybody_may_sign_up(backend, request, tmp_path, embedder) as spell:
+        await spell.tenant(one).memory.add("one")
+        await spell.tenant(keyed).once("first").memory.add("one")
+        await spell.tenant(elsewhere).record_usage("embeddings", 2)
+
+        assert embedder.texts == 2
+        used = [await spell.tenants.usage(id) for id in (one, keyed, elsewhere)]
+        assert [(usage.embeddings.used, usage.vectors.used) for usage in used] == [(1, 1), (1, 1), (2, 0)]
+
+
+class Refusing(InMemoryTenants):
+    """A registry that cannot register anybody for a while."""
+
+    fails = True
+
+    async def create(self, tenant: TenantId, **wishes: Any) -> TenantRecord:
+        if self.fails:
+            raise Unavailable("The server restarts.")
+        return await super().create(tenant, **wishes)
+
+
+async def test_a_tenant_whose_registration_failed_is_not_taken_for_a_registered_one(clock: ManualClock) -> None:
+    async def key() -> bytes:
+        return bytes(32)
+
+    tenants, limits = Refusing(clock, IdSource(clock), key), QuotaLimits.only(max_documents=3, max_embeddings_per_day=2)
+    gate = Gate(tenants, TenantId("acme"), auto_create=True, clock=clock, quotas=limits)
+    with pytest.raises(Unavailable):
+        await gate.enter(writes=True)
+
+    assert (await gate.usage()).documents == QuotaUse(used=0, limit=3)
+    with pytest.raises(QuotaExceeded):
+        await gate.take_embeddings(1)
+    with pytest.raises(Unavailable):
+        await gate.enter(writes=True)
+    tenants.fails = False
+    await gate.settle()
+    await gate.take_embeddings(2)
+    assert (await gate.usage()).embeddings == QuotaUse(used=2, limit=2)
 
 
 def test_the_blocking_twin_has_the_same(tmp_path: Path) -> None:

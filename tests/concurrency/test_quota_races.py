@@ -15,7 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -36,9 +36,13 @@ ROUNDS = size(ci=20, soak=500)
 MIXED_ROUNDS = size(ci=4, soak=200)
 TRIES_MAX = 500
 PROCESSES = 4
+POOLED_EACH = size(ci=20, soak=EACH)
+TAKING_EACH = 20
+TAKING_ROUNDS = size(ci=5, soak=200)
 VALUE = bytes(MEGABYTE // LIMIT)
 VECTOR = [0.5] * 384
 WAIT_S = 120
+EVERYWHERE = (*DATABASES, "pgbouncer")
 
 
 def remember(tenant: BlockingTenant, name: str) -> None:
@@ -51,6 +55,10 @@ def keep(tenant: BlockingTenant, name: str) -> None:
 
 def place(tenant: BlockingTenant, name: str) -> None:
     tenant.vectors.insert({"embedding": VECTOR, "metadata": {"name": name}})
+
+
+def take(tenant: BlockingTenant, name: str) -> None:
+    tenant.record_usage("embeddings", 1)
 
 
 def together(tenant: BlockingTenant, name: str) -> None:
@@ -75,22 +83,37 @@ WRITES: Sequence[tuple[Write, QuotaLimits, Callable[[TenantUsage], int]]] = (
 )
 
 
-@pytest.fixture(params=DATABASES)
-def spells(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[BlockingSpell]]:
-    """One store, opened by each thread."""
-    operator = operator_url_of(request.param, request)
-    settings = Settings(
-        storage=StorageSettings(
-            postgres=PostgresSettings(pool_size=1, operator_url=operator),
-            sqlite=SqliteSettings(readers=1, synchronous="NORMAL"),
-        )
+def settings_of(backend: str, request: pytest.FixtureRequest) -> Settings:
+    postgres = PostgresSettings(
+        pool_size=1,
+        operator_url=operator_url_of(backend, request),
+        pooler="transaction" if backend == "pgbouncer" else "none",
     )
-    url = url_of(request.param, request, tmp_path)
+    return Settings(storage=StorageSettings(postgres=postgres, sqlite=SqliteSettings(readers=1, synchronous="NORMAL")))
+
+
+@contextmanager
+def opened_by_each(backend: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[list[BlockingSpell]]:
+    settings, url = settings_of(backend, request), url_of(backend, request, folder)
     with ExitStack() as stack:
         yield [
             stack.enter_context(llmspell.connect_blocking(url, settings=settings, embedder="hashing"))
             for _ in range(THREADS)
         ]
+
+
+@pytest.fixture(params=DATABASES)
+def spells(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[BlockingSpell]]:
+    """One store, opened by each thread."""
+    with opened_by_each(request.param, request, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture(params=EVERYWHERE)
+def spells_everywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[BlockingSpell]]:
+    """The same, and through a pooler, where eight clients have four connections to the server."""
+    with opened_by_each(request.param, request, tmp_path) as opened:
+        yield opened
 
 
 def registered(spell: BlockingSpell, quotas: QuotaLimits) -> str:
@@ -152,7 +175,25 @@ def test_eight_writers_store_exactly_what_the_quota_grants(spells: list[Blocking
 
 
 @pytest.mark.timeout(3_600)
-def test_transactions_of_eight_writers_store_exactly_what_the_quota_grants(spells: list[BlockingSpell]) -> None:
+def test_writers_through_a_pooler_store_exactly_what_the_quota_grants(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    with opened_by_each("pgbouncer", request, tmp_path) as spells:
+        for write, quotas, used in WRITES:
+            tenant = registered(spells[0], quotas)
+
+            done = at_once(spells, writing(tenant, write, POOLED_EACH))
+
+            assert done == {"stored": LIMIT, "refused": THREADS * POOLED_EACH - LIMIT}, (write.__name__, done)
+            assert used(recounted(spells[0], tenant)) == LIMIT
+    tell(quota_races=len(WRITES), operations=len(WRITES) * THREADS * POOLED_EACH)
+
+
+@pytest.mark.timeout(3_600)
+def test_transactions_of_eight_writers_store_exactly_what_the_quota_grants(
+    spells_everywhere: list[BlockingSpell],
+) -> None:
+    spells = spells_everywhere
     limit, each = 20, 4
     tenant = registered(spells[0], QuotaLimits.only(max_vectors=limit))
 
@@ -161,6 +202,20 @@ def test_transactions_of_eight_writers_store_exactly_what_the_quota_grants(spell
     assert done == {"stored": limit, "refused": THREADS * each - limit}
     assert recounted(spells[0], tenant).vectors.used == limit
     assert len(spells[0].tenant(tenant).kv.list_keys()) == limit, "a refused transaction left its key"
+
+
+@pytest.mark.timeout(3_600)
+def test_eight_callers_have_exactly_as_many_texts_embedded_as_the_quota_grants(
+    spells_everywhere: list[BlockingSpell],
+) -> None:
+    for _ in range(TAKING_ROUNDS):
+        tenant = registered(spells_everywhere[0], QuotaLimits.only(max_embeddings_per_day=LIMIT))
+
+        done = at_once(spells_everywhere, writing(tenant, take, TAKING_EACH))
+
+        assert done == {"stored": LIMIT, "refused": THREADS * TAKING_EACH - LIMIT}, done
+        assert spells_everywhere[0].tenants.usage(tenant).embeddings.used == LIMIT
+    tell(quota_races=TAKING_ROUNDS, operations=TAKING_ROUNDS * THREADS * TAKING_EACH)
 
 
 @pytest.mark.timeout(3_600)
@@ -222,9 +277,11 @@ WRITER = textwrap.dedent("""
     import json, sys
     import llmspell
     from llmspell.errors import QuotaExceeded
+    from llmspell.settings import PostgresSettings, Settings, StorageSettings
 
-    url, tenant, each = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    with llmspell.connect_blocking(url, settings=llmspell.Settings(), embedder="hashing") as spell:
+    url, pooler, tenant, each = *sys.argv[1:4], int(sys.argv[4])
+    settings = Settings(storage=StorageSettings(postgres=PostgresSettings(pool_size=1, pooler=pooler)))
+    with llmspell.connect_blocking(url, settings=settings, embedder="hashing") as spell:
         handle, stored, refused = spell.tenant(tenant), 0, 0
         print("ready", flush=True)
         sys.stdin.readline()
@@ -239,11 +296,14 @@ WRITER = textwrap.dedent("""
 
 
 @pytest.mark.timeout(600)
-def test_processes_with_one_file_store_exactly_what_the_quota_grants(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'store.db'}"
-    with llmspell.connect_blocking(url, settings=Settings(), embedder="hashing") as spell:
-        spell.tenants.create("acme", quotas=QuotaLimits.only(max_vectors=LIMIT))
-    command = [sys.executable, "-c", WRITER, url, "acme", str(EACH)]
+@pytest.mark.parametrize("backend", EVERYWHERE)
+def test_processes_with_one_store_keep_exactly_what_the_quota_grants(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url, settings = url_of(backend, request, tmp_path), settings_of(backend, request)
+    with llmspell.connect_blocking(url, settings=settings, embedder="hashing") as spell:
+        tenant = registered(spell, QuotaLimits.only(max_vectors=LIMIT))
+    command = [sys.executable, "-c", WRITER, url, settings.storage.postgres.pooler, tenant, str(EACH)]
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(PROCESSES)
@@ -262,5 +322,5 @@ def test_processes_with_one_file_store_exactly_what_the_quota_grants(tmp_path: P
         done.update(json.loads(answer))
 
     assert done == {"stored": LIMIT, "refused": PROCESSES * EACH - LIMIT}
-    with llmspell.connect_blocking(url, settings=Settings(), embedder="hashing") as spell:
-        assert recounted(spell, "acme").vectors.used == LIMIT
+    with llmspell.connect_blocking(url, settings=settings, embedder="hashing") as spell:
+        assert recounted(spell, tenant).vectors.used == LIMIT

@@ -18,11 +18,14 @@ from tests.crash.writer import TENANT
 from tests.crash.writes import KINDS, NAMES, Call, key_of, kind_of
 
 from llmspell.spell import Spell, Tenant
+from llmspell.storage.contracts.tenants import QUOTA_MAX, QuotaLimits
 
 LEAD_MAX = 6
 """Writes that a life has acknowledged, at most, before the one that it is to die in."""
 MOMENT_S = 0.002  # about as long as a write takes, until the writer says how long its kind does
 LIMIT_S = 60
+COUNTED = QuotaLimits.only(max_documents=QUOTA_MAX, max_storage_mb=QUOTA_MAX, max_vectors=QUOTA_MAX)
+"""What a tenant is granted whose writers are killed: more than it ever has, so that all is counted and nothing is refused."""
 
 
 class Life:

@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.crash.lives import Life, lives_until, lost, repeat_what_was_open, spread, verify, writer
+from tests.crash.lives import COUNTED, Life, lives_until, lost, repeat_what_was_open, spread, verify, writer
 from tests.crash.torn import torn_on_server
 from tests.crash.writer import TENANT
 from tests.crash.writes import KINDS, NAMES, Call, key_of, kind_of
@@ -102,7 +102,7 @@ async def opened(server: Server, *tenants: str) -> AsyncIterator[Spell]:
     async with llmspell.connect(server.database.app_url, settings=settings, embedder="hashing") as spell:
         for id in tenants:
             if await spell.tenants.get(id) is None:
-                await spell.tenants.create(id)
+                await spell.tenants.create(id, quotas=COUNTED)
         yield spell
         status = spell.admin.pool_status()
         assert (status.waiting, status.available) == (0, status.size), "a connection was lost to the pool"

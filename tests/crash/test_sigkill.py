@@ -9,7 +9,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from tests.crash.lives import Life, lives_until, lost, repeat, repeat_what_was_open, spread, verify, writer
+from tests.crash.lives import COUNTED, Life, lives_until, lost, repeat, repeat_what_was_open, spread, verify, writer
 from tests.crash.torn import torn_in_file
 from tests.crash.writer import TENANT
 from tests.crash.writes import KINDS, NAMES, VECTOR, Call
@@ -43,7 +43,7 @@ async def test_kills_inside_of_every_kind_of_write_lose_nothing_acknowledged_and
 async def kill_and_look(path: Path, kills: int, choose: random.Random) -> None:
     url, lives = f"sqlite:///{path}", list[Life]()
     async with opened(url) as spell:
-        await spell.tenant(TENANT).kv.set("made", b"")
+        await spell.tenants.create(TENANT, quotas=COUNTED)
     with writer(url) as process:
         for life in lives_until(process, kills, choose):
             lives.append(life)
@@ -63,6 +63,8 @@ async def kill_and_look(path: Path, kills: int, choose: random.Random) -> None:
         await repeat_some_acknowledged(spell, lives)
         sums = await verify(spell.tenant(TENANT))
         assert min(sums.audit_entries, sums.agent_states, sums.artifacts) > 0
+        usage = await spell.tenant(TENANT).usage()
+        assert min(usage.documents.used, usage.storage_bytes.used, usage.vectors.used) > 0
     assert torn_in_file(path) == []
     acknowledged = sum(len(life.acknowledged) for life in lives)
     tell(kills=kills, acknowledged_writes=acknowledged, lost_writes=len(gone), unknown_that_had_happened=unknown)
@@ -94,11 +96,24 @@ async def repeat_some_acknowledged(spell: Spell, lives: list[Life]) -> None:
         ("DELETE FROM artifact_chunks WHERE chunk_no = 1", "a content without its chunks"),
         ("UPDATE artifact_content SET reference_count = 7", "references that are not those of the artifacts"),
         ("UPDATE sessions SET artifact_count = 7", "a session that counts other artifacts"),
+        (
+            "UPDATE tenant_usage SET documents = documents - 1",
+            "a tenant whose counter of memories says something else than its rows",
+        ),
+        (
+            "UPDATE tenant_usage SET storage_bytes = storage_bytes + 1",
+            "a tenant whose counter of bytes says something else than its rows",
+        ),
+        (
+            "UPDATE tenant_usage SET vectors = 0",
+            "a tenant whose counter of vectors says something else than its rows",
+        ),
     ],
 )
 async def test_the_check_sees_what_is_half_there(tmp_path: Path, harm: str, what: str) -> None:
     path = tmp_path / "store.db"
     async with opened(f"sqlite:///{path}") as spell:
+        await spell.tenants.create(TENANT, quotas=COUNTED)
         tenant = spell.tenant(TENANT)
         for number, name in enumerate(("run", "memory.update", "artifacts.put/large", "event_log.append_many")):
             call = Call(tenant, f"1-{number}", f"key-{number}")

@@ -82,6 +82,20 @@ TORN = {
         SELECT count(*) FROM {s}artifact_content c WHERE c.storage_type = 'chunks' AND c.size_bytes <> coalesce((
             SELECT sum(length(k.data)) FROM {s}artifact_chunks k
             WHERE k.tenant_id = c.tenant_id AND k.content_hash = c.content_hash), 0)""",
+    "a tenant whose counter of memories says something else than its rows": """
+        SELECT count(*) FROM {s}tenant_usage u WHERE u.documents <> (SELECT count(*) FROM {s}memories m
+            WHERE m.tenant_id = u.tenant_id)""",
+    "a tenant whose counter of bytes says something else than its rows": """
+        SELECT count(*) FROM {s}tenant_usage u WHERE u.storage_bytes <>
+            (SELECT coalesce(sum(octet_length(k.value)), 0) FROM {s}kv_store k WHERE k.tenant_id = u.tenant_id)
+            + (SELECT coalesce(sum(octet_length(m.content)), 0) FROM {s}memories m WHERE m.tenant_id = u.tenant_id)
+            + (SELECT coalesce(sum(c.size_bytes), 0) FROM {s}artifact_content c WHERE c.tenant_id = u.tenant_id)""",
+    "a tenant whose counter of vectors says something else than its rows": """
+        SELECT count(*) FROM {s}tenant_usage u WHERE u.vectors <>
+            (SELECT count(*) FROM {s}vector_embeddings_384 v WHERE v.tenant_id = u.tenant_id)
+            + (SELECT count(*) FROM {s}vector_embeddings_768 v WHERE v.tenant_id = u.tenant_id)
+            + (SELECT count(*) FROM {s}vector_embeddings_1536 v WHERE v.tenant_id = u.tenant_id)
+            + (SELECT count(*) FROM {s}vector_embeddings_3072 v WHERE v.tenant_id = u.tenant_id)""",
     "a content that nothing refers to": "SELECT count(*) FROM {s}artifact_content WHERE reference_count = 0",
     "references that are not those of the artifacts": """
         SELECT count(*) FROM {s}artifact_content c WHERE c.reference_count <> (SELECT count(*) FROM {s}artifacts a

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
 import apsw
 import psycopg
 import pytest
-from tests.fixtures.postgres import PostgresDatabase
+from tests.fixtures.postgres import TENANT_KEY, PostgresDatabase
 from tests.migrations.samples import ID, bind, insert_sample
 from tests.migrations.schemas import migrate_postgres, migrate_sqlite
+
+from llmspell.storage.postgres import signing
+from llmspell.storage.postgres.migrate import connected, migrate
+from llmspell.storage.postgres.tenant_key import read_tenant_key
 
 TENANTS = ("tenant-a", "tenant-b")
 EVENTS = ((TENANTS[0], "2031-01-01"), (TENANTS[1], "2026-01-01"), (TENANTS[0], "2019-01-01"))
@@ -178,6 +183,102 @@ def test_a_quota_that_somebody_chose_holds_after_the_upgrade_and_the_defaults_do
         assert operator.execute(usage).fetchall() == [(TENANTS[0], None, None, 1), (TENANTS[1], None, None, None)]
         assert operator.execute(limits).fetchall() == [(TENANTS[0], None, None, 1), (TENANTS[1], None, None, None)]
         assert operator.execute(kept).fetchall() == [(TENANTS[0], "1", False), (TENANTS[1], None, False)]
+
+
+MANY = 20_000
+LIMITED_EVERY = 4
+
+
+def test_a_server_with_many_tenants_is_upgraded_and_what_they_have_is_counted(
+    postgres_empty_database: PostgresDatabase,
+) -> None:
+    """One lock for each tenant would be more than a server has room for."""
+    migrate_postgres(postgres_empty_database.admin_url, last=32)
+    with psycopg.connect(postgres_empty_database.superuser_url) as superuser:
+        superuser.execute(
+            "INSERT INTO llmspell.tenants (tenant_id, name, quotas) SELECT 't-' || n, 't',"
+            ' CASE WHEN n %% %s = 0 THEN \'{"max_documents": 1, "max_storage_mb": 3, "max_vectors": 2}\'::jsonb ELSE %s::jsonb END'
+            " FROM generate_series(1, %s) AS n",
+            (LIMITED_EVERY, OLD_QUOTAS[TENANTS[1]], MANY),
+        )
+        superuser.execute(
+            "INSERT INTO llmspell.kv_store (tenant_id, key, value)"
+            " SELECT 't-' || n, 'k', '12345' FROM generate_series(1, %s) AS n",
+            (MANY,),
+        )
+        for tenant in ("t-4", "t-5"):
+            insert_sample(superuser, "memories", tenant, memory_id=ID)
+            insert_sample(superuser, "vector_embeddings_768", tenant, id=ID, owner_id=ID)
+
+    migrate_postgres(postgres_empty_database.admin_url, first=33)
+
+    usage = (
+        "SELECT documents, storage_bytes, vectors, count(*) FROM llmspell.tenant_usage GROUP BY 1, 2, 3 ORDER BY 4, 1"
+    )
+    with psycopg.connect(postgres_empty_database.superuser_url) as superuser:
+        limited = MANY // LIMITED_EVERY
+        assert superuser.execute(usage).fetchall() == [
+            (1, 6, 1, 1),
+            (0, 5, 0, limited - 1),
+            (None, None, None, MANY - limited),
+        ]
+        limits = "SELECT count(*) FROM llmspell.tenant_limits WHERE max_storage_bytes = 3 * 1048576"
+        assert superuser.execute(limits).fetchall() == [(limited,)]
+        unforced = "SELECT count(*) FROM pg_class WHERE relrowsecurity AND NOT relforcerowsecurity"
+        assert superuser.execute(unforced).fetchall() == [(0,)]
+    with psycopg.connect(postgres_empty_database.app_url) as app:
+        bind(app, "t-4")
+        with pytest.raises(psycopg.Error, match="max_documents 1 1 1"):
+            insert_sample(app, "memories", "t-4", memory_id=UUID(int=7))
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_a_server_with_another_default_of_isolation_is_upgraded_and_signs(
+    postgres_empty_database: PostgresDatabase, level: str
+) -> None:
+    database = postgres_empty_database
+    migrate_postgres(database.admin_url, last=32)
+    with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
+        superuser.execute(f"ALTER DATABASE {database.name} SET default_transaction_isolation = '{level}'".encode())
+        superuser.execute(
+            "INSERT INTO llmspell.tenants (tenant_id, name, quotas) VALUES ('t', 't', %s)", (OLD_QUOTAS[TENANTS[0]],)
+        )
+    with connected(database.admin_url) as owner:
+        assert owner.execute("SHOW default_transaction_isolation").fetchall() == [(level,)]
+        with owner.transaction():
+            assert owner.execute("SHOW transaction_isolation").fetchall() == [("read committed",)]
+
+    assert migrate(database.admin_url).pending == ()
+    assert signing.enable(database.admin_url, read_tenant_key(TENANT_KEY)).enforced
+
+    with psycopg.connect(database.superuser_url) as superuser:
+        assert superuser.execute("SELECT vectors FROM llmspell.tenant_usage").fetchall() == [(0,)]
+
+
+def test_a_migration_counts_what_a_writer_commits_while_it_waits_whatever_the_default_is(
+    postgres_empty_database: PostgresDatabase,
+) -> None:
+    """In one snapshot for all of it, taken before it had to wait, the rows of that writer would be missing."""
+    database = postgres_empty_database
+    migrate_postgres(database.admin_url, last=32)
+    with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
+        superuser.execute(
+            f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'repeatable read'".encode()
+        )
+        superuser.execute(
+            "INSERT INTO llmspell.tenants (tenant_id, name, quotas) VALUES ('t', 't', %s)", (OLD_QUOTAS[TENANTS[0]],)
+        )
+        with psycopg.connect(database.app_url) as app, ThreadPoolExecutor(1) as pool:
+            bind(app, "t")
+            insert_sample(app, "vector_embeddings_384", "t", id=ID, owner_id=ID)
+            migrating = pool.submit(migrate, database.admin_url)
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
+            while superuser.execute(waits).fetchall() == [(0,)]:
+                assert not migrating.done()
+            app.commit()
+            assert migrating.result(60).pending == ()
+
+        assert superuser.execute("SELECT vectors FROM llmspell.tenant_usage").fetchall() == [(1,)]
 
 
 def test_a_quota_that_somebody_chose_in_a_file_holds_after_the_upgrade_and_the_defaults_do_not(tmp_path: Path) -> None:

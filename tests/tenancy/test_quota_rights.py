@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -121,6 +123,120 @@ def test_what_the_operator_deletes_of_several_tenants_is_given_back_to_each(
     assert bound == [("",)]
     with psycopg.connect(postgres_shared_database.app_url) as app:
         assert [used(app, tenant) for tenant in tenants] == [(0, 7, 0)] * 3
+
+
+def test_a_snapshot_that_is_older_than_the_tenant_writes_nothing_past_its_quota(
+    postgres_shared_database: PostgresDatabase,
+) -> None:
+    tenant = f"tenant-{uuid4()}"
+    registered(postgres_shared_database)  # counting is on
+    with psycopg.connect(postgres_shared_database.app_url) as app:
+        app.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        app.execute(BIND, (tenant,))
+        assert app.execute("SELECT count(*) FROM llmspell.tenants").fetchall() == [(0,)]
+        with psycopg.connect(postgres_shared_database.app_url) as other:
+            other.execute(BIND, (tenant,))
+            other.execute(REGISTER, (tenant, '{"max_storage_mb": 0}'))
+
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            app.execute(SET, (tenant, "k", b"v"))
+
+
+WIDE = 300
+ADVISORY = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+LOCKS_MAX = 101
+MARKED = "SELECT documents, storage_bytes, vectors FROM llmspell.tenant_usage WHERE tenant_id LIKE %s GROUP BY 1, 2, 3"
+
+
+@pytest.fixture
+def many(postgres_shared_database: PostgresDatabase) -> str:
+    """Tenants with limits, each with two keys; the beginning of their ids."""
+    mark = f"wide-{uuid4()}-"
+    with psycopg.connect(postgres_shared_database.superuser_url) as superuser:
+        superuser.execute(
+            "INSERT INTO llmspell.tenants (tenant_id, name, quotas) SELECT %s || n, 't', %s FROM generate_series(1, %s) n",
+            (mark, LIMITED, WIDE),
+        )
+        superuser.execute(
+            "INSERT INTO llmspell.kv_store (tenant_id, key, value)"
+            " SELECT %s || n, key, '12345' FROM generate_series(1, %s) n, unnest(ARRAY['gone', 'kept']) AS key",
+            (mark, WIDE),
+        )
+    return mark
+
+
+def test_a_statement_over_many_tenants_takes_no_lock_for_each_of_them_and_is_counted(
+    postgres_shared_database: PostgresDatabase, many: str
+) -> None:
+    with psycopg.connect(postgres_shared_database.operator_url) as operator:
+        operator.execute("DELETE FROM llmspell.kv_store WHERE key = 'gone' AND tenant_id LIKE %s", (many + "%",))
+        assert operator.execute(ADVISORY).fetchall() == [(LOCKS_MAX,)]
+        assert operator.execute(MARKED, (many + "%",)).fetchall() == [(0, 5, 0)]
+
+
+def test_a_change_of_many_tenants_limits_takes_no_lock_for_each_of_them_and_counts_anew(
+    postgres_shared_database: PostgresDatabase, many: str
+) -> None:
+    with psycopg.connect(postgres_shared_database.operator_url) as operator:
+        change = "UPDATE llmspell.tenants SET quotas = '{\"max_storage_mb\": 2}' WHERE tenant_id LIKE %s"
+        operator.execute(change, (many + "%",))
+        assert operator.execute(ADVISORY).fetchall() == [(LOCKS_MAX,)]
+        assert operator.execute(MARKED, (many + "%",)).fetchall() == [(None, 10, None)]
+
+
+def test_a_limit_that_is_set_while_many_tenants_are_written_counts_what_was_written(
+    postgres_shared_database: PostgresDatabase, many: str
+) -> None:
+    """The last tenant has no lock of its own: whoever sets its limit waits for the one of all of them."""
+    database, last = postgres_shared_database, f"{many}{WIDE}"
+    limit = "UPDATE llmspell.tenants SET quotas = '{\"max_storage_mb\": 1}' WHERE tenant_id = %s"
+    ids = [f"{many}{number}" for number in range(1, WIDE + 1)]
+    with psycopg.connect(database.operator_url) as operator, ThreadPoolExecutor(1) as pool:
+        operator.execute("UPDATE llmspell.tenants SET quotas = '{}' WHERE tenant_id = %s", (last,))
+        operator.commit()
+        for id in ids:  # one after another: in a statement the order would be that of the ids
+            operator.execute("DELETE FROM llmspell.kv_store WHERE key = 'gone' AND tenant_id = %s", (id,))
+        with psycopg.connect(database.operator_url, autocommit=True) as other:
+            setting = pool.submit(other.execute, limit, (last,))
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND pid = %s"
+            while operator.execute(waits, (other.info.backend_pid,)).fetchall() == [(0,)]:
+                assert not setting.done()
+            operator.commit()
+            setting.result(60)
+
+    with psycopg.connect(database.app_url) as app:
+        assert used(app, last) == (None, 5, None)
+
+
+@pytest.mark.parametrize("said", [-1, 0, 1, 20_000_000])
+def test_on_a_server_its_own_date_decides_whatever_day_a_caller_names(
+    postgres_database: PostgresDatabase, said: int
+) -> None:
+    tenant = registered(postgres_database)
+    with psycopg.connect(postgres_database.app_url, autocommit=True) as app:
+        today = (datetime.now(UTC).date() - date(1970, 1, 1)).days
+        with app.transaction():
+            app.execute(BIND, (tenant,))
+            take = "SELECT llmspell.take_embeddings(%s, %s, %s)"
+            assert app.execute(take, (tenant, 4, today)).fetchall() == [(4,)]
+            kept = app.execute("SELECT day FROM llmspell.tenant_embeddings").fetchall()
+            with pytest.raises(psycopg.Error) as refused, app.transaction():
+                app.execute(take, (tenant, 2, today + said))
+            assert app.execute(take, (tenant, 1, today + said)).fetchall() == [(5,)]
+            assert app.execute("SELECT day FROM llmspell.tenant_embeddings").fetchall() == kept
+
+    assert (refused.value.sqlstate, refused.value.diag.message_primary) == (
+        QUOTA_EXCEEDED,
+        "max_embeddings_per_day 5 4 2",
+    )
+    assert kept[0][0] - today in (0, 1), "midnight may have come meanwhile"
+
+
+def test_nobody_counts_embeddings_for_a_tenant_that_is_not_registered(postgres_database: PostgresDatabase) -> None:
+    with psycopg.connect(postgres_database.app_url) as app:
+        app.execute(BIND, ("nobody",))
+        assert app.execute("SELECT llmspell.take_embeddings('nobody', 1, 0)").fetchall() == [(None,)]
+        assert app.execute("SELECT count(*) FROM llmspell.tenant_embeddings").fetchall() == [(0,)]
 
 
 def test_a_limit_is_not_set_in_a_snapshot_that_hides_other_writers(postgres_shared_database: PostgresDatabase) -> None:

@@ -49,6 +49,9 @@ def test_an_injected_tenant_changes_no_row_of_another(pair: Pair, name: str) -> 
 
 def test_a_function_that_runs_as_the_owner_uses_up_nothing_of_another(pair: Pair) -> None:
     taken = "SELECT llmspell.take_embeddings(%s, 5, 20000)"
+    with psycopg.connect(pair.database.superuser_url) as superuser:
+        register = "INSERT INTO llmspell.tenants (tenant_id, name) VALUES (%s, 'a tenant')"
+        superuser.cursor().executemany(register, [(pair.a,), (pair.b,)])
     for bound in (pair.a, pair.b):
         with pair.as_a() as connection:
             connection.execute("SELECT set_config('app.current_tenant_id', %s, true)", (bound,))

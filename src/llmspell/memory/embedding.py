@@ -6,7 +6,7 @@ Rule: no storage connection is held here; an embedder may take as long as it nee
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from llmspell.providers.cache import CachedEmbedder
 from llmspell.providers.embedder import Embedder, checked_vectors
@@ -16,6 +16,18 @@ from llmspell.tenant import TenantId
 
 Take: TypeAlias = Callable[[int], Awaitable[None]]
 """Counts texts before they are embedded, or raises `QuotaExceeded`."""
+
+
+class Meter(Protocol):
+    """Whoever counts a tenant's texts."""
+
+    async def take_embeddings(self, count: int) -> None:
+        """Count texts before they are embedded, or raise `QuotaExceeded`."""
+        ...
+
+    async def settle(self) -> None:
+        """Bring the tenant into being before texts are embedded that it shall keep; a question does not."""
+        ...
 
 
 class MeteredEmbedder:
@@ -64,18 +76,22 @@ class MeteredEmbedder:
 class Embedding:
     """An embedder, opened when it is first needed, and the space of its vectors."""
 
-    def __init__(self, open_embedder: Callable[[], Embedder]) -> None:
+    def __init__(
+        self, open_embedder: Callable[[], Embedder], *, settle: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """`settle` is called before texts are embedded that shall be kept."""
         self._open = open_embedder
+        self._settle = settle
         self._embedder: Embedder | None = None
 
-    def for_tenant(self, tenant: TenantId, take: Take) -> Embedding:
+    def for_tenant(self, tenant: TenantId, meter: Meter) -> Embedding:
         """Return this embedding as a tenant uses it: a cache that keeps tenants apart shows it only its own entries.
 
-        What the provider is asked for goes through `take`; with a cache that tenants share, what the cache knows too, for one
+        What the provider is asked for is taken from `meter`; with a cache that tenants share, what the cache knows too, for one
         tenant's refusal must never reach another that waits for the same text. The view opens what it is a view of, and is not
         closed.
         """
-        return Embedding(lambda: self._seen_by(tenant, take))
+        return Embedding(lambda: self._seen_by(tenant, meter.take_embeddings), settle=meter.settle)
 
     def _seen_by(self, tenant: TenantId, take: Take) -> Embedder:
         embedder = self.embedder
@@ -109,6 +125,8 @@ class Embedding:
 
     async def texts(self, texts: Sequence[str]) -> list[tuple[bytes, ...]]:
         """Embed texts, each as one vector or as one per window."""
+        if self._settle is not None:
+            await self._settle()
         parts = [self.windows(text) for text in texts]
         vectors = iter(await self._embed([window for windows in parts for window in windows]))
         return [tuple(next(vectors) for _ in windows) for windows in parts]

@@ -228,7 +228,10 @@ class Tenants(Protocol):
     async def take_embeddings(self, tenant: TenantId, count: int) -> None:
         """Count texts that are about to be embedded today. They count whatever becomes of what is made of them.
 
+        A store that serves many clients has a clock of its own for that: none of them opens a day by being ahead.
+
         Raises:
+            NotFound: the tenant is not registered; nothing was counted.
             QuotaExceeded: they would be more than the tenant may have embedded today; nothing was counted.
         """
         ...

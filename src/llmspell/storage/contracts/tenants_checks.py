@@ -29,6 +29,7 @@ from llmspell.tenant import TenantId, tenant_id
 
 VERSION_MAX = 2**31 - 1
 DELETED = "The tenant was deleted, which is final."
+NOT_REGISTERED = "The tenant is not registered."
 Operation: TypeAlias = Literal["create", "update", "suspend", "resume", "delete"]
 _OPERATIONS: dict[TenantStatus, Operation] = {"suspended": "suspend", "active": "resume", "deleted": "delete"}
 
@@ -255,6 +256,18 @@ def exceeded(quota: str, *, limit: int, used: int, asked: int) -> QuotaExceeded:
     )
 
 
+def unregistered(tenant: TenantId, *, asked: int) -> QuotaExceeded:
+    """Return the refusal of texts to embed for a tenant that is not registered, where they are limited."""
+    return QuotaExceeded(
+        "Only a registered tenant has texts embedded where that is limited; its first write registers it.",
+        tenant=tenant,
+        quota="max_embeddings_per_day",
+        limit=0,
+        used=0,
+        asked=asked,
+    )
+
+
 def require_room(usage: TenantUsage, quota: QuotaName, amount: int) -> None:
     """Refuse what does not fit into a quota now.
 
@@ -280,6 +293,16 @@ def day_of(now: datetime) -> int:
     return (now - EPOCH).days
 
 
+def embedded_on(today: int, held: tuple[int, int]) -> tuple[int, int]:
+    """Return the day that counts today, and how many texts were embedded on it, of what was counted last.
+
+    The day that was counted last may be tomorrow: a clock that goes back a little opens no day again. One that lies further ahead
+    was a wrong clock's, and binds nobody when the clock has been put right.
+    """
+    day, embeddings = held
+    return (day, embeddings) if day - today in (0, 1) else (today, 0)
+
+
 def _require_isolation_level(value: IsolationLevel) -> IsolationLevel:
     if value not in get_args(IsolationLevel):
         raise InvalidInput("isolation_level", f"must be one of {', '.join(get_args(IsolationLevel))}", given=value)
@@ -292,7 +315,7 @@ def _require_version(value: int | None) -> int | None:
 
 def _changeable(tenant: TenantId, known: TenantRecord | None, expected_version: int | None) -> TenantRecord:
     if known is None:
-        raise NotFound("The tenant is not registered.", tenant=tenant)
+        raise NotFound(NOT_REGISTERED, tenant=tenant)
     if expected_version not in (None, known.version):
         raise VersionConflict(tenant=tenant, expected=expected_version, current=known.version)
     if known.status == "deleted":

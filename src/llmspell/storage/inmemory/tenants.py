@@ -111,24 +111,25 @@ class InMemoryTenants:
         id, today = tenant_id(tenant), checks.day_of(self._clock.now())
         with self._mutex:
             record, store = self._records.get(id), self._stores.get(id)
-            day, embeddings = self._embedded.get(id, (today, 0))
+            _, embeddings = checks.embedded_on(today, self._embedded.get(id, (today, 0)))
         if record is None or store is None:
-            raise NotFound("The tenant is not registered.", tenant=id)
+            raise NotFound(checks.NOT_REGISTERED, tenant=id)
 
         with store.mutex:
             numbers: dict[QuotaName, int] = {quota: used(store.committed, quota) for quota in COUNTED}
-        return TenantUsage.of(record.quotas, {**numbers, "embeddings": embeddings if day == today else 0})
+        return TenantUsage.of(record.quotas, {**numbers, "embeddings": embeddings})
 
     async def take_embeddings(self, tenant: TenantId, count: int) -> None:
         id, asked, today = tenant_id(tenant), checks.require_amount(count), checks.day_of(self._clock.now())
         with self._mutex:
             record = self._records.get(id)
-            limit = None if record is None else record.quotas.max_embeddings_per_day
-            day, taken = self._embedded.get(id, (today, 0))
-            taken = taken if day >= today else 0  # a clock that goes back opens no day again
+            if record is None:
+                raise NotFound(checks.NOT_REGISTERED, tenant=id)
+            limit = record.quotas.max_embeddings_per_day
+            day, taken = checks.embedded_on(today, self._embedded.get(id, (today, 0)))
             if asked and limit is not None and taken + asked > limit:
                 raise checks.exceeded("max_embeddings_per_day", limit=limit, used=taken, asked=asked)
-            self._embedded[id] = (max(day, today), taken + asked)
+            self._embedded[id] = (day, taken + asked)
 
     def audit(self, tenant: TenantId) -> Audit:
         id = tenant_id(tenant)

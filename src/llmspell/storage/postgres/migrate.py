@@ -33,7 +33,8 @@ LOCK_TIMEOUT = "5s"
 LOCK_ATTEMPTS = 12
 LOCK_PAUSE_S = 2.0
 """Between two attempts: others get their turn."""
-_LOCK_NOT_AVAILABLE = "55P03"
+_BUSY = frozenset({"55P03", "40P01"})
+"""A lock that was not to be had in time, or only by somebody who waits for one of ours."""
 _TURN = "schema_migrations"  # what runs before a migration: waiting for the turn, and the bookkeeping
 _ROLE = "SELECT rolname::text, rolsuper, rolbypassrls FROM pg_catalog.pg_roles WHERE rolname = current_user"
 TABLE_EXISTS = "SELECT to_regclass('llmspell.schema_migrations') IS NOT NULL"
@@ -96,7 +97,8 @@ def require_current(found: MigrationStatus) -> None:
 
 
 def connected(url: str) -> psycopg.Connection[Any]:
-    """Connect, in autocommit mode, without prepared statements.
+    """Connect, in autocommit mode, without prepared statements. A transaction is READ COMMITTED, whatever the server's default is:
+    each statement sees what others have written before it, once it has waited for them.
 
     Raises:
         MissingExtra, InvalidUrl.
@@ -109,9 +111,11 @@ def connected(url: str) -> psycopg.Connection[Any]:
 
     target: Target = read_url(url)
     try:
-        return psycopg.connect(autocommit=True, prepare_threshold=None, **target.parameters)
+        connection = psycopg.connect(autocommit=True, prepare_threshold=None, **target.parameters)
     except (psycopg.Error, OSError) as exc:
         raise connection_failed(exc, target=target.shown) from None
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    return connection
 
 
 def _applied(connection: psycopg.Connection[Any]) -> list[Applied]:
@@ -141,7 +145,7 @@ def _apply_patiently(
             return _apply_next(connection, migrations, announce)
         except MigrationFailed as exc:
             cause = exc.__cause__
-            busy = isinstance(cause, psycopg.Error) and cause.sqlstate == _LOCK_NOT_AVAILABLE
+            busy = isinstance(cause, psycopg.Error) and cause.sqlstate in _BUSY
             if not busy or exc.fields.get("migration") == _TURN:
                 raise
         announce = None  # it was heard
@@ -187,7 +191,7 @@ def _failed(exc: psycopg.Error, migration: str, role: str) -> LlmspellError:
             hint=hint or "Migrate with DATABASE_ADMIN_URL, the role that owns the database; serving roles cannot.",
             migration=migration,
         )
-    if exc.sqlstate == _LOCK_NOT_AVAILABLE:
+    if exc.sqlstate in _BUSY:
         return MigrationFailed(
             "Another process has been migrating, or using a table, for too long.",
             hint="Migrate again when long transactions have ended (pg_stat_activity shows them).",

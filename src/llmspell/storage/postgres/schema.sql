@@ -18,6 +18,7 @@ DECLARE
             ELSE (NEW.quotas ->> 'max_storage_mb')::bigint END * 1048576,
         (NEW.quotas ->> 'max_vectors')::bigint);
     used llmspell.tenant_usage := ROW(NEW.tenant_id, NULL, NULL, NULL);
+    granted_before CONSTANT integer := coalesce(nullif(current_setting('app.quotas_granted', true), ''), '0')::integer;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'quotas can only be changed under READ COMMITTED, where what others have written is seen'
@@ -44,7 +45,16 @@ BEGIN
         ALTER TABLE llmspell.vector_embeddings_3072 ENABLE TRIGGER vector_embeddings_3072_usage_insert,
             ENABLE TRIGGER vector_embeddings_3072_usage_delete;
     END IF;
-    PERFORM pg_advisory_xact_lock(51, hashtext(NEW.tenant_id));
+    PERFORM set_config('app.quotas_granted', (granted_before + 1)::text, true);
+    IF granted_before < 100 THEN
+        PERFORM pg_advisory_xact_lock_shared(52, 0);
+        PERFORM pg_advisory_xact_lock(51, hashtext(NEW.tenant_id));
+    ELSE
+        -- Every writer has ended, and none begins.
+        LOCK TABLE llmspell.kv_store, llmspell.memories, llmspell.artifact_content, llmspell.vector_embeddings_384,
+            llmspell.vector_embeddings_768, llmspell.vector_embeddings_1536, llmspell.vector_embeddings_3072
+            IN SHARE ROW EXCLUSIVE MODE;
+    END IF;
     PERFORM set_config('app.current_tenant_id', NEW.tenant_id, true);
     IF granted.max_documents IS NOT NULL THEN
         used.documents := (SELECT count(*) FROM llmspell.memories AS m WHERE m.tenant_id = NEW.tenant_id);
@@ -356,20 +366,28 @@ DECLARE
     bound CONSTANT text := current_setting('app.current_tenant_id', true);
     granted llmspell.tenant_limits;
     changed boolean;
+    others integer := 0;
 BEGIN
-    IF NOT pg_try_advisory_xact_lock_shared(51, hashtext(in_tenant)) THEN
-        PERFORM pg_advisory_xact_lock_shared(51, hashtext(in_tenant));
-    END IF;
     -- A cascade and the operator may have another tenant bound, or none; the policies bind this function too.
     IF bound IS DISTINCT FROM in_tenant THEN
-        PERFORM set_config('app.current_tenant_id', in_tenant, true);
+        others := coalesce(nullif(current_setting('app.counted_for_others', true), ''), '0')::integer + 1;
+        PERFORM set_config('app.current_tenant_id', in_tenant, true), set_config('app.counted_for_others', others::text, true);
+    END IF;
+    IF others > 100 THEN
+        PERFORM pg_advisory_xact_lock(52, 0);
+    ELSIF NOT pg_try_advisory_xact_lock_shared(51, hashtext(in_tenant)) THEN
+        PERFORM pg_advisory_xact_lock_shared(51, hashtext(in_tenant));
     END IF;
     SELECT l.tenant_id, l.max_documents, l.max_storage_bytes, l.max_vectors, l.xmax <> '0'
     INTO granted.tenant_id, granted.max_documents, granted.max_storage_bytes, granted.max_vectors, changed
     FROM llmspell.tenant_limits AS l WHERE l.tenant_id = in_tenant;
-    IF changed AND current_setting('transaction_isolation') <> 'read committed' THEN
-        -- This fails where the snapshot is older than the limits.
-        PERFORM FROM llmspell.tenant_limits AS l WHERE l.tenant_id = in_tenant FOR SHARE;
+    IF changed IS DISTINCT FROM false AND current_setting('transaction_isolation') <> 'read committed' THEN
+        -- Both fail where the snapshot is older than the limits: as they are, or that there are any.
+        IF changed THEN
+            PERFORM FROM llmspell.tenant_limits AS l WHERE l.tenant_id = in_tenant FOR SHARE;
+        ELSE
+            INSERT INTO llmspell.tenant_limits (tenant_id) VALUES (in_tenant) ON CONFLICT DO NOTHING;
+        END IF;
     END IF;
     IF (add_documents <> 0 AND granted.max_documents IS NOT NULL) OR (add_bytes <> 0 AND granted.max_storage_bytes IS NOT NULL)
         OR (add_vectors <> 0 AND granted.max_vectors IS NOT NULL)
@@ -395,6 +413,12 @@ BEGIN
     END IF;
 END
 $function$
+;
+CREATE OR REPLACE FUNCTION llmspell.counted_day(said integer)
+ RETURNS integer
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$ SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date - date '1970-01-01' $function$
 ;
 CREATE OR REPLACE FUNCTION llmspell.create_event_log_partition(start_date date, end_date date)
  RETURNS text
@@ -640,7 +664,7 @@ BEGIN
 END
 $function$
 ;
-CREATE OR REPLACE FUNCTION llmspell.take_embeddings(in_tenant character varying, asked bigint, on_day integer)
+CREATE OR REPLACE FUNCTION llmspell.take_embeddings(in_tenant character varying, asked bigint, said integer)
  RETURNS bigint
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -648,7 +672,8 @@ CREATE OR REPLACE FUNCTION llmspell.take_embeddings(in_tenant character varying,
 AS $function$
 DECLARE
     granted bigint;
-    taken bigint;
+    today integer;
+    held llmspell.tenant_embeddings;
 BEGIN
     IF asked < 0 THEN
         RAISE EXCEPTION 'what was embedded cannot be given back' USING ERRCODE = 'invalid_parameter_value';
@@ -657,14 +682,25 @@ BEGIN
     IF llmspell.tenant_signing() AND llmspell.signed_tenant() IS DISTINCT FROM in_tenant THEN
         RAISE EXCEPTION 'the tenant of this statement is not signed, or its signature has expired' USING ERRCODE = 'LS311';
     END IF;
+    IF current_setting('app.current_tenant_id', true) IS DISTINCT FROM in_tenant THEN
+        RAISE EXCEPTION 'the tenant of this statement is not bound' USING ERRCODE = 'insufficient_privilege';
+    END IF;
     SELECT (t.quotas ->> 'max_embeddings_per_day')::bigint INTO granted FROM llmspell.tenants AS t WHERE t.tenant_id = in_tenant;
-    INSERT INTO llmspell.tenant_embeddings AS e (tenant_id, day, embeddings) VALUES (in_tenant, on_day, 0)
-    ON CONFLICT (tenant_id) DO UPDATE
-    SET embeddings = CASE WHEN e.day < excluded.day THEN 0 ELSE e.embeddings END, day = greatest(e.day, excluded.day);
-    UPDATE llmspell.tenant_embeddings AS e SET embeddings = e.embeddings + asked
-    WHERE e.tenant_id = in_tenant AND (granted IS NULL OR asked = 0 OR e.embeddings + asked <= granted)
-    RETURNING e.embeddings INTO taken;
-    RETURN taken;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO llmspell.tenant_embeddings (tenant_id, day, embeddings) VALUES (in_tenant, 0, 0) ON CONFLICT DO NOTHING;
+    SELECT * INTO held FROM llmspell.tenant_embeddings AS e WHERE e.tenant_id = in_tenant FOR NO KEY UPDATE;
+    today := llmspell.counted_day(said); -- asked when it is this caller's turn, who may have waited past midnight
+    IF held.day NOT BETWEEN today AND today + 1 THEN
+        held.day := today;
+        held.embeddings := 0;
+    END IF;
+    IF asked > 0 AND held.embeddings + asked > granted THEN
+        RAISE EXCEPTION 'max_embeddings_per_day % % %', granted, held.embeddings, asked USING ERRCODE = 'LS123';
+    END IF;
+    UPDATE llmspell.tenant_embeddings AS e SET day = held.day, embeddings = held.embeddings + asked WHERE e.tenant_id = in_tenant;
+    RETURN held.embeddings + asked;
 END
 $function$
 ;
@@ -1702,6 +1738,7 @@ GRANT EXECUTE ON FUNCTION llmspell.cleanup_expired_api_keys(timestamp with time 
 GRANT EXECUTE ON FUNCTION llmspell.cleanup_old_event_log_partitions(timestamp with time zone) TO llmspell_operator;
 GRANT EXECUTE ON FUNCTION llmspell.cleanup_old_hook_executions(timestamp with time zone,integer) TO llmspell_app;
 GRANT EXECUTE ON FUNCTION llmspell.cleanup_old_hook_executions(timestamp with time zone,integer) TO llmspell_operator;
+GRANT EXECUTE ON FUNCTION llmspell.counted_day(integer) TO llmspell_app;
 GRANT EXECUTE ON FUNCTION llmspell.create_event_log_partition(date,date) TO llmspell_operator;
 GRANT EXECUTE ON FUNCTION llmspell.ensure_future_event_log_partitions() TO llmspell_app;
 GRANT EXECUTE ON FUNCTION llmspell.ensure_future_event_log_partitions() TO llmspell_operator;

@@ -116,7 +116,7 @@ class RelationalTenants:
         id = tenant_id(tenant)
         row = await self._unit_of(id).row(self._queries.usage, day=checks.day_of(self._runtime.clock.now()))
         if row is None:
-            raise NotFound("The tenant is not registered.", tenant=id)
+            raise NotFound(checks.NOT_REGISTERED, tenant=id)
         used, limits = row[:4], row[4:]
         uses = [QuotaUse(used=number, limit=limit) for number, limit in zip(used, limits, strict=True)]
         return TenantUsage(documents=uses[0], storage_bytes=uses[1], vectors=uses[2], embeddings=uses[3])
@@ -124,10 +124,13 @@ class RelationalTenants:
     async def take_embeddings(self, tenant: TenantId, count: int) -> None:
         id, asked = tenant_id(tenant), checks.require_amount(count)
         day = checks.day_of(self._runtime.clock.now())
-        taken = await self._unit_of(id).value(self._queries.take_embeddings, asked=asked, day=day)
-        if taken is None:
-            use = (await self.usage(id)).embeddings
-            raise checks.exceeded("max_embeddings_per_day", limit=use.limit or 0, used=use.used, asked=asked)
+
+        async def work(executor: Executor) -> object:
+            return await executor.value(self._queries.take_embeddings, asked=asked, day=day)
+
+        # A unit of work: where others wait for the counter, its isolation level is ours, and not the server's default.
+        if await self._unit_of(id).write(work) is None:
+            raise NotFound(checks.NOT_REGISTERED, tenant=id)
 
     def audit(self, tenant: TenantId) -> Audit:
         return RelationalAudit(self._operator_unit_of(tenant_id(tenant)), self._runtime)

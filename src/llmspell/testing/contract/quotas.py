@@ -427,6 +427,47 @@ class QuotasContract:
         with pytest.raises(QuotaExceeded):
             await backend.tenants.take_embeddings(tenant, 1)
 
+    async def test_what_the_refusal_says_is_what_was_counted_also_on_a_day_ahead(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        tenant, _ = await limited(backend, QuotaLimits.only(max_embeddings_per_day=3))
+        today = clock.now()
+        clock.advance(days=1)
+        await backend.tenants.take_embeddings(tenant, 2)
+        clock.set(today)
+
+        async with exceeding("max_embeddings_per_day", limit=3, used=2, asked=2):
+            await backend.tenants.take_embeddings(tenant, 2)
+
+        assert (await backend.tenants.usage(tenant)).embeddings.used == 2
+
+    @pytest.mark.parametrize("ahead", [2, 400])
+    async def test_a_clock_that_was_wrong_and_is_put_right_serves_again(
+        self, ahead: int, backend: Backend, clock: ManualClock
+    ) -> None:
+        tenant, _ = await limited(backend, QuotaLimits.only(max_embeddings_per_day=2))
+        today = clock.now()
+        clock.advance(days=ahead)
+        await backend.tenants.take_embeddings(tenant, 2)
+
+        clock.set(today)
+
+        assert (await backend.tenants.usage(tenant)).embeddings.used == 0
+        await backend.tenants.take_embeddings(tenant, 2)
+        async with exceeding("max_embeddings_per_day", limit=2, used=2, asked=1):
+            await backend.tenants.take_embeddings(tenant, 1)
+        clock.advance(days=1)
+        await backend.tenants.take_embeddings(tenant, 2)
+
+    async def test_nothing_is_counted_for_a_tenant_that_is_not_registered(self, backend: Backend) -> None:
+        tenant = TenantId(f"tenant-{uuid4().hex}")
+
+        with pytest.raises(NotFound):
+            await backend.tenants.take_embeddings(tenant, 5)
+
+        await backend.tenants.create(tenant, quotas=QuotaLimits.only(max_embeddings_per_day=1))
+        assert (await backend.tenants.usage(tenant)).embeddings.used == 0
+
     @pytest.mark.parametrize("count", [-1, 1.5, True, QUOTA_MAX + 1])
     async def test_a_count_of_texts_that_is_none_is_refused(self, backend: Backend, count: int) -> None:
         with pytest.raises(InvalidLimit):

@@ -40,11 +40,12 @@ SELECT coalesce(u.documents, (SELECT count(*) FROM llmspell.memories WHERE tenan
     + (SELECT count(*) FROM llmspell.vector_embeddings_768 WHERE tenant_id = :tenant_id)
     + (SELECT count(*) FROM llmspell.vector_embeddings_1536 WHERE tenant_id = :tenant_id)
     + (SELECT count(*) FROM llmspell.vector_embeddings_3072 WHERE tenant_id = :tenant_id)) AS vectors,
-  coalesce((SELECT embeddings FROM llmspell.tenant_embeddings WHERE tenant_id = :tenant_id AND day = :day), 0) AS embeddings,
+  coalesce((SELECT embeddings FROM llmspell.tenant_embeddings
+    WHERE tenant_id = :tenant_id AND day - llmspell.counted_day(:day) IN (0, 1)), 0) AS embeddings,
   l.max_documents, l.max_storage_bytes, l.max_vectors, (t.quotas ->> 'max_embeddings_per_day')::bigint AS max_embeddings
 FROM llmspell.tenants t LEFT JOIN llmspell.tenant_limits l ON l.tenant_id = :tenant_id LEFT JOIN llmspell.tenant_usage u ON u.tenant_id = :tenant_id
 WHERE t.tenant_id = :tenant_id;
 
 -- name: take_embeddings -> value
--- Count texts that are about to be embedded on a day, and return how many that makes; NULL when they would be too many.
+-- Count texts that are about to be embedded on a day, and return how many that makes; NULL for a tenant that is not registered.
 SELECT llmspell.take_embeddings(:tenant_id, :asked, :day) AS embeddings;

@@ -213,7 +213,6 @@ END;
 
 -- What was recorded before was never enforced. Numbers that are those of every new tenant were chosen by nobody, and become no
 -- limit; a number that somebody chose holds from now on, also where it is exceeded already: deleting goes on.
--- The mark, a space, is taken away when the triggers are there, so that they count for every tenant.
 UPDATE tenants SET quotas = json_object(
     'max_documents', nullif(json_extract(quotas, '$.max_documents'), 10000),
     'max_storage_mb', nullif(json_extract(quotas, '$.max_storage_mb'), 1024),
@@ -221,7 +220,23 @@ UPDATE tenants SET quotas = json_object(
     'max_api_calls_per_minute', nullif(json_extract(quotas, '$.max_api_calls_per_minute'), 100),
     'max_api_calls_per_day', nullif(json_extract(quotas, '$.max_api_calls_per_day'), 10000),
     'max_embeddings_per_day', nullif(json_extract(quotas, '$.max_embeddings_per_day'), 50000)
-) || ' ';
+);
+INSERT INTO tenant_limits (tenant_id, max_documents, max_storage_bytes, max_vectors)
+SELECT tenant_id, json_extract(quotas, '$.max_documents'), min(json_extract(quotas, '$.max_storage_mb'), 8796093022207) * 1048576,
+    json_extract(quotas, '$.max_vectors')
+FROM tenants;
+INSERT INTO tenant_usage (tenant_id, documents, storage_bytes, vectors)
+SELECT tenant_id,
+    iif(l.max_documents IS NULL, NULL, (SELECT count(*) FROM memories WHERE tenant_id = l.tenant_id)),
+    iif(l.max_storage_bytes IS NULL, NULL,
+        (SELECT coalesce(sum(length(CAST(value AS BLOB))), 0) FROM kv_store WHERE tenant_id = l.tenant_id)
+        + (SELECT coalesce(sum(length(CAST(content AS BLOB))), 0) FROM memories WHERE tenant_id = l.tenant_id)
+        + (SELECT coalesce(sum(size_bytes), 0) FROM artifact_content WHERE tenant_id = l.tenant_id)),
+    iif(l.max_vectors IS NULL, NULL, (SELECT count(*) FROM vector_embeddings_384 WHERE tenant_id = l.tenant_id)
+        + (SELECT count(*) FROM vector_embeddings_768 WHERE tenant_id = l.tenant_id)
+        + (SELECT count(*) FROM vector_embeddings_1536 WHERE tenant_id = l.tenant_id)
+        + (SELECT count(*) FROM vector_embeddings_3072 WHERE tenant_id = l.tenant_id))
+FROM tenant_limits AS l;
 
 -- Limits become what the registry says, and what is limited is counted anew.
 CREATE TRIGGER tenants_quotas_granted AFTER INSERT ON tenants
@@ -271,4 +286,3 @@ BEGIN
     ON CONFLICT (tenant_id) DO UPDATE
     SET documents = excluded.documents, storage_bytes = excluded.storage_bytes, vectors = excluded.vectors;
 END;
-UPDATE tenants SET quotas = rtrim(quotas);

@@ -40,18 +40,23 @@ SELECT coalesce(u.documents, (SELECT count(*) FROM memories WHERE tenant_id = :t
     + (SELECT count(*) FROM vector_embeddings_768 WHERE tenant_id = :tenant_id)
     + (SELECT count(*) FROM vector_embeddings_1536 WHERE tenant_id = :tenant_id)
     + (SELECT count(*) FROM vector_embeddings_3072 WHERE tenant_id = :tenant_id)) AS vectors,
-  coalesce((SELECT embeddings FROM tenant_embeddings WHERE tenant_id = :tenant_id AND day = :day), 0) AS embeddings,
+  coalesce((SELECT embeddings FROM tenant_embeddings WHERE tenant_id = :tenant_id AND day - :day IN (0, 1)), 0) AS embeddings,
   l.max_documents, l.max_storage_bytes, l.max_vectors, t.quotas ->> '$.max_embeddings_per_day' AS max_embeddings
 FROM tenants t LEFT JOIN tenant_limits l ON l.tenant_id = :tenant_id LEFT JOIN tenant_usage u ON u.tenant_id = :tenant_id
 WHERE t.tenant_id = :tenant_id;
 
 -- name: take_embeddings -> value
--- Count texts that are about to be embedded on a day, and return how many that makes; nothing when they would be too many.
+-- Count texts that are about to be embedded on a day, and return how many that makes; nothing for a tenant that is not registered. Too many are refused as triggers refuse: by a path that JSON refuses.
 INSERT INTO tenant_embeddings (tenant_id, day, embeddings)
-SELECT :tenant_id, :day, :asked FROM (SELECT (SELECT quotas ->> '$.max_embeddings_per_day' FROM tenants WHERE tenant_id = :tenant_id) AS granted)
-WHERE granted IS NULL OR :asked <= granted
-ON CONFLICT (tenant_id) DO UPDATE
-SET embeddings = iif(day < excluded.day, 0, embeddings) + :asked, day = max(day, excluded.day)
-WHERE iif(day < excluded.day, 0, embeddings) + :asked
-  <= coalesce((SELECT quotas ->> '$.max_embeddings_per_day' FROM tenants WHERE tenant_id = :tenant_id), 9223372036854775807)
+SELECT :tenant_id, day,
+  CASE WHEN :asked > 0 AND taken + :asked > granted
+    THEN json_extract('{}', 'max_embeddings_per_day ' || granted || ' ' || taken || ' ' || :asked) ELSE taken + :asked END
+FROM (
+  SELECT t.quotas ->> '$.max_embeddings_per_day' AS granted, iif(e.day - :day IN (0, 1), e.day, :day) AS day,
+    iif(e.day - :day IN (0, 1), e.embeddings, 0) AS taken
+  FROM tenants AS t LEFT JOIN tenant_embeddings AS e ON e.tenant_id = :tenant_id
+  WHERE t.tenant_id = :tenant_id
+)
+WHERE true
+ON CONFLICT (tenant_id) DO UPDATE SET day = excluded.day, embeddings = excluded.embeddings
 RETURNING embeddings AS embeddings;
