@@ -589,12 +589,11 @@ async def test_known_limit_a_lock_holds_up_the_writes_of_another_tenant_that_has
             app.execute("SELECT pg_advisory_lock(51, hashtext('b'))")
             writing = asyncio.create_task(spell.tenant("b").kv.set("after", b"2"))
             waiting = (
-                "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
-                " WHERE d.datname = current_database() AND locktype = 'advisory' AND classid = 51 AND NOT granted"
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 51 AND NOT granted"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
             )
             async with asyncio.timeout(LIMIT_S):
                 while app.execute(waiting).fetchall() != [(1,)]:
-                    assert not writing.done(), "nobody held it up"
                     await asyncio.sleep(0)
             assert await spell.tenant("b").kv.get("before") == b"1"
         await writing  # the lock ends with the connection

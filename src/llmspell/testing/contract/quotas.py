@@ -459,6 +459,21 @@ class QuotasContract:
         clock.advance(days=1)
         await backend.tenants.take_embeddings(tenant, 2)
 
+    async def test_texts_are_counted_for_each_tenant_by_itself(self, backend: Backend) -> None:
+        few, _ = await limited(backend, QuotaLimits.only(max_embeddings_per_day=2))
+        many, _ = await limited(backend, QuotaLimits.only(max_embeddings_per_day=9))
+        await backend.tenants.take_embeddings(many, 5)
+        await backend.tenants.take_embeddings(few, 2)
+        await backend.tenants.take_embeddings(many, 3)
+
+        async with exceeding("max_embeddings_per_day", limit=2, used=2, asked=1):
+            await backend.tenants.take_embeddings(few, 1)
+        async with exceeding("max_embeddings_per_day", limit=9, used=8, asked=2):
+            await backend.tenants.take_embeddings(many, 2)
+
+        used = [(await backend.tenants.usage(tenant)).embeddings.used for tenant in (few, many)]
+        assert used == [2, 8]
+
     async def test_nothing_is_counted_for_a_tenant_that_is_not_registered(self, backend: Backend) -> None:
         tenant = TenantId(f"tenant-{uuid4().hex}")
 
