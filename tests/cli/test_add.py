@@ -246,6 +246,18 @@ def test_an_import_that_ends_early_says_how_far_it_came_and_goes_on_when_repeate
     assert again.out == "344 of 600 items kept, 256 were there already\n"
 
 
+def test_an_import_beyond_a_quota_keeps_no_part_of_a_batch_and_says_so(shell: Shell) -> None:
+    assert shell("add", "one").code == 0
+    assert shell("tenants", "quota", "default", "--max-documents", "3").code == 0
+
+    done = shell("add", "--from", shell.write("a.jsonl", [{"text": f"line {n}"} for n in range(3)]))
+
+    assert done.code == 4
+    assert "the import stopped early: 0 of 3 items are in the store" in done.err
+    assert "Up to 256 items are kept or refused together. Have the quota raised" in done.err
+    assert "The tenant's quota is 3 memories; " in done.err
+
+
 @pytest.mark.parametrize("content", ["", "\n\n", "[]", '{"turns": []}'])
 def test_a_file_without_items_is_exit_code_1(shell: Shell, content: str) -> None:
     done = shell("add", "--from", shell.write("a.json", content))

@@ -63,8 +63,8 @@ def run(folder: Path, arguments: Sequence[str], *, environment: Mapping[str, str
 
 def main(arguments: Sequence[str]) -> int:
     """Plant the bug that is named first, and run its tests, or those that follow."""
-    if not arguments:
-        print(*(f"{name:<36}{bug.what}" for name, bug in BUGS.items()), sep="\n")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(*(f"{name:<42}{bug.what}" for name, bug in BUGS.items()), sep="\n")
         return 0
     name, *rest = arguments
     if name not in BUGS:

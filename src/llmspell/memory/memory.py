@@ -225,7 +225,7 @@ class Memory:
         try:
             return dict(zip(texts, await self._embedding.texts(texts), strict=True))
         except (ProviderError, QuotaExceeded) as error:
-            logger.warning("%d memories are kept without embedding: %s", len(texts), error)
+            logger.warning("texts without an embedding, which wait for one: %d; %s", len(texts), error)
             return {}
 
     async def _ahead_of(self, verb: str, arguments: Mapping[str, Any]) -> Mapping[str, tuple[bytes, ...]]:

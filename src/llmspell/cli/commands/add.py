@@ -21,6 +21,7 @@ import click
 from llmspell.cli.output import async_command, command, counted, current_output
 from llmspell.cli.session import current_settings, open_tenant
 from llmspell.cli.values import JsonObject
+from llmspell.errors import QuotaExceeded
 from llmspell.storage.contracts.memories import MemoryKind, MemoryRecord
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ def _check(reader: Reader) -> int:
 async def _import(tenant: Tenant, reader: Reader, total: int, output: Output) -> dict[str, int]:
     """Keep every item, batch by batch. Whatever ends it early, how much is kept by then is said."""
     added = skipped = different = pending = 0
+    again = "Run the same command again: it goes on where this one stopped, and keeps nothing twice."
     items = reader.read()
     try:
         with output.progress(total, "Importing") as progress:
@@ -176,11 +178,16 @@ async def _import(tenant: Tenant, reader: Reader, total: int, output: Output) ->
                 pending += _pending(records)
                 different += await _different(tenant, there)
                 progress.advance(len(batch))
+    except QuotaExceeded:
+        again = (
+            f"Up to {BATCH} items are kept or refused together. Have the quota raised, then run the same command again."
+        )
+        raise
     finally:
         if added + skipped < total:  # an error, or Ctrl-C, which arrives here as a cancellation
             output.warn(
                 f"the import stopped early: {added + skipped:,} of {counted(total, 'item')} are in the store.",
-                hint="Run the same command again: it goes on where this one stopped, and keeps nothing twice.",
+                hint=again,
             )
     return {"added": added, "skipped": skipped, "different": different, "pending": pending}
 

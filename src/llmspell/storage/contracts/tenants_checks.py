@@ -246,9 +246,11 @@ def exceeded(quota: str, *, limit: int, used: int, asked: int) -> QuotaExceeded:
     """Return the refusal of what does not fit into a quota. `used` is without it; stored bytes are bytes, not megabytes."""
     what = _WORDS[quota]
     granted = f"{limit:,} {what}" + (f" ({limit // MEGABYTE:,} MB)" if quota == "max_storage_mb" else "")
+    texts = quota == "max_embeddings_per_day"
     return QuotaExceeded(
-        f"The tenant's quota is {granted}; {used:,} are used, and this would add {asked:,}. Nothing was written.",
-        hint="Wait for the next UTC day, or have the quota raised." if quota == "max_embeddings_per_day" else "",
+        f"The tenant's quota is {granted}; {used:,} are used, and this would add {asked:,}."
+        f" Nothing was {'embedded' if texts else 'written'}.",
+        hint="Wait for the next UTC day, or have the quota raised." if texts else "",
         quota=quota,
         limit=limit,
         used=used,
