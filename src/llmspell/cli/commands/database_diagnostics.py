@@ -24,7 +24,8 @@ async def isolation(check: bool) -> ExitCode:
 
     Shows the role in use and its attributes, the tenant that the database sees inside a unit of work, row-level security of
     every table and partition, and the audit of policies, grants, functions and keys. With --check it prints only what is
-    wrong: a line "SUBJECT: PROBLEM" for each hole. Exit code 1 when there is a hole.
+    wrong: a line "SUBJECT: PROBLEM" for each hole. Exit code 1 when there is a hole, and only then; 2 when the store is
+    none that can be examined.
     """
     from llmspell.ops.isolation import examine
     from llmspell.ops.tenant_signing import configured_key
