@@ -162,8 +162,10 @@ def test_the_command_fails_when_there_is_a_hole(
 
 
 def test_a_tenant_that_is_not_registered_is_noted_beside_the_holes(
-    postgres_database: PostgresDatabase, capsys: pytest.CaptureFixture[str]
+    postgres_database: PostgresDatabase, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if postgres_database.tenant_key is not None:
+        monkeypatch.setenv("LLMSPELL_TENANT_KEY", postgres_database.tenant_key.reveal())
     check = (isolation, "--check", "--store", postgres_database.app_url)
 
     misspelt = call(*check, "--tenant", "acmee"), capsys.readouterr()
