@@ -16,7 +16,6 @@ from llmspell.errors import LlmspellError
 if TYPE_CHECKING:
     from llmspell.ops.isolation import Hole, IsolationReport
     from llmspell.ops.pool_sizing import PoolPlan
-    from llmspell.storage.postgres.diagnostics import Observed
 
 
 @command("isolation")
@@ -47,7 +46,7 @@ async def isolation(check: bool) -> ExitCode:
         return ExitCode.USAGE if code is ExitCode.FAILED else code
     if check:
         if settings.origin("tenant_id") != "default":
-            for line in _unregistered(report.observed):
+            for line in _unregistered(report):
                 current_output().note(line)
         document = {"isolated": report.isolated, "holes": report.holes}
         current_output().emit(document, lines=lambda: map(_hole_line, report.holes))
@@ -77,7 +76,7 @@ def _isolation_lines(report: IsolationReport) -> Iterable[str]:
     yield f"role      {printable(role.name)}: {', '.join(attributes) or 'no attribute beyond LOGIN'}"
     yield f"          owns {counted(role.tables_owned, 'table')}; member of {printable(', '.join(role.member_of)) or 'no role'}"
     yield f"tenant    asked for {printable(observed.tenant_asked)}, the database sees {printable(observed.tenant_seen or 'none')}"
-    for line in _unregistered(observed):
+    for line in _unregistered(report):
         yield f"          {line}"
     yield f"          left on the connection afterwards: {printable(observed.tenant_left) or 'nothing'}"
     yield f"          rows visible without a tenant: {observed.rows_without_tenant:,}"
@@ -92,7 +91,8 @@ def _isolation_lines(report: IsolationReport) -> Iterable[str]:
     yield f"result    {'isolated' if report.isolated else counted(len(report.holes), 'hole')}"
 
 
-def _unregistered(observed: Observed) -> Iterable[str]:
+def _unregistered(report: IsolationReport) -> Iterable[str]:
+    observed = report.observed
     if observed.tenant_registered is None:
         yield "tenants must be signed, and no tenant key is configured here, so it cannot serve"
     elif not observed.tenant_registered:
