@@ -138,6 +138,21 @@ CODE_HOLES: dict[str, Sabotage] = {
         "llmspell_app",
         "may execute pg_read_file(text), which the server keeps for administrators",
     ),
+    "a function of administrators, for everybody": single(
+        "GRANT EXECUTE ON FUNCTION pg_read_file(text) TO PUBLIC",
+        "REVOKE EXECUTE ON FUNCTION pg_read_file(text) FROM PUBLIC",
+        "everybody",
+        "may execute pg_read_file(text), which the server keeps for administrators",
+    ),
+    "a function that sees rows before the policies": single(
+        (
+            "CREATE FUNCTION public.leak(t text) RETURNS boolean LANGUAGE plpgsql LEAKPROOF COST 0.0000001"
+            " AS $$ BEGIN RAISE NOTICE '%', t; RETURN true; END $$"
+        ),
+        "DROP FUNCTION public.leak(text)",
+        "public.leak(text)",
+        "is leakproof, so it is given the rows of all tenants before the policies, and llmspell_app may execute it",
+    ),
     "everybody executes a function": single(
         "GRANT EXECUTE ON FUNCTION llmspell.get_api_key_stats TO PUBLIC",
         "REVOKE EXECUTE ON FUNCTION llmspell.get_api_key_stats FROM PUBLIC",

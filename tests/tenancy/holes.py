@@ -11,6 +11,7 @@ from tests.tenancy.sabotage import GUEST, Sabotage, on_database, single
 
 _STRANGER = "who is neither llmspell_app nor llmspell_operator"
 _UNSIGNED = "policy tenant_signature is missing or says something else, and the strict mode is on"
+_KEPT = "which the server keeps for administrators"
 _MONTH = "SELECT llmspell.create_event_log_partition('2031-05-01', '2031-06-01')"
 _PART = "llmspell.event_log_2031_05"
 _ARCHIVED = "llmspell_archive.event_log_2019_03"
@@ -35,6 +36,39 @@ HOLES: dict[str, Sabotage] = {
         "DROP TABLE llmspell.later",
         "llmspell.later",
         "has no tenant_id and is not known to be shared",
+    ),
+    "a table whose tenant may be null": Sabotage(
+        (
+            "CREATE TABLE llmspell.later (tenant_id varchar(64), note text)",
+            "SELECT llmspell.apply_tenant_rls('llmspell.later')",
+        ),
+        ("DROP TABLE llmspell.later",),
+        "llmspell.later",
+        "tenant_id may be null, so a row may belong to nobody",
+    ),
+    "a table that another reads from above": Sabotage(
+        (
+            "CREATE TABLE public.parent (content text NOT NULL)",
+            "ALTER TABLE llmspell.memories INHERIT public.parent",
+            "GRANT SELECT ON public.parent TO llmspell_app",
+        ),
+        ("ALTER TABLE llmspell.memories NO INHERIT public.parent", "DROP TABLE public.parent"),
+        "public.parent",
+        "is a parent of llmspell.memories, and shows its rows of all tenants to whoever may read it",
+    ),
+    "a table that another reads from further above": Sabotage(
+        (
+            "CREATE TABLE public.grandparent (content text NOT NULL)",
+            "CREATE TABLE public.parent () INHERITS (public.grandparent)",
+            "ALTER TABLE llmspell.memories INHERIT public.parent",
+        ),
+        (
+            "ALTER TABLE llmspell.memories NO INHERIT public.parent",
+            "DROP TABLE public.parent",
+            "DROP TABLE public.grandparent",
+        ),
+        "public.grandparent",
+        "is a parent of llmspell.memories, and shows its rows of all tenants to whoever may read it",
     ),
     "row-level security off": single(
         "ALTER TABLE llmspell.kv_store DISABLE ROW LEVEL SECURITY",
@@ -211,6 +245,36 @@ HOLES: dict[str, Sabotage] = {
         "REVOKE SELECT (value) ON llmspell.kv_store FROM PUBLIC",
         "llmspell.kv_store",
         "everybody may SELECT column value",
+    ),
+    "tenants read the catalogue of large objects": single(
+        "GRANT SELECT ON pg_largeobject TO llmspell_app",
+        "REVOKE SELECT ON pg_largeobject FROM llmspell_app",
+        "pg_catalog.pg_largeobject",
+        f"llmspell_app may SELECT, {_KEPT}",
+    ),
+    "tenants read the statistics of all columns": single(
+        "GRANT SELECT ON pg_statistic TO llmspell_app",
+        "REVOKE SELECT ON pg_statistic FROM llmspell_app",
+        "pg_catalog.pg_statistic",
+        f"llmspell_app may SELECT, {_KEPT}",
+    ),
+    "the operator reads one column of the statistics": single(
+        "GRANT SELECT (stavalues1) ON pg_statistic TO llmspell_operator",
+        "REVOKE SELECT (stavalues1) ON pg_statistic FROM llmspell_operator",
+        "pg_catalog.pg_statistic",
+        f"llmspell_operator may SELECT column stavalues1, {_KEPT}",
+    ),
+    "everybody reads the passwords": single(
+        "GRANT SELECT ON pg_authid TO PUBLIC",
+        "REVOKE SELECT ON pg_authid FROM PUBLIC",
+        "pg_catalog.pg_authid",
+        f"everybody may SELECT, {_KEPT}",
+    ),
+    "tenants write a catalogue that everybody reads": single(
+        "GRANT UPDATE ON pg_class TO llmspell_app",
+        "REVOKE UPDATE ON pg_class FROM llmspell_app",
+        "pg_catalog.pg_class",
+        f"llmspell_app may UPDATE, {_KEPT}",
     ),
     "a sequence": Sabotage(
         ("CREATE SEQUENCE llmspell.later", "GRANT USAGE ON SEQUENCE llmspell.later TO llmspell_app"),

@@ -129,6 +129,41 @@ def seen(database: PostgresDatabase, check: Check, name: str) -> None:
     assert after == (0, [])
 
 
+ADDED = """
+CREATE TABLE llmspell.notes (tenant_id {type} NOT NULL, name text NOT NULL, note text, PRIMARY KEY (tenant_id, name));
+SELECT llmspell.apply_tenant_rls('llmspell.notes');
+"""
+
+
+@pytest.mark.parametrize("kind", ["text", "varchar", "varchar(255)"])
+@pytest.mark.parametrize("mode", ["plain", "strict"])
+def test_a_table_that_was_isolated_as_the_page_says_is_no_hole_until_a_policy_says_something_else(
+    postgres_shared_database: PostgresDatabase, postgres_strict_database: PostgresDatabase, mode: str, kind: str
+) -> None:
+    database = postgres_strict_database if mode == "strict" else postgres_shared_database
+    with psycopg.connect(database.admin_url) as owner:
+        owner.execute(ADDED.replace("{type}", kind).encode())
+        mended = owner.execute(rls_audit().encode()).fetchall()
+        policy = "tenant_signature" if mode == "strict" else "tenant_isolation_select"
+        owner.execute(f"ALTER POLICY {policy} ON llmspell.notes USING (tenant_id = name)".encode())
+        altered = owner.execute(rls_audit().encode()).fetchall()
+        owner.rollback()
+
+    assert mended == []
+    assert [(subject, policy in problem) for subject, problem in altered] == [("llmspell.notes", True)]
+
+
+def test_the_table_that_long_values_are_kept_in_is_a_way_in_too(postgres_database: PostgresDatabase) -> None:
+    with psycopg.connect(postgres_database.superuser_url) as superuser:
+        query = "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = 'llmspell.memories'::regclass"
+        ((toast,),) = superuser.execute(query).fetchall()
+        superuser.execute(f"GRANT SELECT ON {toast} TO llmspell_app".encode())
+        found = superuser.execute(rls_audit().encode()).fetchall()
+        superuser.rollback()
+
+    assert found == [(toast, "llmspell_app may SELECT, which the server keeps for administrators")]
+
+
 def test_limits_from_before_the_migration_that_counts_are_known_too(postgres_empty_database: PostgresDatabase) -> None:
     """Counting was turned on by the migration itself; somebody has turned it off."""
     database = postgres_empty_database

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -158,6 +159,35 @@ def test_the_command_fails_when_there_is_a_hole(
 
     assert code == ExitCode.FAILED
     assert "HOLE" in capsys.readouterr().out
+
+
+def test_a_tenant_that_is_not_registered_is_noted_beside_the_holes(
+    postgres_database: PostgresDatabase, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if postgres_database.tenant_key is not None:
+        monkeypatch.setenv("LLMSPELL_TENANT_KEY", postgres_database.tenant_key.reveal())
+    check = (isolation, "--check", "--store", postgres_database.app_url)
+
+    misspelt = call(*check, "--tenant", "acmee"), capsys.readouterr()
+    unnamed = call(*check), capsys.readouterr()
+    quiet = call(*check, "--tenant", "acmee", "--quiet"), capsys.readouterr()
+
+    assert misspelt[0] == unnamed[0] == quiet[0] == ExitCode.OK
+    assert misspelt[1].out == unnamed[1].out == unnamed[1].err == quiet[1].err == ""
+    assert misspelt[1].err == "acmee is not registered in this store; llmspell tenants create does it\n"
+
+
+@pytest.mark.parametrize("store", ["memory://", "sqlite:///agent.db"])
+def test_a_store_that_cannot_be_examined_is_no_hole(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    code = call(isolation, "--check", "--store", store)
+
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (ExitCode.USAGE, "")
+    assert "has no row-level security to examine" in printed.err
 
 
 def test_the_pool_command_fails_when_the_server_allows_too_little(capsys: pytest.CaptureFixture[str]) -> None:

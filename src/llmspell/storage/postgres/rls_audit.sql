@@ -6,15 +6,20 @@ WITH RECURSIVE members (oid) AS (
     UNION
     SELECT i.inhrelid FROM members AS above JOIN pg_catalog.pg_inherits AS i ON i.inhparent = above.oid
 ),
+-- What shows the rows of a table that inherits from it, at any distance: (parent, one of ours). Policies of the parent alone apply.
+parents (oid, ours) AS (
+    SELECT i.inhparent, m.oid FROM members AS m JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = m.oid
+    WHERE i.inhparent NOT IN (SELECT above.oid FROM members AS above)
+    UNION
+    SELECT i.inhparent, p.ours FROM parents AS p JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = p.oid
+),
 tables AS (
     SELECT c.oid, n.nspname, c.relname, format('%I.%I', n.nspname, c.relname) AS subject, c.relkind, c.relispartition,
         c.relrowsecurity, c.relforcerowsecurity, c.relacl, c.relowner,
-        EXISTS (
-            SELECT FROM pg_catalog.pg_attribute AS a
-            WHERE a.attrelid = c.oid AND a.attname = 'tenant_id' AND a.attnotnull AND NOT a.attisdropped
-        ) AS has_tenant
+        a.attnum IS NOT NULL AS has_tenant, a.attnotnull, a.atttypid
     FROM members AS m JOIN pg_catalog.pg_class AS c ON c.oid = m.oid
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
     WHERE c.relkind IN ('r', 'p')
 ),
 -- The role that owns the store. Superusers and it are not looked at: nothing here binds them.
@@ -24,7 +29,11 @@ schemas AS (
     SELECT n.* FROM pg_catalog.pg_namespace AS n WHERE n.nspname IN ('llmspell', 'llmspell_archive', 'llmspell_private')
 ),
 shared (relname) AS (VALUES ('schema_migrations'), ('store_meta')),
-tenant_tables AS (SELECT * FROM tables WHERE has_tenant),
+-- `tenant` is how an expression says tenant_id: PostgreSQL compares as text, and writes a cast where the column is not.
+tenant_tables AS (
+    SELECT t.*, CASE t.atttypid WHEN 'text'::regtype THEN 'tenant_id' ELSE '(tenant_id)::text' END AS tenant
+    FROM tables AS t WHERE t.has_tenant
+),
 serving AS (SELECT r.* FROM pg_catalog.pg_roles AS r WHERE r.rolname IN ('llmspell_app', 'llmspell_operator')),
 isolation (polname, polcmd, reads, writes) AS (
     VALUES ('tenant_isolation_select', 'r', true, false), ('tenant_isolation_insert', 'a', false, true),
@@ -175,11 +184,19 @@ allowed (name) AS (
         ('log_transaction_sample_rate'), ('log_parameter_max_length')
 ),
 strict (enforced) AS (SELECT llmspell.tenant_signing()),
-own_rows (expression) AS (
-    VALUES ('((tenant_id)::text = ( SELECT current_setting(''app.current_tenant_id''::text, true) AS current_setting))')
+own_rows (oid, expression) AS (
+    SELECT t.oid, format('(%s = ( SELECT current_setting(''app.current_tenant_id''::text, true) AS current_setting))', t.tenant)
+    FROM tenant_tables AS t
 )
 SELECT t.subject, 'has no tenant_id and is not known to be shared' AS problem
 FROM tables AS t WHERE NOT t.has_tenant AND t.relname NOT IN (SELECT relname FROM shared)
+UNION ALL
+SELECT t.subject, 'tenant_id may be null, so a row may belong to nobody' FROM tenant_tables AS t WHERE NOT t.attnotnull
+UNION ALL
+SELECT format('%I.%I', n.nspname, c.relname), format('is a parent of %s, and shows its rows of all tenants to whoever may read it',
+    coalesce(t.subject, p.ours::regclass::text))
+FROM parents AS p JOIN pg_catalog.pg_class AS c ON c.oid = p.oid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN tables AS t ON t.oid = p.ours
 UNION ALL
 SELECT t.subject, 'row-level security is not enabled'
 FROM tenant_tables AS t WHERE NOT t.relrowsecurity
@@ -188,7 +205,7 @@ SELECT t.subject, 'row-level security is not forced on the owner'
 FROM tenant_tables AS t WHERE NOT t.relforcerowsecurity
 UNION ALL
 SELECT t.subject, format('policy %s is missing or says something else', i.polname)
-FROM tenant_tables AS t CROSS JOIN isolation AS i CROSS JOIN own_rows AS o
+FROM tenant_tables AS t JOIN own_rows AS o ON o.oid = t.oid CROSS JOIN isolation AS i
 WHERE NOT EXISTS (
     SELECT FROM pg_catalog.pg_policy AS p
     WHERE p.polrelid = t.oid AND p.polname = i.polname AND p.polcmd = i.polcmd::"char" AND p.polpermissive
@@ -213,7 +230,7 @@ WHERE NOT EXISTS (
     WHERE p.polrelid = t.oid AND p.polname = 'tenant_signature' AND p.polcmd = '*' AND NOT p.polpermissive
         AND p.polroles = (SELECT ARRAY[s.oid] FROM serving AS s WHERE s.rolname = 'llmspell_app')
         AND replace(pg_catalog.pg_get_expr(p.polqual, p.polrelid), 'llmspell.', '')
-            = '((tenant_id)::text = ( SELECT signed_tenant() AS signed_tenant))'
+            = format('(%s = ( SELECT signed_tenant() AS signed_tenant))', t.tenant)
         AND pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) = pg_catalog.pg_get_expr(p.polqual, p.polrelid)
         AND EXISTS (
             SELECT FROM pg_catalog.pg_depend AS d
@@ -351,6 +368,44 @@ SELECT s.rolname, format('may execute %s(%s), which the server keeps for adminis
     pg_catalog.oidvectortypes(f.proargtypes))
 FROM pg_catalog.pg_proc AS f CROSS JOIN LATERAL pg_catalog.aclexplode(f.proacl) AS a JOIN serving AS s ON s.oid = a.grantee
 WHERE f.pronamespace = 'pg_catalog'::regnamespace
+UNION ALL
+SELECT 'everybody', format('may execute %s(%s), which the server keeps for administrators', f.proname, pg_catalog.oidvectortypes(f.proargtypes))
+FROM pg_catalog.pg_proc AS f JOIN pg_catalog.pg_init_privs AS i
+    ON i.classoid = 'pg_catalog.pg_proc'::regclass AND i.objoid = f.oid AND i.privtype = 'i'
+WHERE EXISTS (SELECT FROM pg_catalog.aclexplode(coalesce(f.proacl, pg_catalog.acldefault('f', f.proowner))) AS a WHERE a.grantee = 0)
+    AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(i.initprivs) AS a WHERE a.grantee = 0)
+UNION ALL
+-- Catalogues, and the tables that long values are kept in: passwords, statistics with values of tenants, large objects.
+SELECT format('%I.%I', n.nspname, c.relname), format('%s may %s%s, which the server keeps for administrators',
+    coalesce(s.rolname, 'everybody'), x.privilege_type, ' column ' || quote_ident(x.attname))
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (
+    SELECT 0 AS attnum, NULL::name AS attname, a.* FROM pg_catalog.aclexplode(c.relacl) AS a
+    UNION ALL
+    SELECT k.attnum, k.attname, a.* FROM pg_catalog.pg_attribute AS k CROSS JOIN LATERAL pg_catalog.aclexplode(k.attacl) AS a
+    WHERE k.attrelid = c.oid
+) AS x
+LEFT JOIN serving AS s ON s.oid = x.grantee
+WHERE n.nspname IN ('pg_catalog', 'pg_toast') AND (x.grantee = 0 OR s.rolname IS NOT NULL)
+    AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_init_privs AS i CROSS JOIN LATERAL pg_catalog.aclexplode(i.initprivs) AS a
+        WHERE i.classoid = 'pg_catalog.pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = x.attnum
+            AND a.grantee = x.grantee AND a.privilege_type = x.privilege_type
+    )
+    AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_depend AS d
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+    )
+UNION ALL
+-- A leakproof function runs before the policies, on the rows of all tenants. Those of initdb have lower numbers.
+SELECT format('%s.%I(%s)', f.pronamespace::regnamespace, f.proname, pg_catalog.oidvectortypes(f.proargtypes)),
+    format('is leakproof, so it is given the rows of all tenants before the policies, and %s may execute it', s.rolname)
+FROM pg_catalog.pg_proc AS f CROSS JOIN serving AS s
+WHERE f.proleakproof AND f.oid >= 16384 AND s.rolname = 'llmspell_app' AND pg_catalog.has_function_privilege(s.oid, f.oid, 'EXECUTE')
+    AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_depend AS d
+        WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = f.oid AND d.deptype = 'e'
+    )
 UNION ALL
 SELECT coalesce(s.rolname, 'everybody'), format('may set %s, which the server keeps for administrators', p.parname)
 FROM pg_catalog.pg_parameter_acl AS p CROSS JOIN LATERAL pg_catalog.aclexplode(p.paracl) AS a

@@ -142,7 +142,9 @@ def _refuse(facts: Facts, why: str, hint: str) -> None:
     if facts.tenant_preset:
         raise UnsafeRole(
             f"A connection as `{facts.role}` starts with a tenant, so work without a tenant would see that one's rows.",
-            hint="Run: ALTER ROLE … RESET app.current_tenant_id; the same for ALTER DATABASE and for options in the URL.",
+            hint="Run: ALTER ROLE … RESET app.current_tenant_id; the same for ALTER DATABASE and for options in the URL."
+            " For a whole server: ALTER SYSTEM RESET app.current_tenant_id, or take it out of postgresql.conf; then"
+            " SELECT pg_reload_conf().",
         )
 
 
