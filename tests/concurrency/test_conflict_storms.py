@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from tests.fixtures.postgres import PostgresDatabase
+from tests.fixtures.seeds import usual
 from tests.fixtures.soak import size, tell
 from tests.fixtures.stores import SERVERS, STORES, Place, fresh_tenant, opened
 
@@ -23,7 +24,7 @@ HOT = ("a", "b", "c")
 DEADLOCK_TIMEOUT_MS = 10
 """After so long a server looks for a deadlock, instead of a second: there are hundreds here."""
 LIMIT_S = 3_600
-SEED = 17
+SEED = usual(17)
 ATTEMPTS = Settings().transaction.attempts
 """The default: this is what a caller gets who asks for nothing."""
 

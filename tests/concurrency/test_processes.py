@@ -15,6 +15,7 @@ import pytest
 from tests.concurrency.process_writer import COUNT, TENANT, call_of
 from tests.crash.torn import torn_in_file
 from tests.crash.writes import KINDS, NAMES
+from tests.fixtures.seeds import usual
 from tests.fixtures.soak import size, tell
 
 import llmspell
@@ -25,7 +26,7 @@ PROCESSES = 8
 ROUNDS = size(ci=1, soak=50)
 WRITES = ROUNDS * len(NAMES)
 LIMIT_S = size(ci=120, soak=3_000)
-SEED = 20_263
+SEED = usual(20_263)
 
 
 class Said:

@@ -28,6 +28,7 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 from tests.concurrency.racers import HOT, TRIES_MAX, insisting, put_and_delete
+from tests.fixtures.seeds import SEED
 from tests.fixtures.soak import size, tell
 from tests.fixtures.stores import DATABASES, operator_url_of, url_of
 
@@ -39,7 +40,6 @@ from llmspell.settings import PostgresSettings, Settings, SqliteSettings, Storag
 from llmspell.storage.contracts.jobs import LeasedJob
 from llmspell.tenant import TenantId
 
-SEED = random.SystemRandom().getrandbits(32)
 """Printed with every failure; set it here to replay one."""
 RACERS = 8
 SUBJECTS = ("Ada", "Grace")

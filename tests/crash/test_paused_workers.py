@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from tests.crash.paused_worker import KIND, do, settings_of
+from tests.fixtures.seeds import usual
 from tests.fixtures.soak import size, tell
 from tests.fixtures.stores import DATABASES, fresh_tenant, operator_url_of, url_of
 
@@ -32,7 +33,7 @@ from llmspell.spell import Tenant
 PAUSES_EACH = size(ci=10, soak=250)  # on each of two databases
 LEASE_S = 2.0  # so its first heartbeat comes after two thirds of a second
 LIMIT_S = 60
-SEED = 20_264
+SEED = usual(20_264)
 
 
 class PausedWorker:

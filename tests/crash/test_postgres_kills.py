@@ -24,6 +24,7 @@ from tests.crash.torn import torn_on_server
 from tests.crash.writer import TENANT
 from tests.crash.writes import KINDS, NAMES, Call, key_of, kind_of
 from tests.fixtures.postgres import ADMIN_URL_VARIABLE, MISSING_HINT, PostgresDatabase, migrate
+from tests.fixtures.seeds import usual
 from tests.fixtures.services import require_service
 from tests.fixtures.soak import size, tell
 
@@ -51,7 +52,7 @@ WRITES_BETWEEN = 2
 TRIES_MAX = 50
 FROZEN_LOOK_S = 0.3
 LIMIT_S = 60.0
-SEED = 20_262
+SEED = usual(20_262)
 INSIDE = """
     SELECT pid FROM pg_stat_activity
     WHERE usename = 'llmspell_app' AND state = 'active' AND backend_xid IS NOT NULL

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any, get_type_hints
 
 import pytest
 from tests.fixtures.backends import BACKENDS
+from tests.fixtures.seeds import usual
 from tests.fixtures.soak import size, tell
 from tests.property.drawn_programs import draw_program
 from tests.property.drawn_values import Block, Step
@@ -30,7 +30,7 @@ from llmspell.storage.contracts.backend import Storages
 from llmspell.storage.contracts.jobs import JobQueue
 from llmspell.storage.contracts.tenants import Tenants
 
-SEED = int(os.environ.get("LLMSPELL_TEST_SEED", "4"))
+SEED = usual(4)
 PROGRAM_CALLS = 1_000
 CALLS = size(ci=20_000, soak=1_000_000)
 OK_MIN = 0.6

@@ -7,12 +7,12 @@ acknowledged write is there, every refused one is not, every cancelled one is wh
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from tests.fixtures.marked_tenants import seed
+from tests.fixtures.seeds import usual
 from tests.fixtures.soak import size, tell
 from tests.fixtures.stores import fresh_tenants, opened
 
@@ -29,7 +29,7 @@ IN_A_ROUND = 10_000
 TENANTS = 8
 CONNECTIONS = 4
 LIMIT_S = 7_200
-SEED = int(os.environ.get("CANCELLED_REQUESTS_SEED", "4"))
+SEED = usual(4)
 
 
 @pytest.mark.timeout(LIMIT_S)
