@@ -58,6 +58,7 @@ async def kill_and_look(path: Path, kills: int, choose: random.Random) -> None:
     assert torn_in_file(path) == []
     async with opened(url) as spell:
         gone = [one async for one in lost(spell, lives)]
+        tell(kills=kills, acknowledged_writes=sum(len(life.acknowledged) for life in lives), lost_writes=len(gone))
         assert gone == [], f"seed {SEED}"
         unknown, repeated = await repeat_what_was_open(spell, lives)
         assert repeated >= kills // 3, "too few calls were sent again under their key"
@@ -67,8 +68,7 @@ async def kill_and_look(path: Path, kills: int, choose: random.Random) -> None:
         usage = await spell.tenant(TENANT).usage()
         assert min(usage.documents.used, usage.storage_bytes.used, usage.vectors.used) > 0
     assert torn_in_file(path) == []
-    acknowledged = sum(len(life.acknowledged) for life in lives)
-    tell(kills=kills, acknowledged_writes=acknowledged, lost_writes=len(gone), unknown_that_had_happened=unknown)
+    tell(unknown_that_had_happened=unknown)
 
 
 async def repeat_some_acknowledged(spell: Spell, lives: list[Life]) -> None:
