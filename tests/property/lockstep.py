@@ -52,6 +52,7 @@ LOOK_EVERY = 25
 KEPT = 8
 """How many of what steps made can be referred to, by kind and tenant."""
 OPAQUE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{64}")
+PLAIN = frozenset({int, float, bool, type(None), datetime})
 Reopen = Callable[[str, Spell], Awaitable[Spell]]
 
 
@@ -309,6 +310,8 @@ class Lockstep:
         """Say whether two results are the same thing, each in its own store."""
         if type(oracle) is not type(other):
             return False
+        if type(oracle) in PLAIN:
+            return bool(oracle == other)
         if isinstance(oracle, msgspec.Struct):
             return all(
                 (getattr(oracle, one) is None) == (getattr(other, one) is None)

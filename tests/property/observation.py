@@ -18,7 +18,7 @@ from llmspell.storage.contracts.sessions import SESSION_STATUSES
 from llmspell.testing.contract import packed
 
 Told = Callable[..., Awaitable[Any]]
-PAGE = 7
+PAGE = 40
 PAGES_MAX = 1_000
 
 
