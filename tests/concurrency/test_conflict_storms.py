@@ -29,7 +29,7 @@ MEET_EVERY = 5
 """Turns: in such a one all workers have read, each by its own snapshot, before anybody writes; all but one meet a conflict."""
 MEET_LIMIT_S = 120
 TOGETHER = "postgres"
-"""Where all of them can be in a transaction at once: elsewhere they write one after another, or the pooler has fewer connections."""
+"""Where all can be in a transaction at once: elsewhere they write one after another, or the pooler has fewer connections."""
 ATTEMPTS = Settings().transaction.attempts
 """The default: this is what a caller gets who asks for nothing."""
 
