@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from llmspell.errors import (
     InvalidInput,
     InvalidLimit,
     NotFound,
-    OutcomeUnknown,
     TransactionClosed,
     TransactionError,
     TransactionTimeout,
@@ -265,54 +264,6 @@ def test_work_is_run_again_after_a_conflict_and_once_under_a_key(acme: BlockingT
     assert acme.kv.list_keys() == ["run-3"]
     with pytest.raises(Conflict, match="last"):
         acme.run(_always_second, attempts=2)
-
-
-def test_a_lost_answer_that_cannot_be_found_out_stays_unknown(
-    acme: BlockingTenant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = acme._inner._backend.transaction
-    begun = []
-
-    @contextlib.asynccontextmanager
-    async def lossy(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        begun.append(args)
-        if len(begun) > 1:
-            raise Unavailable
-        async with real(*args, **kwargs) as storages:
-            yield storages
-        raise OutcomeUnknown
-
-    with monkeypatch.context() as broken:
-        broken.setattr(acme._inner._backend, "transaction", lossy)
-        with pytest.raises(OutcomeUnknown) as caught:
-            acme.run(lambda tx: tx.kv.set("a", b"1"), idempotency_key="k")
-
-    assert isinstance(caught.value.__cause__, Unavailable)
-    assert acme.kv.get("a") == b"1"
-
-
-def test_a_call_whose_repetition_fails_by_itself_had_no_effect(
-    acme: BlockingTenant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = []
-    real = acme._inner._backend.transaction
-
-    @contextlib.asynccontextmanager
-    async def lossy(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        begun.append(args)
-        if len(begun) == 1:
-            raise OutcomeUnknown
-        async with real(*args, **kwargs) as storages:
-            yield storages
-
-    def work(tx: BlockingTransaction) -> None:
-        raise Unavailable
-
-    monkeypatch.setattr(acme._inner._backend, "transaction", lossy)
-    with pytest.raises(Unavailable):
-        acme.run(work, idempotency_key="k")
-
-    assert len(begun) == 2
 
 
 def test_async_work_is_refused_and_nothing_is_kept(acme: BlockingTenant) -> None:
