@@ -15,7 +15,8 @@ ROOT = str(Path(__file__).resolve().parent.parent)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from tests.fixtures.soak import SOAK, tell, totals  # noqa: E402 - found by the path above
+from tests.fixtures.seeds import REPLAY  # noqa: E402 - found by the path above
+from tests.fixtures.soak import SOAK, tell, totals  # noqa: E402
 
 TOTALS = "llmspell_totals"
 
@@ -35,6 +36,11 @@ def _logging_as_it_was() -> Iterator[None]:
     logger.setLevel(level)
     logger.handlers[:] = handlers
     logger.propagate = propagates
+
+
+def pytest_report_header() -> str:
+    """Say how to draw again what this run draws."""
+    return f"drawn at random from {REPLAY}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,7 +63,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the tests that repeat have done: operations, questions, kills, and what was lost."""
+    """Print what the tests that repeat have done: operations, questions, kills, and what was lost; and how to replay a failure."""
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line(f"{REPLAY} draws again what this run drew.")
     if totals:
         terminalreporter.section("what was tried")
         for name, count in sorted(totals.items()):

@@ -194,7 +194,15 @@ class TransactionSettings(Section, frozen=True, kw_only=True):
     """Units of work."""
 
     timeout_s: Annotated[float, about("Roll a transaction back after this.", gt=0, le=3_600)] = 30.0
-    attempts: Annotated[int, about("Tries of `tenant.run` while another transaction was first.", ge=1, le=1_000)] = 100
+    attempts: Annotated[
+        int,
+        about(
+            "Tries of `run`, `once` and `state.update` while another transaction was first; none begins later than 30 s after the "
+            "first one failed, so that a call ends within twice `timeout_s` and 30 s.",
+            ge=1,
+            le=1_000,
+        ),
+    ] = 100
     idempotency_ttl_s: Annotated[
         float, about("Remember the result under an idempotency key for so long.", gt=0, le=31_536_000)
     ] = 86_400.0

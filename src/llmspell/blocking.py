@@ -38,7 +38,7 @@ from llmspell.once import Keyed
 from llmspell.ops.worker import Handler, Worker
 from llmspell.portal import Portal, Runner, Unit, nothing
 from llmspell.providers.embedder import Embedder
-from llmspell.retries import may_repeat
+from llmspell.retries import Tries
 from llmspell.security.access_keys import HashedAccessKeys
 from llmspell.security.api_keys import SealedApiKeys
 from llmspell.settings import Settings
@@ -321,11 +321,12 @@ class BlockingTransaction(_WithKeys, of=Transaction):
             raise
         self._runner.run(functools.partial(block.__aexit__, None, None, None))
 
-    def _once(self, keyed: Keyed, work: Callable[[BlockingTransaction], T]) -> T:
+    def _once(self, keyed: Keyed, work: Callable[[BlockingTransaction], T], tries: Tries) -> T:
         keys = self._inner._storages.idempotency
         answer = self._runner.run(functools.partial(keyed.claim, keys))
         if answer is not None:
             return cast("T", answer.result)
+        tries.key_was_free()
         return cast("T", self._runner.run(functools.partial(keyed.record, keys, work(self))))
 
 
@@ -370,23 +371,17 @@ class BlockingTenant(_WithKeys, of=Tenant):
         timeout_s: float | None = None,
         idempotency_key: str | None = None,
     ) -> T:
-        async def planned() -> tuple[Iterator[float], Keyed | None]:
-            return cast("tuple[Iterator[float], Keyed | None]", self._inner._plan(work, attempts, idempotency_key))
+        async def planned() -> tuple[Tries, Keyed | None]:
+            return cast("tuple[Tries, Keyed | None]", self._inner._plan(work, attempts, idempotency_key))
 
         tries, keyed = self._portal.run(planned)
-        failed: LlmspellError | None = None
-        for pause_s in tries:
-            if failed is not None:
-                time.sleep(pause_s)
+        while True:
             try:
                 with self.transaction(timeout_s=timeout_s) as tx:
-                    return _plain(work)(tx) if keyed is None else tx._once(keyed, _plain(work))
+                    return _plain(work)(tx) if keyed is None else tx._once(keyed, _plain(work), tries)
             except LlmspellError as error:
-                if not may_repeat(error, keyed=keyed is not None):
-                    raise
-                failed = error
-        assert failed is not None  # noqa: S101 - there is at least one try
-        raise failed
+                pause_s = tries.failed(error)
+            time.sleep(pause_s)
 
     @contextmanager
     def transaction(self, *, timeout_s: float | None = None) -> Iterator[BlockingTransaction]:

@@ -10,9 +10,8 @@ Rule 2: a handle does not serve a tenant that is unknown, suspended or deleted (
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import date, datetime
 from types import TracebackType
@@ -33,7 +32,7 @@ from llmspell.once import Keyed, awaited, keyed_work, verbs_of
 from llmspell.providers.configured import open_configured
 from llmspell.providers.embedder import Embedder, open_embedder
 from llmspell.read_stream import ReadStream
-from llmspell.retries import leaves_unknown, may_repeat, pauses
+from llmspell.retries import Tries, repeated
 from llmspell.security.access_keys import HashedAccessKeys, Principal
 from llmspell.security.api_keys import SealedApiKeys
 from llmspell.security.bound import StoreSecrets
@@ -435,7 +434,9 @@ class Tenant(Concerns, Keys):
         """Run `work(tx)` in a transaction, again from the beginning while another one was first, and return what it returns.
 
         `work` may run several times, so it does nothing but use `tx` and compute. There are at most `attempts` tries (default:
-        the settings', 100), with a random pause of up to 0.5 s before each but the first.
+        the settings', 100), with a random pause of up to 0.5 s before each but the first; none begins later than 30 s after
+        the first one failed. The call thus ends within twice `timeout_s` and 30 s, 90 s by default, and what it waits for
+        connections.
 
         With an `idempotency_key` it has its effect at most once, whoever calls with that key: the result is recorded with it for
         a day and returned to every later call, as the type that `work` is annotated to return (plain data without an
@@ -452,27 +453,33 @@ class Tenant(Concerns, Keys):
 
         async def once() -> T:
             async with self._transaction(limit, None) as tx:
-                return await work(tx) if keyed is None else await tx._once(keyed, work)
+                return await work(tx) if keyed is None else await tx._once(keyed, work, tries)
 
-        return await _repeated(once, tries, keyed=keyed is not None)
+        return await repeated(once, tries)
 
     def _plan(
         self, work: Callable[..., Any], attempts: int | None, idempotency_key: str | None
-    ) -> tuple[Iterator[float], Keyed | None]:
-        """Return the pauses before each try, and the call under its key."""
+    ) -> tuple[Tries, Keyed | None]:
+        """Return the tries that there may be, and the call under its key."""
         if not callable(work):
             raise InvalidInput("work", "must be a function of one argument, the transaction", given=work)
         chosen = self._spell.settings.transaction
         keyed = None
         if idempotency_key is not None:
             keyed = keyed_work(work, idempotency_key, ttl_s=chosen.idempotency_ttl_s)
-        return pauses(chosen.attempts if attempts is None else attempts), keyed
+        return self._tries(attempts, keyed=keyed is not None), keyed
+
+    def _tries(self, attempts: int | None, *, keyed: bool) -> Tries:
+        chosen = self._spell.settings.transaction.attempts if attempts is None else attempts
+        return Tries(chosen, keyed=keyed, monotonic=self._spell._clock.monotonic)
 
     def once(self, idempotency_key: str) -> Once:
         """Return the tenant's verbs with the promise that the call has its effect at most once.
 
         A call that is sent again under its key, also by another process, does nothing and returns the result of the first, for a
         day. Give every call a key of its own; one that is sent with other arguments is refused.
+
+        Each call is repeated as by `run`, with the limits of the settings: it ends within 90 s by default.
 
         Raises:
             InvalidKey: the key is not a text of 1 to 255 bytes.
@@ -490,13 +497,13 @@ class Tenant(Concerns, Keys):
             if answer is not None:
                 return cast("T", answer.result)
             ahead = await self.memory._ahead_of(verb, arguments)
-        limit = self._limit(None)
+        limit, tries = self._limit(None), self._tries(None, keyed=True)
 
         async def once() -> T:
             async with self._transaction(limit, ahead) as tx:
-                return await tx._once(keyed, work)
+                return await tx._once(keyed, work, tries)
 
-        return await _repeated(once, pauses(self._spell.settings.transaction.attempts), keyed=True)
+        return await repeated(once, tries)
 
     async def _on_state(self, work: Callable[[ScopedState], Awaitable[T]]) -> T:
         """Run a change of scoped state in a transaction of its own."""
@@ -530,25 +537,6 @@ class Tenant(Concerns, Keys):
         tx._outcome = "committed"
 
 
-async def _repeated(once: Callable[[], Awaitable[T]], tries: Iterator[float], *, keyed: bool) -> T:
-    failed: LlmspellError | None = None
-    unknown: LlmspellError | None = None
-    for pause_s in tries:
-        if failed is not None:
-            await asyncio.sleep(pause_s)
-        try:
-            return await once()
-        except LlmspellError as error:
-            failed = error
-            if not may_repeat(error, keyed=keyed):
-                break
-            unknown = error if error.outcome == "unknown" else unknown
-    assert failed is not None  # noqa: S101 - there is at least one try
-    if unknown is not None and failed is not unknown and leaves_unknown(failed):
-        raise unknown from failed
-    raise failed
-
-
 class Transaction(Concerns, Keys):
     """One atomic unit of a tenant: the same concerns as on `Tenant`."""
 
@@ -574,11 +562,12 @@ class Transaction(Concerns, Keys):
         """
         return self._storages.savepoint()
 
-    async def _once(self, keyed: Keyed, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def _once(self, keyed: Keyed, work: Callable[[Transaction], Awaitable[T]], tries: Tries) -> T:
         keys = self._storages.idempotency
         answer = await keyed.claim(keys)
         if answer is not None:
             return cast("T", answer.result)
+        tries.key_was_free()
         return cast("T", await keyed.record(keys, await work(self)))
 
     def _end(self, error: BaseException) -> None:

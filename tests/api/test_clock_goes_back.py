@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fixtures.seeds import usual
 from tests.fixtures.soak import size, tell
 from tests.fixtures.stores import STORES, fresh_tenant, opened
 
@@ -21,7 +22,7 @@ DAY_S = 24 * HOUR_S
 WALKS = size(ci=20, soak=1_000)
 STEPS = 25
 JUMPS_S = (-HOUR_S, -1, 0, 1, HOUR_S, -40 * DAY_S, 40 * DAY_S, -DAY_S, DAY_S)
-SEED = 20_265
+SEED = usual(20_265)
 
 
 @pytest.mark.parametrize("backend", STORES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 from uuid import uuid4
@@ -14,6 +14,7 @@ from tests.fixtures.stores import STORES, fresh_tenant, opened
 
 from llmspell.clock import ManualClock
 from llmspell.errors import (
+    AccessRefused,
     Conflict,
     IdempotencyConflict,
     InvalidInput,
@@ -21,13 +22,18 @@ from llmspell.errors import (
     LlmspellError,
     NotFound,
     OutcomeUnknown,
+    TenantInactive,
+    TenantKeyMissing,
     TenantUnknown,
+    TransactionError,
+    TransactionTimeout,
     Unavailable,
     VersionConflict,
 )
 from llmspell.gate import READS
 from llmspell.memory.state import StateScope
 from llmspell.providers.hashing import HashingEmbedder
+from llmspell.retries import REPEAT_FOR_S
 from llmspell.spell import Concerns, Spell, Tenant, Transaction
 from llmspell.storage.contracts.audit import NewAuditEntry
 from llmspell.storage.contracts.event_log import NewEvent
@@ -465,7 +471,9 @@ async def test_a_lost_answer_without_a_key_is_unknown_and_not_repeated(
     assert [tx.outcome for tx in runs] == ["unknown"]
 
 
-@pytest.mark.parametrize("out_of_reach", [Unavailable, Conflict])
+@pytest.mark.parametrize(
+    "out_of_reach", [Unavailable, AccessRefused, TenantUnknown, TenantKeyMissing, TransactionTimeout]
+)
 async def test_a_lost_answer_that_cannot_be_found_out_stays_unknown_until_it_is(
     acme: Tenant, monkeypatch: pytest.MonkeyPatch, out_of_reach: type[LlmspellError]
 ) -> None:
@@ -477,6 +485,62 @@ async def test_a_lost_answer_that_cannot_be_found_out_stays_unknown_until_it_is(
     assert await acme.kv.get("a") == b"1"
 
     await acme.once("k").kv.set("a", b"1")
+
+
+async def test_a_lost_answer_stays_unknown_while_others_are_first_until_time_is_up(
+    acme: Tenant, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    begun = lose_answers(monkeypatch, acme, commits={1}, afterwards=Conflict, passes=lambda: clock.advance(seconds=8))
+
+    with pytest.raises(OutcomeUnknown) as caught:
+        await acme.once("k").kv.set("a", b"1")
+
+    assert isinstance(caught.value.__cause__, Conflict)
+    assert 3 <= len(begun) <= 2 + REPEAT_FOR_S / 8
+
+
+async def test_a_lost_answer_stays_unknown_when_the_tenant_is_suspended_before_it_is_found_out(
+    spell: Spell, acme: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def suspend() -> None:
+        await spell.tenants.suspend(acme.id)
+
+    with monkeypatch.context() as broken:
+        lose_answers(broken, acme, commits={1}, then=suspend)
+        with pytest.raises(OutcomeUnknown) as caught:
+            await acme.run(lambda tx: tx.kv.set("a", b"1"), idempotency_key="k")
+        assert isinstance(caught.value.__cause__, TenantInactive)
+
+    await spell.tenants.resume(acme.id)
+    assert await acme.kv.get("a") == b"1"
+
+
+@pytest.mark.parametrize("error", [Unavailable, TransactionError, TenantUnknown])
+async def test_a_lost_answer_is_found_out_to_have_had_no_effect_once_the_key_is_claimed_again(
+    acme: Tenant, monkeypatch: pytest.MonkeyPatch, error: type[LlmspellError]
+) -> None:
+    """Whatever the work then ends with, nothing of the call is there, and nobody needs to look."""
+    lose_answers(monkeypatch, acme, commits=set(), refused={1})
+
+    async def work(tx: Transaction) -> None:
+        await tx.kv.set("a", b"1")
+        raise error
+
+    with pytest.raises(error) as caught:
+        await acme.run(work, idempotency_key="k")
+
+    assert caught.value.outcome == "failed"
+    assert await acme.kv.get("a") is None
+
+
+async def test_a_lost_answer_is_found_out_when_the_key_turns_out_to_be_another_calls(
+    acme: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await acme.once("k").kv.set("a", b"1")
+    lose_answers(monkeypatch, acme, commits=set(), refused={1})
+
+    with pytest.raises(IdempotencyConflict):
+        await acme.once("k").kv.set("a", b"2")
 
 
 async def test_a_call_whose_repetition_fails_by_itself_had_no_effect(
@@ -499,27 +563,33 @@ def lose_answers(
     commits: set[int],
     refused: Collection[int] = (),
     afterwards: type[LlmspellError] | None = None,
-) -> None:
+    passes: Callable[[], None] = lambda: None,
+    then: Callable[[], Awaitable[None]] | None = None,
+) -> Sequence[int]:
     """Let the answers of some commits get lost: the store has them, and the caller does not hear of it.
 
-    `refused`: transactions that say the same without having begun. `afterwards`: what every one after a lost answer is told.
+    `refused`: transactions that say the same without having begun. `afterwards`: what every one after a lost answer is told, while
+    `passes` is called. `then`: what happens in between. Returned are the numbers of the transactions, as they begin.
     """
     from contextlib import asynccontextmanager
 
     real = tenant._backend.transaction
-    count = 0
+    begun: list[int] = []
 
     @asynccontextmanager
     async def lossy(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        nonlocal count
-        count += 1
-        if count in refused:
+        begun.append(number := len(begun) + 1)
+        if number in refused:
             raise OutcomeUnknown
-        if afterwards is not None and count > min(commits):
+        if afterwards is not None and number > min(commits):
+            passes()
             raise afterwards
         async with real(*args, **kwargs) as storages:
             yield storages
-        if count in commits:
+        if number in commits:
+            if then is not None:
+                await then()
             raise OutcomeUnknown
 
     monkeypatch.setattr(tenant._backend, "transaction", lossy)
+    return begun

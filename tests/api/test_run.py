@@ -24,7 +24,6 @@ from llmspell.errors import (
     VersionConflict,
 )
 from llmspell.providers.hashing import HashingEmbedder
-from llmspell.retries import PAUSE_MAX_S, pauses
 from llmspell.spell import Spell, Tenant, Transaction
 from llmspell.storage.contracts.capabilities import Capability
 
@@ -132,16 +131,6 @@ async def test_a_number_of_tries_that_is_none_is_refused(acme: Tenant, attempts:
 
     with pytest.raises(InvalidLimit, match="attempts"):
         await acme.run(work, attempts=attempts)
-
-
-def test_pauses_grow_up_to_a_limit_and_the_first_try_waits_for_nothing() -> None:
-    longest = list(pauses(12, uniform=lambda _, most: most))
-
-    assert longest[0] == 0
-    assert longest[1:4] == [0.005, 0.01, 0.02]
-    assert max(longest) == PAUSE_MAX_S
-    assert len(longest) == 12
-    assert list(pauses(4, uniform=lambda least, _: least)) == [0, 0, 0, 0]
 
 
 async def test_a_transaction_says_how_it_ended(acme: Tenant) -> None:

@@ -11,7 +11,7 @@ import json
 import resource
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -37,6 +37,8 @@ class Filled(msgspec.Struct, frozen=True):
     acknowledged: int
     refused: int
     kinds_refused: int
+    lost: list[str]
+    """What was acknowledged and is not there, while the disk is full or when it has space again."""
 
 
 async def fill(tenant: Tenant, make_room: Callable[[], object]) -> Filled:
@@ -65,11 +67,11 @@ async def fill(tenant: Tenant, make_room: Callable[[], object]) -> Filled:
 
     for source in (BIG, io.BytesIO(BIG)):
         await refuses(tenant, session.id, source)
-    for name, call in kept:  # reads go on
-        assert await KINDS[name].trace(call), (name, call.name)
+    lost = await missing(kept)  # reads go on
     assert await tenant.memory.search("In writing w-0 there is a memory.")
 
     make_room()
+    lost += await missing(kept)
     for name, call in refused:
         assert not await KINDS[name].trace(call), f"{name} {call.name} is there although it was refused"
         await KINDS[name].act(call)
@@ -81,7 +83,12 @@ async def fill(tenant: Tenant, make_room: Callable[[], object]) -> Filled:
         assert await KINDS[name].trace(call), name
     artifact = await tenant.artifacts.put(session.id, "big", io.BytesIO(BIG))
     assert await tenant.artifacts.verify(artifact.id)
-    return Filled(acknowledged=len(kept), refused=len(refused), kinds_refused=len(refusals))
+    return Filled(acknowledged=len(kept), refused=len(refused), kinds_refused=len(refusals), lost=lost)
+
+
+async def missing(kept: Sequence[tuple[str, Call]]) -> list[str]:
+    """Name what is not there; what is half there raises."""
+    return [f"{name} {call.name}" for name, call in kept if not await KINDS[name].trace(call)]
 
 
 async def refuses(tenant: Tenant, session: object, source: bytes | io.BytesIO) -> None:

@@ -23,13 +23,14 @@ import msgspec
 import pytest
 from tests.crash.damaged_reader import QUESTIONS, SERVICE, TENANT, answers, settings
 from tests.crash.torn import contradictions
+from tests.fixtures.seeds import usual
 from tests.fixtures.soak import size, tell
 
 import llmspell
 from llmspell.security.keyring import new_master_key
 from llmspell.spell import Tenant
 
-SEED = 11
+SEED = usual(11)
 PAGE = 4_096
 FLIPS = size(ci=200, soak=5_000)
 TRUNCATIONS = size(ci=40, soak=1_000)

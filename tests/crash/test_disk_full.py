@@ -3,7 +3,6 @@ the space."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,9 +10,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
-from tests.crash.filler import BIG, TENANT, fill_file, require_clear
+from tests.crash.filler import BIG, TENANT, Filled, fill_file, require_clear
 from tests.crash.small_disk import make_room, small_disk
 from tests.crash.torn import torn_on_server
 from tests.crash.writes import NAMES
@@ -51,8 +51,9 @@ async def test_a_file_on_a_full_disk_refuses_writes_by_one_error_keeps_what_it_h
             tempfile.tempdir = str(disk)
         filled = await fill_file(disk, lambda: make_room(disk))
         tempfile.tempdir = str(temporary_files_here)
+    tell(full_disks=1, acknowledged_writes=filled.acknowledged, lost_writes=len(filled.lost))
+    assert filled.lost == []
     assert filled.kinds_refused > len(NAMES) // 2, filled
-    tell(full_disks=1, acknowledged_writes=filled.acknowledged, lost_writes=0)
 
 
 def test_a_file_that_may_not_grow_refuses_writes_by_the_same_error(tmp_path: Path) -> None:
@@ -61,9 +62,10 @@ def test_a_file_that_may_not_grow_refuses_writes_by_the_same_error(tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
 
     assert done.returncode == 0, done.stderr
-    filled = json.loads(done.stdout)
-    assert filled["kinds_refused"] > len(NAMES) // 2, filled
-    tell(full_disks=1, acknowledged_writes=filled["acknowledged"], lost_writes=0)
+    filled = msgspec.json.decode(done.stdout, type=Filled)
+    tell(full_disks=1, acknowledged_writes=filled.acknowledged, lost_writes=len(filled.lost))
+    assert filled.lost == []
+    assert filled.kinds_refused > len(NAMES) // 2, filled
 
 
 def test_a_disk_that_cannot_be_mounted_fails_continuous_integration_and_is_skipped_elsewhere(
@@ -126,6 +128,8 @@ async def fill_server(database: PostgresDatabase, disk: Path) -> None:
         with pytest.raises(DiskFull):
             await tenant.artifacts.put(session.id, "big", os.urandom(len(BIG)))
         assert await tenant.artifacts.stats() == before
+        lost = set(kept) - set(await tenant.kv.list_keys())
+        tell(full_disks=1, acknowledged_writes=len(kept), lost_writes=len(lost))
         assert sorted(await tenant.kv.list_keys()) == sorted(kept)
 
         make_room(disk)
@@ -136,4 +140,3 @@ async def fill_server(database: PostgresDatabase, disk: Path) -> None:
         assert await tenant.artifacts.verify(artifact.id)
         assert sorted(await tenant.kv.list_keys()) == sorted(kept + refused)
     assert torn_on_server(database.superuser_url) == []
-    tell(full_disks=1, acknowledged_writes=len(kept), lost_writes=0)

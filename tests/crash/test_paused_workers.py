@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from tests.crash.paused_worker import KIND, do, settings_of
+from tests.fixtures.seeds import usual
 from tests.fixtures.soak import size, tell
 from tests.fixtures.stores import DATABASES, fresh_tenant, operator_url_of, url_of
 
@@ -32,7 +33,7 @@ from llmspell.spell import Tenant
 PAUSES_EACH = size(ci=10, soak=250)  # on each of two databases
 LEASE_S = 2.0  # so its first heartbeat comes after two thirds of a second
 LIMIT_S = 60
-SEED = 20_264
+SEED = usual(20_264)
 
 
 class PausedWorker:
@@ -83,6 +84,7 @@ async def test_a_worker_that_was_stopped_for_longer_than_its_lease_does_nothing_
     settings, choose = settings_of(operator_url, LEASE_S), random.Random(SEED)
     tomorrow = ManualClock(SystemClock().now() + timedelta(days=1))
     fenced = noticed = 0
+    stale: list[object] = []
     async with llmspell.connect(url, settings=settings, embedder="hashing", clock=tomorrow) as spell:
         acme = await fresh_tenant(spell)
         with paused_worker(url, operator_url, acme.id, str(LEASE_S)) as worker:
@@ -95,16 +97,18 @@ async def test_a_worker_that_was_stopped_for_longer_than_its_lease_does_nothing_
                 resume = partial(back_to_work, worker, goes=pause == 0 or choose.random() < 0.8)
                 # The other worker is in the middle of the job by then, or has ended it.
                 words = await take_over(spell, acme, meanwhile=resume if pause % 2 else list) or resume()
-                assert words[-1] == "done 0 1", "a stale end was taken"
+                stale += [words] if words[-1] != "done 0 1" else []  # an end of a job that was another worker's
                 fenced, noticed = fenced + ("fenced" in words), noticed + ("fenced" not in words)
                 ended = await acme.jobs.get(job.id)
                 assert ended is not None
-                assert (ended.state, ended.attempt, ended.result) == ("succeeded", 2, {"token": 2}), f"seed {SEED}"
+                kept = (ended.state, ended.attempt, ended.result)
+                stale += [kept] if kept != ("succeeded", 2, {"token": 2}) else []
                 found = await acme.state.get_many(StateScope.Workflow(str(job.id)), ["keyed", "fenced", "token"])
-                assert found == {"keyed": 1, "fenced": 1, "token": 2}, f"seed {SEED}, pause {pause}"
+                stale += [found] if found != {"keyed": 1, "fenced": 1, "token": 2} else []
+    tell(paused_workers=PAUSES_EACH, stale_writes=len(stale))
+    assert stale == [], f"seed {SEED}"
     assert fenced + noticed == PAUSES_EACH
     assert fenced > 0
-    tell(paused_workers=PAUSES_EACH, stale_writes=0)
 
 
 def back_to_work(worker: PausedWorker, *, goes: bool) -> list[str]:

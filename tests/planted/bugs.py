@@ -388,11 +388,31 @@ BUGS: dict[str, Bug] = {
         edits=(
             Edit(
                 "retries.py",
-                "return isinstance(error, (OutcomeUnknown, StorageError, TransactionError)) or type(error) is Conflict",
-                "return False",
+                "if self._unknown is not None and self._unknown is not error:",
+                "if False:",
             ),
         ),
         caught_by=("tests/api/test_once.py::test_a_lost_answer_that_cannot_be_found_out_stays_unknown_until_it_is",),
+    ),
+    "refusal_at_the_gate_taken_for_an_answer": Bug(
+        what="a call whose answer was lost is said to have failed when its tenant was suspended meanwhile",
+        edits=(
+            Edit(
+                "retries.py",
+                "elif isinstance(error, IdempotencyConflict):",
+                'elif isinstance(error, IdempotencyConflict) or error.code.startswith("LS-12"):',
+            ),
+        ),
+        caught_by=(
+            "tests/api/test_once.py::test_a_lost_answer_stays_unknown_when_the_tenant_is_suspended_before_it_is_found_out",
+        ),
+    ),
+    "repeated_without_a_time_limit": Bug(
+        what="a call that always meets another one goes on for as many tries as there may be, however long each waits",
+        edits=(Edit("retries.py", "pause_s is not None and now + pause_s <= self._until", "pause_s is not None"),),
+        caught_by=(
+            "tests/unit/test_retries.py::test_a_call_that_always_meets_another_ends_in_time_although_it_has_tries_left",
+        ),
     ),
     "statements_of_all_clients_have_one_name": Bug(
         what="behind a pooler a client runs the prepared statement of another one",

@@ -6,7 +6,7 @@ Rule: a program is decided by its seed alone, and never by what became of its st
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from tests.property.drawn_values import (
@@ -20,6 +20,7 @@ from tests.property.drawn_values import (
     Restart,
     Step,
     TenantNumber,
+    flat,
 )
 from tests.property.drawn_verbs import VERBS
 
@@ -187,11 +188,3 @@ def _way(
     if not inside and stem in ONCE and verb not in READS and repeatable and d.chance(0.08):
         return f"once:{number - d.pick([0, 0, 0, 0, 1, 2])}", False  # some keys were used for another call
     return "storage", False
-
-
-def flat(steps: Sequence[Step]) -> Iterator[Step]:
-    """Yield steps and what is inside of them."""
-    for step in steps:
-        yield step
-        if isinstance(step, Block):
-            yield from flat(step.steps)

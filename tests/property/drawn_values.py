@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
@@ -101,6 +101,16 @@ class Block(NamedTuple):
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Drawn = Callable[["Draw"], Arguments]
 Step = Call | Advance | Restart | Look | Block
+
+
+def flat(steps: Sequence[Step]) -> Iterator[Step]:
+    """Yield steps and what is inside of them."""
+    for step in steps:
+        yield step
+        if isinstance(step, Block):
+            yield from flat(step.steps)
+
+
 UNKNOWN = UUID("0198c0de-0000-7000-8000-00000000dead")
 FIXED_IDS = [UUID(int=0x0198C0DE_0000_7000_8000_000000000000 + number) for number in range(6)]
 TEXTS = ["a", "b", "c", "é", "～", "😀", 'a"', "a:b", "A", "\x01"]

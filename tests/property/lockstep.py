@@ -4,6 +4,8 @@ Rule 1: everything a call returns is compared, with the type of each number; of 
 Rule 2: what a store makes by itself (ids, hashes over them, keys that it keeps secret) may differ from store to store, but is
 the same thing everywhere: a bijection is kept over the whole run, so that one id never stands for two, nor two for one.
 Rule 3: nothing but errors of llmspell may come out of a call.
+Rule 4: whatever can be read of what steps have touched, by tenant and stem, is compared every so many calls, after each block and
+savepoint that was undone, and at the end; after a restart everything.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import io
 import re
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from typing import Any
@@ -35,8 +37,9 @@ from tests.property.drawn_values import (
     Step,
     TenantNumber,
     Vector,
+    flat,
 )
-from tests.property.observation import observed
+from tests.property.observation import ALSO, EVERYTHING, Notes, observed, observed_inside
 
 from llmspell.clock import ManualClock
 from llmspell.errors import InvalidCursor, LlmspellError, QuotaExceeded
@@ -44,9 +47,12 @@ from llmspell.spell import Spell
 from llmspell.storage.contracts.backend import Storages
 
 ORACLE = "memory"
+LOOK_EVERY = 25
+"""Calls."""
 KEPT = 8
 """How many of what steps made can be referred to, by kind and tenant."""
 OPAQUE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{64}")
+PLAIN = frozenset({int, float, bool, type(None), datetime})
 Reopen = Callable[[str, Spell], Awaitable[Spell]]
 
 
@@ -76,6 +82,10 @@ class Lockstep:
         self.told: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.calls = self.looks = self.compared = self.restarts = self.rolled_back = self.savepoints = 0
+        self.looked_at = -1
+        """How many calls there had been at the last look."""
+        self.touched: dict[str, set[str]] = {}
+        """The tenants of the calls since then, and their stems."""
         self.position = 0
         self._reopen = reopen
         self._made: dict[tuple[int, str], list[dict[str, Any]]] = {}
@@ -93,6 +103,10 @@ class Lockstep:
                 await spell._backend.tenants.create(name)  # type: ignore[arg-type]
         for self.position, step in enumerate(steps):
             await self._step(step, None)
+            if self.calls - self.looked_at >= LOOK_EVERY:
+                await self._look(self.touched)
+        if self.calls > self.looked_at:
+            await self._look(self.touched)
 
     async def _step(self, step: Step, inside: dict[str, Any] | None) -> None:
         match step:
@@ -102,8 +116,9 @@ class Lockstep:
                 self.restarts += 1
                 for name in self.spells:
                     self.spells[name] = await self._reopen(name, self.spells[name])
+                await self._look(dict.fromkeys(self.tenants, EVERYTHING))
             case Look():
-                await self._look()
+                await self._look(dict.fromkeys(self.tenants, EVERYTHING))
             case Block():
                 await self._block(step, inside)
             case Call():
@@ -135,6 +150,7 @@ class Lockstep:
                     raise Undo
         except Undo:
             self.rolled_back += 1
+            await self._look_behind(block, inside)
         except LlmspellError as error:
             raise Diverged(f"{block!r}\nended with {error!r}") from error
         self.savepoints += inside is not None
@@ -172,6 +188,8 @@ class Lockstep:
                 for tenant in self.tenants:
                     spell._changed(tenant)  # type: ignore[arg-type]
         self.calls += 1
+        for number in tenants_of(call):
+            self.touched.setdefault(self.tenants[number], set()).update((call.stem, *ALSO.get(call.stem, ())))
         self._compare(call, outcomes)
         verb = f"{call.stem}.{call.verb}"
         oracle = outcomes[ORACLE]
@@ -249,15 +267,32 @@ class Lockstep:
 
     # --- comparing --------------------------------------------------------------------------------------------------------
 
-    async def _look(self) -> None:
-        """Observe everything that can be read, of all tenants."""
+    async def _look(self, tenants: Mapping[str, Collection[str]]) -> None:
+        """Observe these stems of these tenants, and the store."""
+        self.looked_at, self.touched = self.calls, {}
+        await self._observe({name: observed(spell._backend, tenants) for name, spell in self.spells.items()})
+
+    async def _look_behind(self, block: Block, inside: dict[str, Any] | None) -> None:
+        """Observe what a block has left that was undone: of a savepoint, through the transaction that goes on."""
+        tenant = self.tenants[block.tenant]
+        stems = {step.stem for step in flat(block.steps) if isinstance(step, Call)}
+        stems |= {other for stem in stems for other in ALSO.get(stem, ())}
+        if inside is None:
+            await self._observe(
+                {name: observed(spell._backend, {tenant: stems}) for name, spell in self.spells.items()}
+            )
+        else:
+            await self._observe({name: observed_inside(tx._storages, tenant, stems) for name, tx in inside.items()})
+
+    async def _observe(self, looking: dict[str, Coroutine[Any, Any, Notes]]) -> None:
+        """Look at every store in the same way, and compare."""
         self.looks += 1
-        found: dict[str, list[tuple[str, Any]]] = {}
-        for name, spell in self.spells.items():
-            try:
-                found[name] = await observed(spell._backend, self.tenants)
-            except Exception as error:  # whatever it is, it is what this looks for
-                raise Diverged(f"{name}: looking around raised {error!r}") from error
+        answers = await asyncio.gather(*looking.values(), return_exceptions=True)
+        found: dict[str, Notes] = {}
+        for name, notes in zip(looking, answers, strict=True):
+            if isinstance(notes, BaseException):  # whatever it is, it is what this looks for
+                raise Diverged(f"{name}: looking around raised {notes!r}") from notes
+            found[name] = notes
         for place, (label, oracle) in enumerate(found[ORACLE]):
             for name, answers in found.items():
                 self.compared += 1
@@ -275,6 +310,8 @@ class Lockstep:
         """Say whether two results are the same thing, each in its own store."""
         if type(oracle) is not type(other):
             return False
+        if type(oracle) in PLAIN:
+            return bool(oracle == other)
         if isinstance(oracle, msgspec.Struct):
             return all(
                 (getattr(oracle, one) is None) == (getattr(other, one) is None)
@@ -317,6 +354,12 @@ def _ordered(other: dict[Any, Any], oracle: dict[Any, Any]) -> list[tuple[Any, A
     if other.keys() == oracle.keys():
         return [(key, other[key]) for key in oracle]
     return list(other.items())
+
+
+def tenants_of(call: Call) -> set[int]:
+    """Return the numbers of the tenants that a call may have changed."""
+    named = {value.number for value in (*call.args, *call.kwargs.values()) if isinstance(value, TenantNumber)}
+    return {call.tenant, *named}
 
 
 def described(error: LlmspellError) -> tuple[Any, ...]:

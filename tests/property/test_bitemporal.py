@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -18,6 +17,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tests.fixtures.seeds import usual
 from tests.fixtures.soak import size, tell
 from tests.property.bitemporal_log import EARLIEST, FOREVER, Belief, Known, Log, Refused, State
 
@@ -27,7 +27,7 @@ from llmspell.storage.contracts.backend import Backend
 from llmspell.storage.contracts.graph import Entity, Fact, FactCorrection, Graph, NewFact
 from llmspell.tenant import TenantId
 
-SEED = int(os.environ.get("LLMSPELL_TEST_SEED", "1"))
+SEED = usual(1)
 QUESTIONS = size(ci=30_000, soak=1_000_000)
 CHANGES = 30
 QUESTIONS_EACH = 20

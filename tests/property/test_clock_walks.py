@@ -7,7 +7,6 @@ ids of one source rise, a lease is nobody else's before its end, and what has ex
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections import Counter
 from datetime import datetime, timedelta
@@ -15,6 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tests.fixtures.seeds import usual
 from tests.fixtures.soak import size, tell
 
 from llmspell.clock import ManualClock
@@ -24,7 +24,7 @@ from llmspell.storage.contracts.graph import NewFact
 from llmspell.storage.contracts.jobs import LeasedJob
 from llmspell.tenant import TenantId
 
-SEED = int(os.environ.get("LLMSPELL_TEST_SEED", "1"))
+SEED = usual(1)
 WALKS = size(ci=1_000, soak=50_000)
 JUMPS = 8
 WALKS_OF_A_TENANT = 50

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from tests.fixtures.seeds import usual
 from tests.fixtures.soak import size, tell
 from tests.fixtures.stores import fresh_tenant, opened
 
 from llmspell.spell import Tenant
 
-SEED = 19
+SEED = usual(19)
 CONTENTS = {
     "memory": size(ci=10_000, soak=200_000),
     "sqlite": size(ci=10_000, soak=200_000),

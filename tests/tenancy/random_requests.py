@@ -21,6 +21,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 import msgspec
 import pytest
 from tests.fixtures.marked_tenants import MARK, id_of, owners
+from tests.fixtures.soak import tell
 
 from llmspell.errors import AlreadyExists, LlmspellError, OutcomeUnknown, StorageError, TransactionTimeout
 from llmspell.spell import Spell, Tenant, Transaction
@@ -200,6 +201,8 @@ class Requests:
         await self.transaction(tenant, number, end=end)
 
     async def timeout(self, tenant: Tenant, number: int) -> None:
+        """It never ends by itself: wherever its limit finds it, waiting for a connection or for an answer too, it is timed out."""
+
         async def end(tx: Transaction) -> None:
             await asyncio.Event().wait()
 
@@ -345,6 +348,8 @@ class Round:
             if kept not in allowed:
                 bad.append((number, done, kept))
         undone = [name for name in found["kv"] if name.startswith("x")]
+        lost = sum(done.outcome == "kept" for _, done, _ in bad)
+        tell(lost_writes=lost, refused_writes_there=len(bad) - lost + len(undone), leaks=len(self.requests.foreign))
         assert not bad, f"seed {self.requests.seed}: {bad[:5]}"
         assert not undone, "a savepoint that was undone left something"
         assert not self.requests.foreign, f"seed {self.requests.seed}: {self.requests.foreign[:5]}"

@@ -8,7 +8,6 @@ statistics are fresh, and the approximate index is tried with both sides in it.
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from uuid import UUID
 import msgspec
 import numpy as np
 import pytest
+from tests.fixtures.seeds import SEED
 from tests.fixtures.soak import size, tell
 
 import llmspell
@@ -30,7 +30,6 @@ from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryQuery, New
 from llmspell.storage.contracts.vectors import VectorEntry
 from llmspell.storage.relational.vectors import free_space
 
-SEED = random.SystemRandom().getrandbits(32)
 """Printed with every failure; set it here to replay one."""
 SIZES = (1, 10, 100)
 DIMENSION = 384

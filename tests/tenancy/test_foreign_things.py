@@ -7,7 +7,6 @@ here until `attacks` has a call of it.
 
 from __future__ import annotations
 
-import random
 import sqlite3
 import zlib
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.fixtures.seeds import SEED
 from tests.fixtures.soak import tell
 from tests.fixtures.stores import STORES, operator_url_of, url_of
 from tests.tenancy.attacks import ATTACKS, ONLY_ON_TENANTS, OPERATORS_ALONE, methods
@@ -37,7 +37,6 @@ from llmspell.settings import (
 )
 from llmspell.spell import Spell
 
-SEED = random.SystemRandom().getrandbits(32)
 """Printed with every failure; set it here to replay one."""
 MARKS = 1_000
 ROWS = 16

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from tests.fixtures.seeds import SEED
 from tests.fixtures.soak import size, tell
 from tests.fixtures.stores import DATABASES, operator_url_of, url_of
 from tests.tenancy.attacks import ATTACKS, ONLY_ON_TENANTS, Attack
@@ -31,7 +32,6 @@ from llmspell.security.keyring import new_master_key
 from llmspell.settings import PostgresSettings, SecuritySettings, Settings, SqliteSettings, StorageSettings
 from llmspell.spell import Spell
 
-SEED = random.SystemRandom().getrandbits(32)
 """Printed with every failure; set it here to replay one."""
 PAYLOADS = 500
 SQL = (

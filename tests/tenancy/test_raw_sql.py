@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +20,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from tests.fixtures.postgres import PostgresDatabase
+from tests.fixtures.seeds import SEED
 from tests.fixtures.soak import size, tell
 from tests.migrations.samples import HASH, Connection, bind, insert_sample, tenant_tables
 from tests.tenancy.belongings import Marks, filled_tenant
@@ -33,7 +33,6 @@ from llmspell.settings import PostgresSettings, SecuritySettings, Settings, Stor
 from llmspell.spell import Spell
 from llmspell.storage.contracts.tenants import QuotaLimits
 
-SEED = random.SystemRandom().getrandbits(32)
 """Printed with every failure; set it here to replay one."""
 ROWS = 16
 ME = "tenant-b"

@@ -8,7 +8,6 @@ rows. A query whose condition is missed by none of these calls is a hole in the 
 
 from __future__ import annotations
 
-import random
 import re
 import shutil
 import sqlite3
@@ -21,6 +20,7 @@ from typing import Any
 import apsw
 import msgspec
 import pytest
+from tests.fixtures.seeds import SEED
 from tests.fixtures.soak import SOAK, tell
 from tests.tenancy.attacks import ATTACKS, ONLY_ON_TENANTS
 from tests.tenancy.belongings import LATER_S, Belongings, Marks, fill, invented, same_ids
@@ -35,7 +35,6 @@ from llmspell.spell import Spell
 from llmspell.storage.relational.catalog import Query
 from llmspell.storage.sqlite.backend import queries
 
-SEED = random.SystemRandom().getrandbits(32)
 """Printed with every failure; set it here to replay one."""
 THEIRS, MINE, NONE = "a-tenant", "b-tenant", "c-tenant"
 CASES = ((NONE, THEIRS), (MINE, MINE), (MINE, THEIRS))

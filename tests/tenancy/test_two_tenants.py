@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.fixtures.seeds import SEED
 from tests.fixtures.soak import size, tell
 from tests.fixtures.stores import STORES, operator_url_of, url_of
 from tests.tenancy.attacks import ATTACKS
@@ -31,7 +32,6 @@ from llmspell.security.keyring import new_master_key
 from llmspell.settings import PostgresSettings, SecuritySettings, Settings, StorageSettings
 from llmspell.spell import Spell
 
-SEED = random.SystemRandom().getrandbits(32)
 """Printed with every failure; set it here to replay one."""
 MARKS = 1_000
 ROWS = 16

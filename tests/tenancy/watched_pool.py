@@ -5,7 +5,7 @@
         await pool.settle()
 
 A connection that comes back idle is asked, before anybody else can have it, what it shows to somebody without a tenant. One that
-comes back otherwise goes to the pool as it is, which must drop it.
+comes back otherwise goes to the pool as it is, which has to close it at once: there is nobody then whom it could show anything.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class WatchedPool:
         self.pool = cast("PostgresBackend", spell._backend)._database.pool
         self.current: ContextVar[Request | None] = ContextVar("request", default=None)
         self.seen: Counter[tuple[Any, ...]] = Counter()
-        self.dropped = 0
+        self.dropped = self.kept = 0
+        """Connections that did not come back idle: those that the pool closed, and those that it did not."""
         self._probing: set[asyncio.Task[None]] = set()
         self._acquire, self._release = self.pool.acquire, self.pool.release
 
@@ -79,8 +80,9 @@ class WatchedPool:
         if request is not None:
             request.waits = lambda: False
         if not link.idle:
-            self.dropped += 1
             self._release(link)
+            closed = link._pgconn.status == pq.ConnStatus.BAD
+            self.dropped, self.kept = self.dropped + closed, self.kept + (not closed)
             return
         task = asyncio.create_task(self._ask(link))
         self._probing.add(task)

@@ -203,7 +203,7 @@ class ScopedState:
         `change` gets `default` when the key is absent. It may be called several times, so it does nothing but compute.
 
         Raises:
-            Conflict: others were first, at every try.
+            Conflict: others were first, at every try of 30 s.
         """
         place = encode_key(scope, key)
         if not callable(change) or inspect.iscoroutinefunction(change):
