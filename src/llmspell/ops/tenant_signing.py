@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SigningStatus", "TenantKey", "admin_url_of", "configured_key", "disable", "enable", "finish", "new_key", "read_key",
-    "rotate", "status",
+    "require_enforced", "require_rotatable", "require_same_key", "rotate", "status",
 ]  # fmt: skip
 
 
@@ -89,6 +89,27 @@ def finish(admin_url: str) -> SigningStatus:
     from llmspell.storage.postgres import signing
 
     return signing.finish(admin_url)
+
+
+def require_same_key(found: SigningStatus, key: TenantKey) -> None:
+    """Raise what `enable` would, for a dry run."""
+    from llmspell.storage.postgres import signing
+
+    signing.require_same_key(found, key)
+
+
+def require_rotatable(found: SigningStatus, key: TenantKey | None) -> None:
+    """Raise what `rotate` would, for a dry run; `key` None is one that is yet to be made."""
+    from llmspell.storage.postgres import signing
+
+    signing.require_rotatable(found, key)
+
+
+def require_enforced(found: SigningStatus) -> None:
+    """Raise what `finish` would, for a dry run."""
+    from llmspell.storage.postgres import signing
+
+    signing.require_enforced(found)
 
 
 def disable(admin_url: str) -> SigningStatus:
