@@ -306,6 +306,8 @@ def test_what_is_restored_from_a_strict_dump_says_so_and_what_to_run(
     options = ["--enable-row-security", "--exclude-schema=llmspell_private", "-F", "c", "-f", dump]
     server_program("pg_dump", *options, postgres_database.operator_url)
     server_program("pg_restore", "--exit-on-error", "-d", postgres_empty_database.superuser_url, dump)
+    with psycopg.connect(postgres_empty_database.superuser_url, autocommit=True) as superuser:
+        superuser.execute(f"REVOKE TEMPORARY ON DATABASE {postgres_empty_database.name} FROM PUBLIC".encode())
     server.environment.setenv("DATABASE_URL", postgres_empty_database.app_url)
     server.environment.setenv("DATABASE_ADMIN_URL", postgres_empty_database.admin_url)
     server.environment.setenv("DATABASE_OPERATOR_URL", postgres_empty_database.operator_url)
@@ -323,6 +325,8 @@ def test_what_is_restored_from_a_strict_dump_says_so_and_what_to_run(
     assert server(*SIGNING, "enable", "--key-file", str(path)).lines[0].startswith("signing  on: ")
     hold(server, path)
     assert works(server) == 0
+    problems = server("database", "isolation", "--check").out
+    assert not any(word in problems for word in ("temporary", "policy", "sign", "key"))
     with psycopg.connect(postgres_empty_database.operator_url) as operator:
         assert operator.execute("SELECT count(*) FROM llmspell.memories").fetchone() == (2,)
 
