@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmspell.cli.output import current_options
-from llmspell.errors import InvalidSetting, NotFound
+from llmspell.errors import NotFound
 
 if TYPE_CHECKING:
     from llmspell.settings import Settings
@@ -66,23 +66,6 @@ def require_store(url: str) -> None:
         )
 
 
-def require_named_store(settings: Settings) -> None:
-    """Refuse the file that is the default where somebody has named a server for other roles: they have forgotten DATABASE_URL.
-
-    Raises:
-        InvalidSetting: names the variable that is missing, and the one that is there.
-    """
-    server = settings.storage.postgres
-    if settings.origin("storage.url") != "default" or not (server.admin_url or server.operator_url):
-        return
-    key = "storage.postgres.admin_url" if server.admin_url else "storage.postgres.operator_url"
-    raise InvalidSetting(
-        f"A server is named for the {'owner' if server.admin_url else 'operator'} ({settings.origin(key)}), but no store:"
-        " the default is a file, which is hardly what you mean. Nothing was done.",
-        hint="Set DATABASE_URL to the server as the serving role; or name the file: --store sqlite:///…",
-    )
-
-
 @asynccontextmanager
 async def open_spell(*, creates: bool = False) -> AsyncIterator[Spell]:
     """Open the configured store and close it at the end. `creates`: the command keeps something, so a file may be made.
@@ -91,6 +74,7 @@ async def open_spell(*, creates: bool = False) -> AsyncIterator[Spell]:
         NotFound: the store is a file that is not there, and the command would keep nothing in it.
     """
     import llmspell
+    from llmspell.ops.named_store import require_named_store
 
     settings = current_settings()
     require_named_store(settings)

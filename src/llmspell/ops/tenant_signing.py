@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from llmspell.storage.postgres.tenant_key import TenantKey
 
 __all__ = [
-    "SigningStatus", "TenantKey", "admin_url_of", "configured_key", "disable", "enable", "finish", "new_key", "read_key",
-    "require_enforced", "require_rotatable", "require_same_key", "rotate", "status",
+    "SigningStatus", "TenantKey", "admin_url_of", "configured_id", "configured_key", "disable", "enable", "finish", "new_key",
+    "read_key", "require_enforced", "require_rotatable", "require_same_key", "rotate", "status",
 ]  # fmt: skip
 
 
@@ -43,6 +43,18 @@ def admin_url_of(settings: Settings) -> str:
 def configured_key(settings: Settings) -> Secret | None:
     """Return the key that the application signs with."""
     return settings.storage.postgres.tenant_key
+
+
+def configured_id(settings: Settings) -> str | None:
+    """Return the id of the key that the application signs with.
+
+    Raises:
+        InvalidSetting: it is no key.
+    """
+    from llmspell.storage.postgres.tenant_key import read_tenant_key
+
+    key = configured_key(settings)
+    return None if key is None else read_tenant_key(key).id
 
 
 def new_key() -> Secret:

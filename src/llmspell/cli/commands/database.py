@@ -22,7 +22,7 @@ from llmspell.cli.commands.database_partitions import partitions
 from llmspell.cli.commands.database_signing import signing
 from llmspell.cli.output import async_command, counted, current_options, current_output, group, printable
 from llmspell.cli.problems import ExitCode
-from llmspell.cli.session import current_settings, open_spell, require_named_store, require_store
+from llmspell.cli.session import current_settings, open_spell, require_store
 from llmspell.codec import DIMENSIONS
 from llmspell.errors import (
     AccessRefused,
@@ -105,12 +105,13 @@ async def health(backend: str | None) -> None:
 
     Exit code 3 when it cannot be reached, 1 when it is a file that is not there.
     """
+    import llmspell
+    from llmspell.ops.named_store import require_named_store
+    from llmspell.settings import masked
+
     settings = _settings_of(backend)
     require_named_store(settings)
     require_store(settings.storage.url)
-    import llmspell
-    from llmspell.settings import masked
-
     started = time.perf_counter()
     async with llmspell.connect(settings.storage.url, settings=settings) as spell:
         opened = time.perf_counter()
@@ -187,6 +188,7 @@ def _settings_of(backend: str | None) -> Settings:
 async def _status(settings: Settings) -> MigrationStatus:
     """Look at the schema without changing it."""
     import llmspell
+    from llmspell.ops.named_store import require_named_store
     from llmspell.ops.schema_status import is_file, status_of_file, status_of_outdated_server, status_of_server
     from llmspell.settings import load_settings
 

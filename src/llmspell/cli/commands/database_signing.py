@@ -145,8 +145,7 @@ def status() -> None:
 
     settings = current_settings()
     found = admin.status(admin.admin_url_of(settings))
-    text = admin.configured_key(settings)
-    configured = None if text is None else admin.read_key(text, name="storage.postgres.tenant_key").id
+    configured = admin.configured_id(settings)
     lines = list(_lines(found))
     if configured is not None:
         accepted = any(key.id == configured for key in found.keys)
