@@ -446,7 +446,9 @@ class SignatureRefused(StorageError):
     """The database does not accept the signature of the tenant."""
 
     code = "LS-3011"
-    default_hint = "Is the tenant key the current one (llmspell database signing status)? Do the clocks of client and server agree?"
+    default_hint = (
+        "Is the tenant key one that the database accepts? Compare their ids: llmspell database signing status"
+    )
 
 
 class MigrationError(StorageError):

@@ -63,6 +63,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         *(
             "DATABASE_URL",
             "DATABASE_ADMIN_URL",
+            "DATABASE_OPERATOR_URL",
             "OPENAI_API_KEY",
             "LLMSPELL_LOG",
             "LLMSPELL_CONFIG",

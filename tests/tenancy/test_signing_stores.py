@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from tests.fixtures.postgres import TENANT_KEY, PostgresDatabase, migrate
 from tests.tenancy.two_tenants import KEY, Pair, fill
@@ -90,6 +91,23 @@ async def test_a_store_with_another_key_does_not_open_and_the_error_shows_neithe
         await open_postgres(postgres_strict_shared.app_url, tenant_key=other)
 
     assert other.reveal() not in f"{refused.value} {refused.value.__cause__!r}"
+    assert read_tenant_key(other).id in str(refused.value)
+
+
+async def test_a_store_that_was_restored_without_its_keys_says_so_with_a_key_and_without(
+    postgres_strict_database: PostgresDatabase,
+) -> None:
+    with psycopg.connect(postgres_strict_database.superuser_url, autocommit=True) as superuser:
+        superuser.execute("DROP SCHEMA llmspell_private CASCADE")  # what a backup without the keys gives
+
+    assert signing.status(postgres_strict_database.admin_url).keys_lost
+    for key in (TENANT_KEY, None):
+        with pytest.raises(SignatureRefused, match=r"restored from a signed one.*signing enable --key-file"):
+            await open_postgres(postgres_strict_database.app_url, tenant_key=key)
+    signing.enable(postgres_strict_database.admin_url, read_tenant_key(TENANT_KEY))
+    assert not signing.status(postgres_strict_database.admin_url).keys_lost
+    backend = await open_postgres(postgres_strict_database.app_url, tenant_key=TENANT_KEY)
+    await backend.close()
 
 
 async def test_a_key_that_protects_nothing_is_said_so(

@@ -74,8 +74,10 @@ async def open_spell(*, creates: bool = False) -> AsyncIterator[Spell]:
         NotFound: the store is a file that is not there, and the command would keep nothing in it.
     """
     import llmspell
+    from llmspell.ops.named_store import require_named_store
 
     settings = current_settings()
+    require_named_store(settings)
     if not creates:
         require_store(settings.storage.url)
     async with llmspell.connect(settings.storage.url, settings=settings) as spell:

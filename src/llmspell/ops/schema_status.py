@@ -61,6 +61,17 @@ def status_of_outdated_server(error: SchemaOutdated) -> MigrationStatus:
     return _status(names, len(names) - (pending if isinstance(pending, int) else len(names)))
 
 
+def status_of_server(url: str) -> MigrationStatus:
+    """Say what a server has applied, as the role of the URL and without opening the store: that needs no key of tenants.
+
+    Raises:
+        Unavailable, StorageError, MigrationModified, SchemaTooNew, MigrationError.
+    """
+    from llmspell.storage.postgres import migrate
+
+    return migrate.status(url)
+
+
 def _path(url: str) -> Path:
     return Path(unquote(url.removeprefix(SQLITE_SCHEME))).expanduser().absolute()
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from llmspell.storage.postgres.tenant_key import TenantKey
 
 __all__ = [
-    "SigningStatus", "TenantKey", "admin_url_of", "configured_key", "disable", "enable", "finish", "new_key", "read_key",
-    "rotate", "status",
+    "SigningStatus", "TenantKey", "admin_url_of", "configured_id", "configured_key", "disable", "enable", "finish", "new_key",
+    "read_key", "require_enforced", "require_rotatable", "require_same_key", "rotate", "status",
 ]  # fmt: skip
 
 
@@ -43,6 +43,18 @@ def admin_url_of(settings: Settings) -> str:
 def configured_key(settings: Settings) -> Secret | None:
     """Return the key that the application signs with."""
     return settings.storage.postgres.tenant_key
+
+
+def configured_id(settings: Settings) -> str | None:
+    """Return the id of the key that the application signs with.
+
+    Raises:
+        InvalidSetting: it is no key.
+    """
+    from llmspell.storage.postgres.tenant_key import read_tenant_key
+
+    key = configured_key(settings)
+    return None if key is None else read_tenant_key(key).id
 
 
 def new_key() -> Secret:
@@ -89,6 +101,27 @@ def finish(admin_url: str) -> SigningStatus:
     from llmspell.storage.postgres import signing
 
     return signing.finish(admin_url)
+
+
+def require_same_key(found: SigningStatus, key: TenantKey) -> None:
+    """Raise what `enable` would, for a dry run."""
+    from llmspell.storage.postgres import signing
+
+    signing.require_same_key(found, key)
+
+
+def require_rotatable(found: SigningStatus, key: TenantKey | None) -> None:
+    """Raise what `rotate` would, for a dry run; `key` None is one that is yet to be made."""
+    from llmspell.storage.postgres import signing
+
+    signing.require_rotatable(found, key)
+
+
+def require_enforced(found: SigningStatus) -> None:
+    """Raise what `finish` would, for a dry run."""
+    from llmspell.storage.postgres import signing
+
+    signing.require_enforced(found)
 
 
 def disable(admin_url: str) -> SigningStatus:

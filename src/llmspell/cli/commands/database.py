@@ -8,6 +8,7 @@ Rule 2: status and dry runs change nothing: no file is made, no migration runs.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +24,15 @@ from llmspell.cli.output import async_command, counted, current_options, current
 from llmspell.cli.problems import ExitCode
 from llmspell.cli.session import current_settings, open_spell, require_store
 from llmspell.codec import DIMENSIONS
-from llmspell.errors import InvalidSetting, SchemaOutdated, Unsupported
+from llmspell.errors import (
+    AccessRefused,
+    InvalidSetting,
+    SchemaOutdated,
+    SignatureRefused,
+    TenantKeyMissing,
+    Unavailable,
+    Unsupported,
+)
 from llmspell.storage.contracts.capabilities import Capability
 
 if TYPE_CHECKING:
@@ -53,7 +62,7 @@ async def migrate(dry_run: bool) -> None:
     On PostgreSQL this needs DATABASE_ADMIN_URL (storage.postgres.admin_url), the role that owns the schema.
     """
     settings, output = current_settings(), current_output()
-    before = await _status(settings)
+    before = await _before_migrating(settings)
     if dry_run:
         document = {**_store(settings), "version": before.version, "pending": before.pending, "dry_run": True}
         output.emit(document, lines=lambda: before.pending)
@@ -96,11 +105,13 @@ async def health(backend: str | None) -> None:
 
     Exit code 3 when it cannot be reached, 1 when it is a file that is not there.
     """
-    settings = _settings_of(backend)
-    require_store(settings.storage.url)
     import llmspell
+    from llmspell.ops.named_store import require_named_store
     from llmspell.settings import masked
 
+    settings = _settings_of(backend)
+    require_named_store(settings)
+    require_store(settings.storage.url)
     started = time.perf_counter()
     async with llmspell.connect(settings.storage.url, settings=settings) as spell:
         opened = time.perf_counter()
@@ -177,9 +188,11 @@ def _settings_of(backend: str | None) -> Settings:
 async def _status(settings: Settings) -> MigrationStatus:
     """Look at the schema without changing it."""
     import llmspell
-    from llmspell.ops.schema_status import is_file, status_of_file, status_of_outdated_server
+    from llmspell.ops.named_store import require_named_store
+    from llmspell.ops.schema_status import is_file, status_of_file, status_of_outdated_server, status_of_server
     from llmspell.settings import load_settings
 
+    require_named_store(settings)
     url = settings.storage.url
     if is_file(url):
         return status_of_file(url)
@@ -191,10 +204,26 @@ async def _status(settings: Settings) -> MigrationStatus:
             return await spell.admin.migration_status()
     except SchemaOutdated as error:
         return status_of_outdated_server(error)
+    except (TenantKeyMissing, SignatureRefused):
+        return await asyncio.to_thread(status_of_server, url)
+
+
+async def _before_migrating(settings: Settings) -> MigrationStatus:
+    """Look at the schema, as the owner where the serving role cannot: a migration may be what makes that role."""
+    from llmspell.ops.schema_status import status_of_server
+
+    admin_url = settings.storage.postgres.admin_url
+    try:
+        return await _status(settings)
+    except (Unavailable, AccessRefused):
+        if admin_url is None or settings.storage.backend != "postgresql":
+            raise
+        return await asyncio.to_thread(status_of_server, admin_url)
 
 
 async def _migrated(settings: Settings, *, needed: bool) -> MigrationStatus:
     import llmspell
+    from llmspell.ops.schema_status import status_of_server
     from llmspell.settings import load_settings
 
     url = settings.storage.url
@@ -206,8 +235,22 @@ async def _migrated(settings: Settings, *, needed: bool) -> MigrationStatus:
     willing = load_settings(
         current_options().config, overrides={"storage.url": url, "storage.postgres.auto_migrate": True}
     )
-    async with llmspell.connect(url, settings=willing) as spell:
-        return await spell.admin.run_migrations()
+    try:
+        async with llmspell.connect(url, settings=willing) as spell:
+            return await spell.admin.run_migrations()
+    except (TenantKeyMissing, SignatureRefused):
+        # They come after the migrations, which the owner has run: only serving needs the key.
+        return await asyncio.to_thread(status_of_server, url)
+    except (Unavailable, AccessRefused) as error:
+        if settings.storage.backend != "postgresql" or settings.storage.postgres.admin_url is None:
+            raise
+        found = await asyncio.to_thread(status_of_server, settings.storage.postgres.admin_url)
+        raise type(error)(
+            error.detail,
+            hint=f"The schema is at version {found.version}, {len(found.pending)} pending: DATABASE_ADMIN_URL works. The store"
+            " itself (DATABASE_URL, storage.url) cannot be opened as the serving role; mend that, and migrate again.",
+            **error.fields,
+        ) from error
 
 
 def _store(settings: Settings) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from llmspell.errors import TenantKeyMissing, TransactionTimeout
+from llmspell.errors import SignatureRefused, TenantKeyMissing, TransactionTimeout
 from llmspell.storage.postgres.dialect import adapt
 from llmspell.storage.postgres.errors import connection_failed
 from llmspell.storage.postgres.executor import Binder, Inside, InTransaction, OneShot, Transaction
@@ -61,7 +61,8 @@ class Connector:
 
         Raises:
             Unavailable, StorageError, MissingExtension, UnsafeRole.
-            TenantKeyMissing, SignatureRefused: the database demands signed tenants, and there is no key, or another one.
+            TenantKeyMissing, SignatureRefused: the database demands signed tenants, and there is no key, or another one, or the
+                database was restored and has none itself.
         """
         try:
             connection = await psycopg.AsyncConnection.connect(
@@ -72,10 +73,8 @@ class Connector:
         try:
             facts = await read_facts(connection)
             self._require(facts)
-            if facts.signed and self._signer is None and self._needs_key:
-                raise TenantKeyMissing(
-                    hint="Set LLMSPELL_TENANT_KEY, LLMSPELL_TENANT_KEY_FILE or storage.postgres.tenant_key."
-                )
+            if facts.signed:
+                self._require_key(facts)
         except psycopg.Error as exc:
             connection.pgconn.finish()
             raise connection_failed(exc, target=self._target.shown) from None
@@ -88,6 +87,20 @@ class Connector:
             await self._introduce(self._signer, link, facts)
         return link
 
+    def _require_key(self, facts: Facts) -> None:
+        if self._signer is None and not self._needs_key:
+            return
+        if facts.keys_lost:
+            raise SignatureRefused(
+                "This database was restored from a signed one: a backup has no signing keys, so no tenant is believed.",
+                hint="Run: llmspell database signing enable --key-file … (the key of the applications; with DATABASE_ADMIN_URL)."
+                " Or demand no signatures any more: llmspell database signing disable",
+            )
+        if self._signer is None:
+            raise TenantKeyMissing(
+                hint="Set LLMSPELL_TENANT_KEY, LLMSPELL_TENANT_KEY_FILE or storage.postgres.tenant_key."
+            )
+
     async def _introduce(self, signer: Signer, link: Link, facts: Facts) -> None:
         """Tell the signer the server's clock, and where signatures are demanded, have one verified before any is relied on."""
         signer.server_says(facts.server_time_s)
@@ -96,6 +109,9 @@ class Connector:
         try:
             asked = (signer(DEFAULT_TENANT.encode()), bind_texts(VERIFY_TENANT))
             await link.exchange(asked, commits=False, name=VERIFY_TENANT.label)
+        except SignatureRefused:
+            link.close()
+            raise SignatureRefused(query=VERIFY_TENANT.label, key=signer.key_id) from None
         except BaseException:
             link.close()
             raise

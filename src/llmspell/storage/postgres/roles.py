@@ -37,14 +37,16 @@ SELECT r.rolname::text, r.rolsuper, r.rolbypassrls, current_setting('server_vers
   NOT r.rolsuper AND NOT r.rolbypassrls
     AND EXISTS (SELECT FROM pg_catalog.pg_policy p CROSS JOIN LATERAL unnest(p.polroles) AS named (oid)
                 WHERE p.polname = 'tenant_signature' AND pg_has_role(r.oid, named.oid, 'USAGE')),
-  extract(epoch FROM clock_timestamp())::float8
+  extract(epoch FROM clock_timestamp())::float8,
+  to_regnamespace('llmspell_private') IS NULL
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
 """
 
 
 class Facts(msgspec.Struct, frozen=True):
     """What a connection says of itself. `vector_oid`: the type number of `vector` in this database. `signed`: this role must
-    sign its tenants. `server_time_s`: the server's clock, in seconds since 1970.
+    sign its tenants. `server_time_s`: the server's clock, in seconds since 1970. `keys_lost`: nothing is there to verify
+    signatures by, as after a restore: a backup has no keys.
 
     Owners and policies are also those of roles that it could become by SET ROLE, not only of those it inherits.
     """
@@ -60,6 +62,7 @@ class Facts(msgspec.Struct, frozen=True):
     tenant_preset: bool = False
     signed: bool = False
     server_time_s: float = 0.0
+    keys_lost: bool = False
 
 
 async def read_facts(connection: psycopg.AsyncConnection[Any]) -> Facts:

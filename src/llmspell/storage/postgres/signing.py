@@ -70,6 +70,8 @@ class SigningStatus(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[SigningKey, ...]
     tables: int
     tables_signed: int
+    keys_lost: bool = False
+    """Tables demand signatures, and nothing is there to verify them by: it was restored from a signed one."""
 
     @property
     def current(self) -> SigningKey | None:
@@ -98,12 +100,7 @@ def enable(admin_url: str, key: TenantKey) -> SigningStatus:
     def change(connection: psycopg.Connection[Any]) -> SigningStatus:
         connection.execute(_PREPARE)
         found = _status(connection)
-        if found.current is not None and found.current.id != key.id:
-            raise Conflict(
-                "Tenants are signed by another key.",
-                hint="Replace it with: llmspell database signing rotate",
-                key=found.current.id,
-            )
+        require_same_key(found, key)
         if found.current is None:
             connection.execute(_FORGET)
             connection.execute(_ADD, (key.id, *key.blocks()))
@@ -124,14 +121,10 @@ def rotate(admin_url: str, key: TenantKey) -> SigningStatus:
     """
 
     def change(connection: psycopg.Connection[Any]) -> SigningStatus:
-        found = _enforced(connection)
+        found = _status(connection)
+        require_rotatable(found, key)
         if found.current is not None and found.current.id == key.id:
             return found
-        if any(one.retired_at is not None for one in found.keys):
-            raise Conflict(
-                "The last rotation is not finished: its old key is still accepted.",
-                hint="When every application holds the new key: llmspell database signing rotate --finish",
-            )
         connection.execute(_RETIRE)
         connection.execute(_ADD, (key.id, *key.blocks()))
         connection.execute(_KEEP_CHEAP)
@@ -149,7 +142,7 @@ def finish(admin_url: str) -> SigningStatus:
     """
 
     def change(connection: psycopg.Connection[Any]) -> SigningStatus:
-        _enforced(connection)
+        require_enforced(_status(connection))
         connection.execute(_FINISH)
         return _status(connection)
 
@@ -173,6 +166,51 @@ def disable(admin_url: str) -> SigningStatus:
         return _status(connection)
 
     return _in_turn(admin_url, change)
+
+
+def require_same_key(found: SigningStatus, key: TenantKey) -> None:
+    """Refuse to enable the mode with another key than the one in force.
+
+    Raises:
+        Conflict: names the key in force.
+    """
+    if found.current is not None and found.current.id != key.id:
+        raise Conflict(
+            "Tenants are signed by another key.",
+            hint="Replace it with: llmspell database signing rotate",
+            key=found.current.id,
+        )
+
+
+def require_enforced(found: SigningStatus) -> None:
+    """Refuse to change keys that nobody demands.
+
+    Raises:
+        Conflict: signatures are not demanded, or the keys are lost.
+    """
+    if found.keys_lost:
+        raise Conflict(
+            "This database was restored from a signed one, and has no signing keys.",
+            hint="Run: llmspell database signing enable --key-file …",
+        )
+    if not found.enforced:
+        raise Conflict("Tenants need not be signed here.", hint="Begin with: llmspell database signing enable")
+
+
+def require_rotatable(found: SigningStatus, key: TenantKey | None) -> None:
+    """Refuse a rotation that cannot begin; `key` None is one that is yet to be made. The current key again is a repetition.
+
+    Raises:
+        Conflict: signatures are not demanded, or an earlier rotation is not finished.
+    """
+    require_enforced(found)
+    if key is not None and found.current is not None and found.current.id == key.id:
+        return
+    if any(one.retired_at is not None for one in found.keys):
+        raise Conflict(
+            "The last rotation is not finished: its old key is still accepted.",
+            hint="When every application holds the new key: llmspell database signing rotate --finish",
+        )
 
 
 def _in_turn(admin_url: str, work: Callable[[psycopg.Connection[Any]], SigningStatus]) -> SigningStatus:
@@ -210,13 +248,6 @@ def _is(connection: psycopg.Connection[Any], question: LiteralString) -> bool:
     return row is not None and bool(row[0])
 
 
-def _enforced(connection: psycopg.Connection[Any]) -> SigningStatus:
-    found = _status(connection)
-    if not found.enforced:
-        raise Conflict("Tenants need not be signed here.", hint="Begin with: llmspell database signing enable")
-    return found
-
-
 def _switch(connection: psycopg.Connection[Any], *, on: bool) -> None:
     connection.execute(_SWITCH, (on,))
     for _, oid, _ in connection.execute(_TABLES).fetchall():
@@ -228,6 +259,7 @@ def _status(connection: psycopg.Connection[Any]) -> SigningStatus:
     prepared = _is(connection, _PREPARED)
     keys = connection.execute(_KEYS).fetchall() if prepared else []
     return SigningStatus(
+        keys_lost=not prepared and any(signed for _, _, signed in tables),
         enforced=prepared and _is(connection, _ENFORCED),
         keys=tuple(
             SigningKey(id=id, created_at=created_at, retired_at=retired_at) for id, created_at, retired_at in keys

@@ -1,0 +1,31 @@
+"""Whether somebody has named the store that a command is about to act on.
+
+Rule: the default, a file, is for who has named nothing at all. Who has named a server for other roles has forgotten DATABASE_URL,
+and a deployment must not be green because a file was migrated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmspell.errors import InvalidSetting
+
+if TYPE_CHECKING:
+    from llmspell.settings import Settings
+
+
+def require_named_store(settings: Settings) -> None:
+    """Refuse the default file where a server is named for the owner or the operator.
+
+    Raises:
+        InvalidSetting: names what is there, and the variable that is missing.
+    """
+    server = settings.storage.postgres
+    if settings.origin("storage.url") != "default" or not (server.admin_url or server.operator_url):
+        return
+    role, key = ("owner", "admin_url") if server.admin_url else ("operator", "operator_url")
+    raise InvalidSetting(
+        f"A server is named for the {role} ({settings.origin(f'storage.postgres.{key}')}), but no store: the default is a file,"
+        " which is hardly what you mean. Nothing was done.",
+        hint="Set DATABASE_URL to the server as the serving role; or name the file: --store sqlite:///…",
+    )
