@@ -80,8 +80,9 @@ class WatchedPool:
         if request is not None:
             request.waits = lambda: False
         if not link.idle:
+            before = self.pool.status().size
             self._release(link)
-            closed = link._pgconn.status == pq.ConnStatus.BAD
+            closed = link._pgconn.status == pq.ConnStatus.BAD and self.pool.status().size == before - 1
             self.dropped, self.kept = self.dropped + closed, self.kept + (not closed)
             return
         task = asyncio.create_task(self._ask(link))
