@@ -166,7 +166,9 @@ ours (oid, tgname, tgenabled) AS (
     SELECT g.oid, g.tgname, g.tgenabled
     FROM triggers AS k JOIN tables AS t ON t.subject = format('llmspell.%I', k.relname)
     JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid AND g.tgname = k.tgname AND g.tgfoid = pg_catalog.to_regprocedure(k.function)
-    WHERE replace(pg_catalog.pg_get_triggerdef(g.oid), 'llmspell.', '') = format('CREATE TRIGGER %I %s', k.tgname, k.definition)
+    -- Without parentheses: a restored dump has fewer of them than what was typed.
+    WHERE translate(replace(pg_catalog.pg_get_triggerdef(g.oid), 'llmspell.', ''), '()', '')
+        = translate(format('CREATE TRIGGER %I %s', k.tgname, k.definition), '()', '')
 ),
 -- From the first limit of a store on, triggers count what every tenant uses (V033). They are enabled together, and never disabled.
 counting (yes) AS (
