@@ -47,7 +47,7 @@ from llmspell.spell import Spell
 from llmspell.storage.contracts.backend import Storages
 
 ORACLE = "memory"
-LOOK_EVERY = 25
+LOOK_EVERY = 50
 """Calls."""
 KEPT = 8
 """How many of what steps made can be referred to, by kind and tenant."""

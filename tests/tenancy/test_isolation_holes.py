@@ -138,9 +138,9 @@ SELECT llmspell.apply_tenant_rls('llmspell.notes');
 @pytest.mark.parametrize("kind", ["text", "varchar", "varchar(255)"])
 @pytest.mark.parametrize("mode", ["plain", "strict"])
 def test_a_table_that_was_isolated_as_the_page_says_is_no_hole_until_a_policy_says_something_else(
-    postgres_shared_database: PostgresDatabase, postgres_strict_database: PostgresDatabase, mode: str, kind: str
+    postgres_database: PostgresDatabase, postgres_strict_database: PostgresDatabase, mode: str, kind: str
 ) -> None:
-    database = postgres_strict_database if mode == "strict" else postgres_shared_database
+    database = postgres_strict_database if mode == "strict" else postgres_database
     with psycopg.connect(database.admin_url) as owner:
         owner.execute(ADDED.replace("{type}", kind).encode())
         mended = owner.execute(rls_audit().encode()).fetchall()
