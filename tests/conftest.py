@@ -19,6 +19,7 @@ from tests.fixtures.seeds import REPLAY  # noqa: E402 - found by the path above
 from tests.fixtures.soak import SOAK, tell, totals  # noqa: E402
 
 TOTALS = "llmspell_totals"
+LONGEST = "test_every_stem.py"
 
 pytest_plugins = [
     "llmspell.testing.plugin",
@@ -44,7 +45,8 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A long run takes as long as it takes: limits are for the size of continuous integration."""
+    """The longest test first, so that nobody waits for it alone at the end; and in a long run no limits of time."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
     if SOAK:
         for item in items:
             item.add_marker(pytest.mark.timeout(0), append=False)
