@@ -38,13 +38,16 @@ async def test_nothing_is_left_by_requests_that_are_cancelled_or_fail_at_random(
     backend: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few, many = REQUESTS[backend]
-    total, counts = size(ci=few, soak=many), Counter[str]()
-    for start in range(0, total, IN_A_ROUND):
+    total, counts, asked = size(ci=few, soak=many), Counter[str](), 0
+    together = min(total, IN_A_ROUND)
+    # On a busy machine fewer cancels meet a request under way: then more are asked.
+    while asked < total or (counts["in_flight"] < total // 6 and asked < 3 * total):
         async with opened(backend, request, tmp_path, connections=CONNECTIONS) as spell:
-            counts += await play(spell, start // IN_A_ROUND, min(IN_A_ROUND, total - start), monkeypatch)
+            counts += await play(spell, asked // together, together, monkeypatch)
+        asked += together
 
     tell(
-        requests=total,
+        requests=asked,
         requests_cancelled_in_flight=counts["in_flight"],
         requests_failed=counts["failed"],
         connections_dropped=counts["dropped"],
@@ -52,7 +55,7 @@ async def test_nothing_is_left_by_requests_that_are_cancelled_or_fail_at_random(
     )
     assert counts["in_flight"] >= total // 6, f"too few cancels landed between question and answer: {counts}"
     assert counts["failed"] >= total // 10
-    assert counts["probes"] + counts["dropped"] >= total
+    assert counts["probes"] + counts["dropped"] >= asked
 
 
 async def play(spell: Spell, turn: int, total: int, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:

@@ -230,7 +230,10 @@ async def test_no_query_can_lose_its_tenant_unnoticed(pair: Pair, tmp_path: Path
     # A text that is written once for all dimensions has one condition: what notices one of them notices it.
     caught = {family(query.label) for query in mutants() if query.label not in unseen}
     unnoticed = {family(label) for label in unseen} - caught
-    tell(planted_bugs=len(mutants()), planted_bugs_caught=sum(family(query.label) in caught for query in mutants()))
+    tell(
+        queries_without_tenant=len(mutants()),
+        queries_without_tenant_noticed=sum(family(query.label) in caught for query in mutants()),
+    )
     missed = sorted(unnoticed - set(HARMLESS))
     assert not missed, f"seed {SEED}: nothing notices that these lose their tenant: {' '.join(missed)}"
     assert not SOAK or sorted(set(HARMLESS) - unnoticed) == []
