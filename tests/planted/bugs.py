@@ -497,4 +497,17 @@ BUGS: dict[str, Bug] = {
         ),
         caught_by=("tests/tenancy/test_isolation_holes.py::test_a_hole_is_named_and_gone_when_it_is_mended",),
     ),
+    "crowded_by_others": Bug(
+        what="the vectors of all tenants are read into one tenant's space, and take the places of its own",
+        edits=(
+            Edit(
+                "storage/sqlite/queries/nearest.sql",
+                "WHERE tenant_id = :tenant_id AND space_id = :space_id AND (seq, rowid) > (:seq, :row)",
+                "WHERE (:tenant_id IS NOT NULL) AND space_id = :space_id AND (seq, rowid) > (:seq, :row)",
+            ),
+        ),
+        caught_by=(
+            "tests/tenancy/test_crowding.py::test_no_answer_moves_when_another_tenant_fills_the_neighbourhood[file]",
+        ),
+    ),
 }

@@ -93,6 +93,11 @@ HARMLESS = {
 shows nothing: the other one is tried by itself as well."""
 
 
+CROWDED_BY = {"nearest.load_{dim}"}
+"""What another tenant has may take a place among the nearest before it is dropped: noticed where it happens to be near. That it takes
+none is what test_crowding.py asks, which fills the neighbourhood."""
+
+
 class Call(msgspec.Struct, frozen=True):
     """One call of an attack: by whom, and whose names they give."""
 
@@ -234,7 +239,7 @@ async def test_no_query_can_lose_its_tenant_unnoticed(pair: Pair, tmp_path: Path
         queries_without_tenant=len(mutants()),
         queries_without_tenant_noticed=sum(family(query.label) in caught for query in mutants()),
     )
-    missed = sorted(unnoticed - set(HARMLESS))
+    missed = sorted(unnoticed - set(HARMLESS) - CROWDED_BY)
     assert not missed, f"seed {SEED}: nothing notices that these lose their tenant: {' '.join(missed)}"
     assert not SOAK or sorted(set(HARMLESS) - unnoticed) == []
 
