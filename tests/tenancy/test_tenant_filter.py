@@ -94,8 +94,8 @@ shows nothing: the other one is tried by itself as well."""
 
 
 CROWDED_BY = {"nearest.load_{dim}"}
-"""What another tenant has may take a place among the nearest before it is dropped: noticed where it happens to be near. That it takes
-none is what test_crowding.py asks, which fills the neighbourhood."""
+"""What another tenant has may take a place among the nearest before it is dropped: noticed where it happens to be near.
+That it takes none is what test_crowding.py asks, which fills the neighbourhood."""
 
 
 class Call(msgspec.Struct, frozen=True):
