@@ -223,6 +223,7 @@ def _change(url: str, chosen: _Chosen | None, out: Path | None, change: Callable
     try:
         after = change(chosen.key)
     except BaseException as exc:
+        # Also Ctrl-C: whatever ends it, who has the key must hear whether the database knows it.
         _after_failure(url, chosen.key, out, certain=isinstance(exc, LlmspellError))
         raise
     if out is not None:
