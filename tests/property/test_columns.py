@@ -20,7 +20,7 @@ from llmspell.storage.index import columns, encoded
 from llmspell.storage.index.columns import HELD_MAX_BYTES, Columns, Payload
 from llmspell.storage.inmemory.filters import matches
 
-EXAMPLES = size(ci=50, soak=3_000)
+EXAMPLES = size(ci=100, soak=3_000)
 SCOPES = ("s1", "s2", "S1", "é")
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
 BUILT_IN = [

@@ -55,6 +55,7 @@ _ORDERINGS: Final[dict[Operator, Callable[[Any, Any], bool]]] = {
     "$lt": operator.lt,
     "$lte": operator.le,
 }
+_COMPARISONS: Final[dict[Operator, Callable[[Any, Any], Any]]] = {"$eq": operator.eq, "$ne": operator.ne, **_ORDERINGS}
 
 
 def key_of(value: Any) -> Hashable:
@@ -132,7 +133,8 @@ class Encoded:
 
     def present(self, count: int) -> Mask:
         """Say which of the first `count` rows have the key."""
-        return self._rows.used[:count] != _ABSENT
+        found: Mask = self._rows.used[:count] != _ABSENT
+        return found
 
     def matching(self, operator: Operator, operand: Any, count: int) -> Mask:
         """Say for which of the first `count` rows a condition holds."""
@@ -301,11 +303,7 @@ class Instants:
             return np.isin(rows, members, invert=operator == "$nin")
         if operand is None:
             return np.full(count, operator == "$ne", np.bool_)
-        if operator == "$eq":
-            return rows == operand
-        if operator == "$ne":
-            return rows != operand
-        return np.asarray(_ORDERINGS[operator](rows, operand), np.bool_)
+        return np.asarray(_COMPARISONS[operator](rows, operand), np.bool_)
 
 
 class _Growing:
