@@ -125,9 +125,9 @@ class Encoded:
         """Return a column of some rows, in the order given."""
         kept = Encoded()
         kept._rows.extend(self._rows.used[positions])
-        kept._numbers, kept._texts = self._numbers, self._texts  # replaced when they change, never changed
-        kept._ranked = self._ranked
-        kept._unsorted, kept._others = dict(self._unsorted), dict(self._others)
+        # Shared for a moment: settling puts others in their place, and changes none of them.
+        kept._numbers, kept._texts, kept._ranked = self._numbers, self._texts, self._ranked
+        kept._unsorted, kept._others = self._unsorted, self._others
         kept.settle()
         return kept
 

@@ -285,6 +285,19 @@ def test_values_that_no_row_has_any_more_are_forgotten() -> None:
     assert held.positions(node_of({"metadata.v": {"$contains": last - 1}}), 4).tolist() == [2]
 
 
+def test_members_are_found_after_lists_were_forgotten() -> None:
+    held, rows = Columns(FILTER_FIELDS), of_values([["a", number] for number in range(9)])
+    assert answer(held, rows, {"metadata.v": {"$contains": 7}}) == [7]
+
+    for number in range(
+        encoded.UNSORTED_MAX + 1
+    ):  # the last one has the new values sorted in, and those of no row forgotten
+        held.replace(0, payload({"v": [number + 0.5]}))
+
+    assert held.positions(node_of({"metadata.v": {"$contains": 7}}), 9).tolist() == [7]
+    assert held.positions(node_of({"metadata.v": {"$contains": "a"}}), 9).tolist() == list(range(1, 9))
+
+
 def test_only_what_is_missing_is_needed() -> None:
     held, rows = Columns(FILTER_FIELDS), [payload({"a": 1, "b": 1})]
     both = node_of({"metadata.a": 1, "metadata.b": 1})
