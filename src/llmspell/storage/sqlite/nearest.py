@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
+
+import msgspec
 
 from llmspell.clock import Clock
 from llmspell.storage.contracts.filters import Node
 from llmspell.storage.contracts.memories import Scored
-from llmspell.storage.contracts.vector_index import Effort, VectorIndexStatus
+from llmspell.storage.contracts.vector_index import Effort, IndexChoice, VectorIndexStatus
 from llmspell.storage.contracts.vectors import FREE_SPACE
 from llmspell.storage.relational import memories, vectors
 from llmspell.storage.relational.catalog import Catalog
@@ -32,8 +35,32 @@ if TYPE_CHECKING:  # numpy is loaded by the first search, not by the first impor
 
 PAGE_BYTES: Final = 16 * 1024 * 1024
 """Vectors read from the file at a time."""
+VECTOR_CACHE_BYTES: Final = 512 * 1024 * 1024
+"""Memory of a process for vectors by default: 330,000 of 384 dimensions in float32, twice as many in half precision."""
 _FLOAT32_BYTES: Final = 4
 _BEYOND: Final = 2**63 - 1
+
+
+class IndexOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What is configured of the search in process.
+
+    `path`: the database file. `vector_index`, `memory_index`: the indexes over free vectors, and over embeddings of memories.
+    `vector_path`: the folder of index files, None for the one beside the file. `indexes`: False never builds one.
+    `vector_cache_bytes`: memory of this process for vectors. `index_threads`: threads that build.
+    """
+
+    path: str
+    vector_index: IndexChoice = IndexChoice()
+    memory_index: IndexChoice = IndexChoice()
+    vector_path: str | None = None
+    indexes: bool = True
+    vector_cache_bytes: int = VECTOR_CACHE_BYTES
+    index_threads: int = 1
+
+    @property
+    def folder(self) -> Path:
+        """The folder of index files, absolute."""
+        return Path(self.vector_path or f"{self.path}.vectors").expanduser().absolute()
 
 
 class InProcessNeighbours:
@@ -46,14 +73,13 @@ class InProcessNeighbours:
         filters: SqliteFilters,
         clock: Clock,
         *,
-        cache_max_bytes: int | None = None,
+        options: IndexOptions,
     ) -> None:
-        """`cache_max_bytes`: vectors kept in memory; None is the default of `storage.index`."""
         self._catalog = catalog
         self._dialect = dialect
         self._filters = filters
         self._clock = clock
-        self._cache_max_bytes = cache_max_bytes
+        self._options = options
         self._cache: SpaceCache | None = None
         self._lock = threading.Lock()
 
@@ -145,11 +171,11 @@ class InProcessNeighbours:
         return [Scored(UUID(bytes=id), score) for id, score in found.pairs()]
 
     def _spaces(self) -> SpaceCache:
-        from llmspell.storage.index.cache import CACHE_MAX_BYTES, SpaceCache
+        from llmspell.storage.index.cache import SpaceCache
 
         with self._lock:
             if self._cache is None:
-                self._cache = SpaceCache(self._cache_max_bytes or CACHE_MAX_BYTES)
+                self._cache = SpaceCache(self._options.vector_cache_bytes)
             return self._cache
 
 
