@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from llmspell.storage.contracts.hook_history import NewHookExecution as NewHookExecution
     from llmspell.storage.contracts.hook_history import RetentionPolicy as RetentionPolicy
     from llmspell.storage.contracts.tenants import QuotaLimits as QuotaLimits
+    from llmspell.storage.contracts.vector_index import HnswConfig as HnswConfig
+    from llmspell.storage.contracts.vector_index import configure_hnsw_for_scale as configure_hnsw_for_scale
 
 # Every public name and its one home. `tests/meta/test_exports.py` compares this table with the imports above.
 _HOMES = {
     "AuditHead": "llmspell.storage.contracts.audit",
     "Clock": "llmspell.clock",
+    "HnswConfig": "llmspell.storage.contracts.vector_index",
     "LONG_RETENTION": "llmspell.storage.contracts.hook_history",
     "LlmspellError": "llmspell.errors",
     "ManualClock": "llmspell.clock",
@@ -51,6 +54,7 @@ _HOMES = {
     "SystemClock": "llmspell.clock",
     "Tenant": "llmspell.spell",
     "Transaction": "llmspell.spell",
+    "configure_hnsw_for_scale": "llmspell.storage.contracts.vector_index",
     "connect": "llmspell.spell",
     "connect_blocking": "llmspell.blocking",
     "load_settings": "llmspell.settings",

@@ -49,6 +49,7 @@ from llmspell.storage.contracts.tenants import (
     TenantStatus,
     TenantUsage,
 )
+from llmspell.storage.contracts.vector_index import VectorIndexStatus
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 from llmspell.storage.contracts.workflow_state import WorkflowState, WorkflowStatus, WorkflowSummary
 from llmspell.tenant import DEFAULT_TENANT
@@ -389,6 +390,9 @@ class BlockingVectorCollection:
         filters: Mapping[str, Any] | None = None,
         min_score: float | None = None,
         include_embedding: bool = False,
+        recall: float | None = None,
+        ef_search: int | None = None,
+        exact: bool = False,
     ) -> list[VectorHit]:
         """Return the nearest vectors by cosine similarity, best first: `limit` (1 to 1,000, default 10; also `k`, `top_k`)."""
     def get(self, id: UUID | str) -> VectorRecord | None:
@@ -401,6 +405,10 @@ class BlockingVectorCollection:
         """Delete every vector of a scope, and return how many were there."""
     def stats(self, *, scope: str | None = None) -> VectorStats:
         """Count what is stored."""
+    def index_status(self) -> list[VectorIndexStatus]:
+        """Say how each of the tenant's embedding spaces is searched, those of memories included, ordered by their ids."""
+    def build_index(self, *, dimension: int | None = None) -> list[VectorIndexStatus]:
+        """Index now what is large enough to be indexed and is not yet, wait for it, and return the status of those spaces."""
 
 class BlockingKnowledgeGraph:
     """A tenant's knowledge graph: `tenant.graph`."""

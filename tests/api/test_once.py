@@ -250,7 +250,10 @@ CASES: dict[str, Prepare] = {
     "hook_history.apply_retention": after(lambda t: t.hook_history.record(EXECUTION), RetentionPolicy(max_age_days=1)),
 }
 # Verbs that no key is for, and why.
-UNKEYED = {"memory.embed_pending": "it may be called again at any time: it does what is left to do"}
+UNKEYED = {
+    "memory.embed_pending": "it may be called again at any time: it does what is left to do",
+    "vectors.build_index": "it may be called again at any time: it does what is left to do",
+}
 
 
 def mutations() -> set[str]:

@@ -200,12 +200,16 @@ async def test_a_pending_memory_and_its_job_are_kept_in_one_round_trip(tenant: T
     assert (queries, round_trips) == (5, 1)
 
 
-async def test_looking_for_work_in_vain_takes_one_round_trip_and_finding_some_two(tenant: Tenant) -> None:
+async def test_jobs_are_taken_and_read_in_one_round_trip_after_another_that_asks_for_kinds_when_none_are_named(
+    tenant: Tenant,
+) -> None:
+    """Also in vain it takes four queries: what was taken is asked for in the exchange that takes it, before its number is known."""
     queue = tenant._backend.job_queue
-    assert totals(await counted(queue.lease(worker="w", kinds=["none"], tenants=[tenant.id]))) == (3, 1)
-    await tenant.jobs.enqueue("send")
+    for kinds, cost in ((["send"], (4, 1)), (None, (5, 2))):
+        assert totals(await counted(queue.lease(worker="w", kinds=kinds, tenants=[tenant.id]))) == cost
+        await tenant.jobs.enqueue("send")
 
-    assert totals(await counted(queue.lease(worker="w", kinds=["send"], tenants=[tenant.id]))) == (4, 2)
+        assert totals(await counted(queue.lease(worker="w", kinds=kinds, tenants=[tenant.id]))) == cost
 
 
 # (queries, round trips) at most. A file answers a whole snapshot in one hand-over to its thread; a server one by one.

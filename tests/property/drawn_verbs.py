@@ -35,6 +35,8 @@ from llmspell.storage.contracts.workflow_state import STATUSES
 NOT_DRAWN = {
     "kv.backend_type": "the name of the backend, which is what differs",
     "kv.characteristics": "what the backend is good for, which is what differs",
+    "vectors.index_status": "how vectors are searched, which is what differs; searches themselves are drawn",
+    "vectors.build_index": "changes no answer but by the recall of an index; searches themselves are drawn",
     "jobs_queue.store": "no verb: the jobs of the store, whose verbs are drawn through it",
     "jobs_queue.of": "no verb: the jobs of a tenant, whose verbs are drawn through it",
     "tenants.audit": "no verb: the audit log of a tenant, whose verbs are drawn through it",

@@ -228,10 +228,7 @@ MEMORY: dict[str, list[Attack]] = {
         lambda t, x: t.memory.update(x.memory_id, metadata={}, expected_version=1),
         lambda t, x: t.memory.update(x.memory_id, metadata={"a": 1}),
     ],
-    "memory.delete": [
-        lambda t, x: t.memory.delete(x.memory_id),
-        lambda t, x: t.memory.delete(x.memory_id, expected_version=1),
-    ],
+    "memory.delete": [lambda t, x, n=n: t.memory.delete(x.memory_id, expected_version=n) for n in (None, 1)],
     "memory.restore": [lambda t, x: t.memory.restore(x.deleted_memory_id)],
     "memory.forget": [lambda t, x: t.memory.forget(x.memory_id, reason="mine")],
     "memory.history": [lambda t, x: t.memory.history(x.memory_id)],
@@ -248,6 +245,8 @@ MEMORY: dict[str, list[Attack]] = {
     "vectors.update_metadata": [lambda t, x: t.vectors.update_metadata(x.vector_id, {"mine": 1})],
     "vectors.delete": [lambda t, x: t.vectors.delete(x.vector_id)],
     "vectors.delete_scope": [lambda t, x: t.vectors.delete_scope(x.scope)],
+    "vectors.index_status": [lambda t, x: t.vectors.index_status()],
+    "vectors.build_index": [lambda t, x: t.vectors.build_index(), lambda t, x: t.vectors.build_index(dimension=384)],
     "vectors.stats": [lambda t, x: t.vectors.stats(), lambda t, x: t.vectors.stats(scope=x.scope)],
 }
 GRAPH: dict[str, list[Attack]] = {

@@ -204,6 +204,8 @@ STORAGE_ATTACKS: dict[str, list[Callable[[Any, Belongings], Awaitable[Any]]]] = 
         wide(lambda t, x, n: vectors(t).delete([wide_id(x, n)])),
     ],
     "storages.vectors.delete_scope": [lambda t, x: vectors(t).delete_scope(x.scope)],
+    "storages.vectors.index_status": [lambda t, x: vectors(t).index_status()],
+    "storages.vectors.build_index": [lambda t, x: vectors(t).build_index(dimension=384)],
     "storages.vectors.stats": [lambda t, x: vectors(t).stats(scope=x.scope)],
     "storages.graph.assert_fact": [
         lambda t, x: graph(t).assert_fact(NewFact(subject=x.entity, predicate=x.predicate, object=x.other_entity)),

@@ -10,6 +10,7 @@ from llmspell.codec import VectorLike
 from llmspell.errors import InvalidInput
 from llmspell.ids import parse_id
 from llmspell.memory.limits import one_limit
+from llmspell.storage.contracts.vector_index import VectorIndexStatus, require_effort
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, Vectors, VectorStats
 
 
@@ -44,8 +45,23 @@ class VectorCollection:
         filters: Mapping[str, Any] | None = None,
         min_score: float | None = None,
         include_embedding: bool = False,
+        recall: float | None = None,
+        ef_search: int | None = None,
+        exact: bool = False,
     ) -> list[VectorHit]:
-        """Return the nearest vectors by cosine similarity, best first: `limit` (1 to 1,000, default 10; also `k`, `top_k`)."""
+        """Return the nearest vectors by cosine similarity, best first: `limit` (1 to 1,000, default 10; also `k`, `top_k`).
+
+        At most one of these says how hard to try; without one the store's setting does:
+
+        Args:
+            recall: the share of the true nearest that should be found, 0.5 to 1. Where the index was calibrated, the least effort
+                that reached it on the data itself is taken (`index_status()` reports what was measured).
+            ef_search: candidates that the index keeps while it searches; raised to `limit` when it is less (AMB-014).
+            exact: compare with every vector that matches.
+
+        Raises:
+            InvalidInput: an argument is refused; the error names it.
+        """
         return await self._storage.search(
             embedding,
             limit=one_limit(limit, k, top_k),
@@ -53,6 +69,7 @@ class VectorCollection:
             filters=filters,
             min_score=min_score,
             include_embedding=include_embedding,
+            effort=require_effort(recall=recall, ef_search=ef_search, exact=exact),
         )
 
     async def get(self, id: UUID | str) -> VectorRecord | None:
@@ -75,6 +92,20 @@ class VectorCollection:
     async def stats(self, *, scope: str | None = None) -> VectorStats:
         """Count what is stored."""
         return await self._storage.stats(scope=scope)
+
+    async def index_status(self) -> list[VectorIndexStatus]:
+        """Say how each of the tenant's embedding spaces is searched, those of memories included, ordered by their ids."""
+        return await self._storage.index_status()
+
+    async def build_index(self, *, dimension: int | None = None) -> list[VectorIndexStatus]:
+        """Index now what is large enough to be indexed and is not yet, wait for it, and return the status of those spaces.
+
+        Searches never need it: what is not indexed is compared one by one. `dimension`: only spaces of this one.
+
+        Raises:
+            InvalidLimit: `dimension` is not one that is stored.
+        """
+        return await self._storage.build_index(dimension=dimension)
 
 
 def _entry(entry: VectorEntry | Mapping[str, Any], position: int) -> VectorEntry:

@@ -271,7 +271,7 @@ class Worker:
                 tenants=self._options.tenants,
             )
         except LlmspellError as error:
-            if not error.retryable:
+            if not _may_pass(error):
                 raise
             since = self._clock.monotonic() if self._unreachable_since is None else self._unreachable_since
             self._unreachable_since = since
@@ -449,10 +449,16 @@ class Worker:
                 await call()
                 return
             except LlmspellError as error:
-                if not error.retryable or self._clock.monotonic() >= deadline:
+                if not _may_pass(error) or self._clock.monotonic() >= deadline:
                     raise
             await asyncio.sleep(pause_s)
             pause_s *= 2
+
+
+def _may_pass(error: LlmspellError) -> bool:
+    """Say whether to ask the queue again. Also after a lost answer: jobs that were taken unheard come back when their lease
+    passes, and an end that was noted unheard makes its repetition a `LeaseLost`."""
+    return error.retryable or error.outcome == "unknown"
 
 
 def _status(error: BaseException | None, tenant: TenantId) -> str | None:

@@ -15,6 +15,8 @@ from llmspell.errors import (
     InvalidSetting,
     JobImpossible,
     JobStopped,
+    LlmspellError,
+    OutcomeUnknown,
     TenantInactive,
     TenantUnknown,
     Unavailable,
@@ -430,8 +432,9 @@ async def test_a_job_that_does_not_end_in_time_is_given_back(backend: InMemoryBa
     assert worker.tally.given_back == 1
 
 
-async def test_a_queue_out_of_reach_is_tried_again(
-    backend: InMemoryBackend, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [Unavailable, OutcomeUnknown])
+async def test_a_queue_that_does_not_answer_is_tried_again(
+    backend: InMemoryBackend, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, error: type[LlmspellError]
 ) -> None:
     job = await jobs.enqueue(KIND)
     lease, complete = backend.job_queue.lease, backend.job_queue.complete
@@ -440,7 +443,7 @@ async def test_a_queue_out_of_reach_is_tried_again(
     async def failing(name: str) -> None:
         if failures[name]:
             failures[name] -= 1
-            raise Unavailable("The server is being restarted.")
+            raise error("The server is being restarted.")
 
     async def sometimes_lease(**how: Any) -> list[LeasedJob]:
         await failing("lease")

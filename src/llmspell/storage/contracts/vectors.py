@@ -1,10 +1,12 @@
 """Vectors: embeddings with metadata, searched by cosine similarity (VEC-01…13).
 
-Not here: embeddings of memories, which belong to their memory and are found through `memories`.
+Not here: embeddings of memories, which belong to their memory and are found through `memories`; how an index works, and how hard a
+search tries (`vector_index`).
 
 Rule 1: a vector has 384, 768, 1536 or 3072 dimensions; NaN, infinity and zero are refused.
 Rule 2: score = 1 - cosine distance, rounded to 1e-6; order is score descending, then id ascending.
-Rule 3: a search returns min(limit, matching rows) hits, whatever other tenants hold.
+Rule 3: a search returns min(limit, matching rows) hits, whatever other tenants hold. What was written is found when the write
+returns, and what was deleted is not; an approximate index may put farther hits in the place of nearer ones, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import msgspec
 
 from llmspell.codec import VectorLike
 from llmspell.storage.contracts.filters import Field, Fields
+from llmspell.storage.contracts.vector_index import CONFIGURED, Effort, VectorIndexStatus
 
 DEFAULT_SCOPE = "default"
 INSERT_MAX = 10_000
@@ -98,6 +101,7 @@ class Vectors(Protocol):
         filters: Mapping[str, Any] | None = None,
         min_score: float | None = None,
         include_embedding: bool = False,
+        effort: Effort = CONFIGURED,
     ) -> list[VectorHit]:
         """Return the nearest vectors of the same dimension, best first; `limit` 1 to 1,000 (VEC-07)."""
         ...
@@ -116,4 +120,15 @@ class Vectors(Protocol):
 
     async def stats(self, *, scope: str | None = None) -> VectorStats:
         """Count what is stored (VEC-08)."""
+        ...
+
+    async def index_status(self) -> list[VectorIndexStatus]:
+        """Say how each of the tenant's embedding spaces is searched, those of memories included, ordered by their ids."""
+        ...
+
+    async def build_index(self, *, dimension: int | None = None) -> list[VectorIndexStatus]:
+        """Index now what is large enough to be indexed and is not yet, wait for it, and return the status of those spaces.
+
+        Searches never need it: what is not indexed is compared one by one.
+        """
         ...

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
@@ -30,8 +31,10 @@ from llmspell.errors import AlreadyExists
 from llmspell.ids import IdSource, parse_id
 from llmspell.storage.contracts.checks import require_score
 from llmspell.storage.contracts.filters import Node, parse
+from llmspell.storage.contracts.vector_index import CONFIGURED, Effort, VectorIndexStatus, require_dimension
 from llmspell.storage.contracts.vectors import (
     FILTER_FIELDS,
+    FREE_SPACE,
     INSERT_MAX,
     SCORE_DECIMALS,
     VectorEntry,
@@ -152,6 +155,7 @@ class InMemoryVectors:
         filters: Mapping[str, Any] | None = None,
         min_score: float | None = None,
         include_embedding: bool = False,
+        effort: Effort = CONFIGURED,
     ) -> list[VectorHit]:
         query = embedding_of(pack_vector(embedding))
         require_limit(limit)
@@ -218,3 +222,25 @@ class InMemoryVectors:
             scopes=len({one.scope for one in counted}),
             storage_bytes=sum(len(one.embedding.values) * FLOAT32_BYTES for one in counted),
         )
+
+    async def index_status(self) -> list[VectorIndexStatus]:
+        counts = await self._unit.read(_count_spaces)
+        return [
+            VectorIndexStatus(space_id=space_id, dimension=dimension, state="exact", vectors=vectors, unindexed=vectors)
+            for (space_id, dimension), vectors in sorted(counts.items())
+        ]
+
+    async def build_index(self, *, dimension: int | None = None) -> list[VectorIndexStatus]:
+        only = require_dimension(dimension)
+        return [status for status in await self.index_status() if only in (None, status.dimension)]
+
+
+def _count_spaces(state: State) -> Counter[tuple[str, int]]:
+    counts: Counter[tuple[str, int]] = Counter()
+    for one in state.vectors.rows():
+        dimension = len(one.embedding.values)
+        counts[f"{FREE_SPACE}-{dimension}", dimension] += 1
+    for memory in state.memories.rows():
+        for space_id, windows in memory.embeddings.items():
+            counts[space_id, len(windows[0].values)] += len(windows)
+    return counts

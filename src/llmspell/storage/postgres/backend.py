@@ -183,7 +183,7 @@ def _runtime(database: Database, clock: Clock, ids: IdSource, language: str) -> 
         catalog=queries(),
         dialect=dialect,
         filters=filters,
-        nearest=PgvectorNeighbours(queries(), dialect, filters),
+        nearest=PgvectorNeighbours(queries(), dialect, filters, clock),
         clock=clock,
         ids=ids,
         analyser=Analyser(language),

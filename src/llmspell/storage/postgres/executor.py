@@ -105,7 +105,7 @@ class Runner(ABC):
                 observe.notify_query(statement.label, seconds, changed)
         return counts
 
-    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
+    async def rows_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> list[Row]:
         asked: list[Statement] = [*statements, (query, params)]
         commands = [command(one) for one, _ in asked]
         started = time.perf_counter() if observe.observed() else 0.0
@@ -115,7 +115,7 @@ class Runner(ABC):
             seconds = (time.perf_counter() - started) / len(commands)
             for statement, changed in zip(commands, _counts(results, _sizes(asked)), strict=True):
                 observe.notify_query(statement.label, seconds, changed)
-        return rows[0] if rows else None
+        return rows
 
     def _bound(self, commands: Sequence[Command], statements: Sequence[Statement]) -> Iterator[Bound]:
         """Encode values only when their turn comes: ten thousand vectors need not exist twice."""

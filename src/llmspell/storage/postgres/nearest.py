@@ -21,23 +21,37 @@ from llmspell.codec import DIMENSIONS, require_limit
 from llmspell.errors import InvalidLimit, NotFound
 from llmspell.storage.contracts.backend import Promotable
 from llmspell.storage.contracts.memories import Scored
+from llmspell.storage.contracts.vector_index import (
+    CONFIGURED,
+    EF_SEARCH_MAX,
+    Effort,
+    IndexState,
+    VectorIndexStatus,
+    ef_for_recall,
+    estimate_overhead_bytes,
+    estimate_vector_bytes,
+)
 from llmspell.storage.contracts.vectors import FREE_SPACE
 from llmspell.storage.relational import memories, vectors
 from llmspell.storage.relational.filters import FilterDialect, compile_filter
 from llmspell.storage.relational.vectors import FLOAT32_BYTES, free_space
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llmspell.clock import Clock
     from llmspell.storage.contracts.filters import Node
     from llmspell.storage.relational.catalog import Catalog
     from llmspell.storage.relational.database import Dialect, Executor, Row, Statement, Unit
+    from llmspell.storage.relational.runtime import SpaceCount
     from llmspell.tenant import TenantId
 
 EXACT_BELOW = 1_000
 """A space with at most so many vectors in the index is compared one by one all the same: that takes about a millisecond and misses
 nothing, while the index, which all tenants share, may miss some."""
+PARAMETERS = {384: (16, 64), 768: (16, 128), 1536: (24, 256), 3072: (24, 256)}
+"""`m` and `ef_construction` of the index of a dimension (HNS-11, set by migrations); that of 3,072 has half precision (AMB-020)."""
 EF_SEARCH_MIN = 100
-EF_SEARCH_MAX = 1_000  # pgvector's own limit
 OVERSAMPLE = 4
 """Candidates per hit: several windows may belong to one memory, and half precision may swap neighbours."""
 SCAN_TUPLES_MAX = 20_000
@@ -73,7 +87,9 @@ _MEMORIES = _Kind("memories", "memories_union", "memories_half", "memories_exact
 class PgvectorNeighbours:
     """`NearestNeighbours` by the queries of `nearest.sql`."""
 
-    def __init__(self, catalog: Catalog, dialect: Dialect, filters: FilterDialect) -> None:
+    def __init__(self, catalog: Catalog, dialect: Dialect, filters: FilterDialect, clock: Clock) -> None:
+        self._catalog = catalog
+        self._clock = clock
         self._queries = catalog.nearest
         self._dialect = dialect
         self._filters = filters
@@ -81,19 +97,33 @@ class PgvectorNeighbours:
         self._promoted: OrderedDict[tuple[TenantId, str], None] = OrderedDict()
 
     async def free(
-        self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None
+        self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None, effort: Effort
     ) -> list[Scored]:
         compiled = compile_filter(where, vectors.COLUMNS, self._dialect, self._filters)
         dimension = len(query) // FLOAT32_BYTES
         parameters = {"space_id": free_space(dimension), "scope": scope, **compiled.parameters}
-        return await self._search(executor, _FREE, query, limit, fragment=compiled.fragment, parameters=parameters)
+        if effort.exact:
+            exact = self._queries.of(_FREE.exact, dimension).filtered(compiled.fragment)
+            return _ranked(await executor.rows(exact, query=self._dialect.vector(query), limit=limit, **parameters))
+        return await self._search(
+            executor, _FREE, query, limit, fragment=compiled.fragment, parameters=parameters, effort=effort
+        )
 
     async def memories(
         self, executor: Executor, *, space_id: str, query: bytes, limit: int, where: Node | None, now: object
     ) -> list[Scored]:
         compiled = compile_filter(where, memories.COLUMNS, self._dialect, self._filters)
         parameters = {"space_id": space_id, "now": now, **compiled.parameters}
-        return await self._search(executor, _MEMORIES, query, limit, fragment=compiled.fragment, parameters=parameters)
+        return await self._search(
+            executor, _MEMORIES, query, limit, fragment=compiled.fragment, parameters=parameters, effort=CONFIGURED
+        )
+
+    async def index_status(self, unit: Unit, spaces: Sequence[SpaceCount]) -> list[VectorIndexStatus]:
+        return [_status(space) for space in spaces]
+
+    async def build_index(self, unit: Unit, space: SpaceCount) -> None:
+        if space.vectors > EXACT_BELOW:
+            await promote(unit, self._catalog, space_id=space.id, dimension=space.dimension, clock=self._clock)
 
     def inserted(self, *, space_id: str, dimension: int) -> list[Statement]:
         return []
@@ -105,7 +135,15 @@ class PgvectorNeighbours:
         return []
 
     async def _search(
-        self, executor: Executor, kind: _Kind, query: bytes, limit: int, *, fragment: str, parameters: dict[str, Any]
+        self,
+        executor: Executor,
+        kind: _Kind,
+        query: bytes,
+        limit: int,
+        *,
+        fragment: str,
+        parameters: dict[str, Any],
+        effort: Effort,
     ) -> list[Scored]:
         dimension = len(query) // FLOAT32_BYTES
         parameters = {**parameters, "query": self._dialect.vector(query), "limit": limit}
@@ -119,7 +157,7 @@ class PgvectorNeighbours:
         half = dimension == HALF_PRECISION_DIMENSION
         candidates = limit if kind.one_vector_each and not half else limit * OVERSAMPLE
         union = getattr(self._queries, kind.half) if half else self._queries.of(kind.union, dimension)
-        ef_search = str(min(EF_SEARCH_MAX, max(EF_SEARCH_MIN, candidates)))
+        ef_search = str(min(EF_SEARCH_MAX, max(_wanted(effort), candidates)))
         settings = {"candidates": candidates, "ef_search": ef_search, "max_scan_tuples": str(SCAN_TUPLES_MAX)}
         settings["exact_below"] = EXACT_BELOW
         state, found = _read(await executor.rows(union.filtered(fragment), **settings, **parameters))
@@ -133,10 +171,36 @@ class PgvectorNeighbours:
             self._promoted.popitem(last=False)
 
 
+def _wanted(effort: Effort) -> int:
+    """Return how many candidates an effort asks for (HNS-14)."""
+    if effort.ef_search is not None:
+        return effort.ef_search
+    return EF_SEARCH_MIN if effort.recall is None else ef_for_recall(effort.recall)
+
+
 def _read(rows: list[Row]) -> tuple[float, list[Row]]:
     """Take apart what a search gave: the state of the space, and the hits."""
     (state,) = (score for id, score in rows if id is None)
     return state, [row for row in rows if row[0] is not None]
+
+
+def _status(space: SpaceCount) -> VectorIndexStatus:
+    outside = space.vectors - space.inside
+    state: IndexState = "exact" if space.vectors <= EXACT_BELOW else "behind" if outside > EXACT_BELOW else "ready"
+    m, ef_construction = PARAMETERS[space.dimension]
+    return VectorIndexStatus(
+        space_id=space.id,
+        dimension=space.dimension,
+        state=state,
+        vectors=space.vectors,
+        indexed=space.inside,
+        unindexed=outside,
+        m=m,
+        ef_construction=ef_construction,
+        ef_search=EF_SEARCH_MIN,
+        estimated_bytes=space.vectors * estimate_vector_bytes(space.dimension, m=m),
+        overhead_bytes=estimate_overhead_bytes(space.vectors, m=m),
+    )
 
 
 def _ranked(rows: list[Row]) -> list[Scored]:

@@ -103,15 +103,16 @@ class RelationalArtifacts:
                 return None
             if ready[2]:
                 hold = (self._queries.hold_content, parameters)
-                row = await self._unit.row_after([*first, hold], self._queries.insert, **parameters)
-                if row is not None:
-                    return row
+                rows = await self._unit.rows_after([*first, hold], self._queries.insert, **parameters)
+                if rows:
+                    return rows[0]
         packed = await content.packed()
         parameters |= {"stored_bytes": packed.size_bytes, "is_compressed": packed.is_compressed}
         if not packed.in_one_value:
             return await self._put_large(first, packed, parameters)
         keep = (self._queries.keep_content, {**parameters, "data": packed.whole()})
-        return await self._unit.row_after([*first, keep], self._queries.insert, **parameters)
+        rows = await self._unit.rows_after([*first, keep], self._queries.insert, **parameters)
+        return rows[0] if rows else None
 
     def _first(self, details: Details, parameters: dict[str, Any]) -> builtins.list[Statement]:
         """Return what holds the sessions that a put depends on, and takes the number of the artifact.

@@ -50,8 +50,8 @@ class Executor(Protocol):
         """Run statements that need nothing of each other, atomically and in one round trip; return rows changed by each."""
         ...
 
-    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
-        """Run statements and then a query that sees their effect, as `batch` does; return the query's first row, or None."""
+    async def rows_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> list[Row]:
+        """Run statements and then a query that sees their effect, as `batch` does; return all rows of the query."""
         ...
 
 

@@ -1,7 +1,8 @@
 """The queue of all tenants on a database: leases, heartbeats, and how jobs end.
 
-Rule 1: a lease is one unit of work of three statements: expired leases go back, jobs whose time has come become ready, and
-jobs are taken. What was taken is read by the lease's own id, and only if there is any: looking in vain costs one round trip.
+Rule 1: a lease is one exchange of four statements: expired leases go back, jobs whose time has come become ready, jobs are taken,
+and what was taken is read by the lease's own id. Were it read in an exchange of its own, and that one failed, the call would say
+that nothing happened while jobs are taken. Which kinds wait is asked before, with the first two, which are due in any case.
 Rule 2: whatever a worker says of a job names the lease; a statement that finds the job in other hands changes nothing.
 """
 
@@ -15,7 +16,8 @@ from typing import Any
 from uuid import UUID
 
 from llmspell.codec import require_limit
-from llmspell.errors import LeaseLost
+from llmspell.errors import LeaseLost, LlmspellError
+from llmspell.observe import logger
 from llmspell.storage.contracts import jobs_checks as checks
 from llmspell.storage.contracts.jobs import (
     EMBED_KIND,
@@ -109,7 +111,11 @@ class RelationalJobQueue:
     async def _take_by_turns(
         self, turned: Sequence[TenantId], take: Callable[..., Awaitable[list[LeasedJob]]], limit: int
     ) -> list[LeasedJob]:
-        """Ask tenants, each by its own right: all for the same number, then those that had it for what is left."""
+        """Ask tenants, each by its own right: all for the same number, then those that had it for what is left.
+
+        What fails after some gave theirs is logged: an error would leave those jobs taken, and in nobody's hands. One that stays
+        is raised by the first look that has found nothing before it.
+        """
         found: list[LeasedJob] = []
         while turned and len(found) < limit:
             each = max(1, (limit - len(found)) // len(turned))
@@ -117,7 +123,13 @@ class RelationalJobQueue:
             for one in turned:
                 if len(found) == limit:
                     break
-                taken = await take(self._unit_of(one), tenants=[one], limit=each)
+                try:
+                    taken = await take(self._unit_of(one), tenants=[one], limit=each)
+                except LlmspellError as error:
+                    if not found:
+                        raise
+                    logger.warning("the jobs of the other tenants have to wait for the next look: %s", error)
+                    return found
                 found += taken
                 if len(taken) == each:
                     generous.append(one)
@@ -140,30 +152,26 @@ class RelationalJobQueue:
         now = self._runtime.clock.now()
         at, until = self._dialect.instant(now), self._dialect.instant(now + lasts)
         lease_id = self._runtime.ids.new()
+        mine = {"lease_id": self._dialect.id(lease_id), "until": until}
         due = {"now": at, "most": RECLAIM_MAX, **within}
         upkeep: list[Statement] = [
             (self._queries.reclaim, {**due, "error_class": LEASE_EXPIRED, "error": EXPIRED_ERROR}),
             (self._queries.wake, due),
         ]
         if kinds is None:  # which kinds wait is known when those that were due are among them
-            await unit.batch(upkeep)
-            upkeep = []
-            kinds = [row[0] for row in await unit.rows(self._queries.waiting_kinds, most=KINDS_MAX, **within)]
+            rows = await unit.rows_after(upkeep, self._queries.waiting_kinds, most=KINDS_MAX, **within)
+            upkeep, kinds = [], [row[0] for row in rows]
         taking = {
             "kinds": self._dialect.array(list(kinds)),
             "wanted": limit,
             "reach": limit + CONTENTION,
-            "lease_id": self._dialect.id(lease_id),
-            "until": until,
             "worker": worker,
             "now": at,
             "after": after,
+            **mine,
             **within,
         }
-        *_, taken = await unit.batch([*upkeep, (self._queries.lease, taking)])
-        if not taken:
-            return []
-        rows = await unit.rows(self._queries.leased, lease_id=self._dialect.id(lease_id), until=until)
+        rows = await unit.rows_after([*upkeep, (self._queries.lease, taking)], self._queries.leased, **mine)
         return [self._leased(row, lease_id) for row in rows]
 
     def _leased(self, row: Row, lease_id: UUID) -> LeasedJob:

@@ -78,15 +78,12 @@ class RelationalMemories:
 
     async def ensure_space(self, space: EmbeddingSpace) -> None:
         checks.require_space(space)
-        await self._unit.execute(
-            self._vectors.register_space,
-            space_id=space.space_id,
-            model=space.model,
-            dimension=space.dimension,
-            now=self._now(),
+        new = {"space_id": space.space_id, "model": space.model, "dimension": space.dimension, "now": self._now()}
+        found = await self._unit.rows_after(
+            [(self._vectors.register_space, new)], self._vectors.space, space_id=space.space_id
         )
-        registered = await self._unit.row(self._vectors.space, space_id=space.space_id)
-        if registered is None or tuple(registered) != (space.model, space.dimension):
+        registered = tuple(found[0]) if found else None
+        if registered != (space.model, space.dimension):
             raise Conflict(
                 "The embedding space is registered with another model or dimension.",
                 space_id=space.space_id,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -12,10 +12,20 @@ from llmspell.ids import IdSource
 from llmspell.storage.contracts.capabilities import Characteristics
 from llmspell.storage.contracts.filters import Node
 from llmspell.storage.contracts.memories import Scored
+from llmspell.storage.contracts.vector_index import Effort, VectorIndexStatus
 from llmspell.storage.relational.catalog import Catalog
-from llmspell.storage.relational.database import Dialect, Executor, Statement
+from llmspell.storage.relational.database import Dialect, Executor, Statement, Unit
 from llmspell.storage.relational.filters import FilterDialect
 from llmspell.storage.text.analyser import Analyser
+
+
+class SpaceCount(NamedTuple):
+    """An embedding space of a tenant: its vectors, and those of them that the database's own approximate index holds."""
+
+    id: str
+    dimension: int
+    vectors: int
+    inside: int
 
 
 class NearestNeighbours(Protocol):
@@ -25,7 +35,7 @@ class NearestNeighbours(Protocol):
     """
 
     async def free(
-        self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None
+        self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None, effort: Effort
     ) -> list[Scored]:
         """Search free vectors of the query's dimension."""
         ...
@@ -37,6 +47,14 @@ class NearestNeighbours(Protocol):
 
         `now`: the instant, as the dialect's parameter, that decides which memories have expired.
         """
+        ...
+
+    async def index_status(self, unit: Unit, spaces: Sequence[SpaceCount]) -> list[VectorIndexStatus]:
+        """Say how spaces are searched."""
+        ...
+
+    async def build_index(self, unit: Unit, space: SpaceCount) -> None:
+        """Index what of a space is large enough to be indexed and is not yet; done when it returns."""
         ...
 
     def inserted(self, *, space_id: str, dimension: int) -> list[Statement]:

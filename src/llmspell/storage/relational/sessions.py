@@ -138,13 +138,13 @@ class RelationalSessions:
 
     async def delete(self, id: UUID | str) -> bool:
         wanted = parse_id(id)
-        row = await self._unit.row_after(
+        rows = await self._unit.rows_after(
             [(self._queries.lock, {"id": self._dialect.id(wanted)}), *self._emptied([wanted])],
             self._queries.delete,
             id=self._dialect.id(wanted),
             now=self._dialect.instant(self._runtime.clock.now()),
         )
-        return row is not None and bool(row[0])
+        return bool(rows and rows[0][0])
 
     def _emptied(self, ids: Sequence[UUID]) -> builtins.list[Statement]:
         """Return the statements that delete the artifacts of sessions which are held, and the contents that nobody else has."""

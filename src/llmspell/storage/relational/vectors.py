@@ -24,6 +24,7 @@ from llmspell.errors import AlreadyExists
 from llmspell.ids import parse_id
 from llmspell.storage.contracts.checks import require_score
 from llmspell.storage.contracts.filters import parse
+from llmspell.storage.contracts.vector_index import CONFIGURED, Effort, VectorIndexStatus, require_dimension
 from llmspell.storage.contracts.vectors import (
     FILTER_FIELDS,
     FREE_SPACE,
@@ -35,7 +36,7 @@ from llmspell.storage.contracts.vectors import (
 )
 from llmspell.storage.relational.database import Executor, Row, Statement, Unit
 from llmspell.storage.relational.filters import Columns
-from llmspell.storage.relational.runtime import Runtime
+from llmspell.storage.relational.runtime import Runtime, SpaceCount
 
 COLUMNS = Columns({"scope": "v.scope", "created_at": "v.created_at", "updated_at": "v.updated_at"}, "v.metadata")
 """Where filters on free vectors look; the queries call the vector table `v`."""
@@ -119,6 +120,7 @@ class RelationalVectors:
         filters: Mapping[str, Any] | None = None,
         min_score: float | None = None,
         include_embedding: bool = False,
+        effort: Effort = CONFIGURED,
     ) -> list[VectorHit]:
         packed = pack_vector(embedding)
         dimension = len(packed) // FLOAT32_BYTES
@@ -129,7 +131,9 @@ class RelationalVectors:
         where = parse(filters, FILTER_FIELDS)
 
         async def work(executor: Executor) -> list[VectorHit]:
-            scored = await self._runtime.nearest.free(executor, query=packed, limit=limit, scope=scope, where=where)
+            scored = await self._runtime.nearest.free(
+                executor, query=packed, limit=limit, scope=scope, where=where, effort=effort
+            )
             kept = [item for item in scored if least is None or item.score >= least]
             ids = self._runtime.dialect.array([item.id for item in kept])
             rows = await executor.rows(self._queries.of("hydrate", dimension), ids=ids) if kept else []
@@ -188,6 +192,20 @@ class RelationalVectors:
             scopes=len({name for _, name, _ in rows}),
             storage_bytes=sum(dimension * count * FLOAT32_BYTES for dimension, count in by_dimension.items()),
         )
+
+    async def index_status(self) -> list[VectorIndexStatus]:
+        return await self._runtime.nearest.index_status(self._unit, await self._spaces())
+
+    async def build_index(self, *, dimension: int | None = None) -> list[VectorIndexStatus]:
+        only = require_dimension(dimension)
+        spaces = [space for space in await self._spaces() if only in (None, space.dimension)]
+        for space in spaces:
+            await self._runtime.nearest.build_index(self._unit, space)
+        built = {space.id for space in spaces}
+        return [status for status in await self.index_status() if status.space_id in built]
+
+    async def _spaces(self) -> list[SpaceCount]:
+        return [SpaceCount(*row) for row in await self._unit.rows(self._queries.spaces)]
 
     def _record(self, row: Row) -> VectorRecord:
         dialect = self._runtime.dialect

@@ -98,26 +98,25 @@ class ConnectionExecutor:
         control(connection, "RELEASE batch")
         return counts
 
-    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
+    async def rows_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> list[Row]:
         connection = self._open()
         control(connection, "SAVEPOINT batch")
         try:
-            row = run_row_after(connection, self.tenant, [*statements, (query, params)])
+            rows = run_rows_after(connection, self.tenant, [*statements, (query, params)])
         except BaseException:
             if connection.in_transaction:
                 control(connection, "ROLLBACK TO batch")
                 control(connection, "RELEASE batch")
             raise
         control(connection, "RELEASE batch")
-        return row
+        return rows
 
 
-def run_row_after(connection: apsw.Connection, tenant: TenantId, statements: Sequence[Statement]) -> Row | None:
-    """Run statements in order, and return the first row of the last."""
+def run_rows_after(connection: apsw.Connection, tenant: TenantId, statements: Sequence[Statement]) -> list[Row]:
+    """Run statements in order, and return the rows of the last."""
     *before, (query, parameters) = statements
     run_batch(connection, tenant, before)
-    rows = fetch(connection, query, {**cast("Mapping[str, Any]", parameters), "tenant_id": tenant})
-    return rows[0] if rows else None
+    return fetch(connection, query, {**cast("Mapping[str, Any]", parameters), "tenant_id": tenant})
 
 
 def run_batch(connection: apsw.Connection, tenant: TenantId, statements: Sequence[Statement]) -> list[int]:
@@ -306,10 +305,10 @@ class FileUnit:
         run = functools.partial(run_batch, tenant=self.tenant, statements=statements)
         return await self._submit(run, several=not single)  # type: ignore[no-any-return]
 
-    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
+    async def rows_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> list[Row]:
         if observed():
             notify_round_trip(query.label)
-        run = functools.partial(run_row_after, tenant=self.tenant, statements=[*statements, (query, params)])
+        run = functools.partial(run_rows_after, tenant=self.tenant, statements=[*statements, (query, params)])
         return await self._submit(run, several=True)  # type: ignore[no-any-return]
 
     async def read(self, work: Callable[[Executor], Awaitable[T]], *, heavy: bool = False) -> T:
@@ -370,8 +369,8 @@ class TransactionUnit:
         run = functools.partial(run_batch, tenant=self.tenant, statements=statements)
         return await self._submit(run, several=True)  # type: ignore[no-any-return]
 
-    async def row_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> Row | None:
-        run = functools.partial(run_row_after, tenant=self.tenant, statements=[*statements, (query, params)])
+    async def rows_after(self, statements: Sequence[Statement], query: Query, /, **params: Any) -> list[Row]:
+        run = functools.partial(run_rows_after, tenant=self.tenant, statements=[*statements, (query, params)])
         return await self._submit(run, several=True)  # type: ignore[no-any-return]
 
     async def read(self, work: Callable[[Executor], Awaitable[T]], *, heavy: bool = False) -> T:

@@ -8,18 +8,20 @@ Rule: a search sees exactly its snapshot. Where that may hold writes that can st
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from llmspell.clock import Clock
 from llmspell.storage.contracts.filters import Node
 from llmspell.storage.contracts.memories import Scored
+from llmspell.storage.contracts.vector_index import Effort, VectorIndexStatus
 from llmspell.storage.contracts.vectors import FREE_SPACE
 from llmspell.storage.relational import memories, vectors
 from llmspell.storage.relational.catalog import Catalog
-from llmspell.storage.relational.database import Executor, Row, Statement
+from llmspell.storage.relational.database import Executor, Row, Statement, Unit
 from llmspell.storage.relational.filters import compile_filter
+from llmspell.storage.relational.runtime import SpaceCount
 from llmspell.storage.sqlite.connection import drive
 from llmspell.storage.sqlite.database import ConnectionExecutor, FileUnit, TransactionUnit
 from llmspell.storage.sqlite.dialect import SqliteDialect, SqliteFilters
@@ -56,12 +58,12 @@ class InProcessNeighbours:
         self._lock = threading.Lock()
 
     async def free(
-        self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None
+        self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None, effort: Effort
     ) -> list[Scored]:
         if isinstance(executor, (FileUnit, TransactionUnit)):
 
             async def work(inner: Executor) -> list[Scored]:
-                return await self.free(inner, query=query, limit=limit, scope=scope, where=where)
+                return await self.free(inner, query=query, limit=limit, scope=scope, where=where, effort=effort)
 
             return await executor.read(work, heavy=True)
         dimension = len(query) // _FLOAT32_BYTES
@@ -93,6 +95,21 @@ class InProcessNeighbours:
         found = self._catalog.nearest.memories.filtered(condition.fragment)
         rows = await executor.rows(found, now=now, **condition.parameters)
         return self._search(space, query, limit, only=[row[0] for row in rows], without=[])
+
+    async def index_status(self, unit: Unit, spaces: Sequence[SpaceCount]) -> list[VectorIndexStatus]:
+        return [
+            VectorIndexStatus(
+                space_id=space.id,
+                dimension=space.dimension,
+                state="exact",
+                vectors=space.vectors,
+                unindexed=space.vectors,
+            )
+            for space in spaces
+        ]
+
+    async def build_index(self, unit: Unit, space: SpaceCount) -> None:
+        """Every space is compared one by one."""
 
     def inserted(self, *, space_id: str, dimension: int) -> list[Statement]:
         """Return the statement that takes the next change number of the space, for the rows that follow."""

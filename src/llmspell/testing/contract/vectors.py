@@ -11,8 +11,9 @@ import pytest
 
 from llmspell.clock import ManualClock
 from llmspell.codec import DIMENSIONS, pack_vector, unpack_vector
-from llmspell.errors import AlreadyExists, InvalidVector
+from llmspell.errors import AlreadyExists, InvalidLimit, InvalidVector
 from llmspell.storage.contracts.backend import Backend
+from llmspell.storage.contracts.vector_index import Effort
 from llmspell.storage.contracts.vectors import DEFAULT_SCOPE, VectorEntry, VectorStats
 from llmspell.testing.contract import ids_of, open_tenant, random_vector, turned_vector
 
@@ -286,3 +287,32 @@ class VectorsContract:
         assert stored is not None
         assert stored.metadata == {"a": [1]}
         assert stored.embedding == array("f", random_vector(1))
+
+    async def test_a_search_is_exact_when_that_is_asked_for_and_says_the_same_however_hard_it_tries(
+        self, backend: Backend
+    ) -> None:
+        vectors = (await open_tenant(backend)).vectors
+        await vectors.insert([VectorEntry(embedding=random_vector(n)) for n in range(40)])
+        expected = await vectors.search(random_vector(7), limit=5)
+
+        for effort in (Effort(exact=True), Effort(recall=0.5), Effort(recall=1.0), Effort(ef_search=1)):
+            assert await vectors.search(random_vector(7), limit=5, effort=effort) == expected
+
+    async def test_the_status_of_the_indexes_counts_every_vector_once(self, backend: Backend) -> None:
+        storages = await open_tenant(backend)
+        await storages.vectors.insert([VectorEntry(embedding=random_vector(n)) for n in range(3)])
+        await storages.vectors.insert([VectorEntry(embedding=random_vector(3, 768))])
+
+        found = await storages.vectors.build_index()
+
+        assert found == await storages.vectors.index_status()
+        assert [(one.dimension, one.vectors) for one in found] == [(384, 3), (768, 1)]
+        assert all(one.indexed + one.unindexed == one.vectors for one in found)
+        assert await storages.vectors.build_index(dimension=768) == found[1:]
+        assert await (await open_tenant(backend)).vectors.index_status() == []
+
+    async def test_only_dimensions_that_are_stored_have_an_index(self, backend: Backend) -> None:
+        vectors = (await open_tenant(backend)).vectors
+
+        with pytest.raises(InvalidLimit, match="`dimension` must be one of 384, 768, 1536, 3072"):
+            await vectors.build_index(dimension=100)

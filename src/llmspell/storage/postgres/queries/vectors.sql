@@ -83,3 +83,18 @@ ON CONFLICT (tenant_id, space_id) DO NOTHING;
 -- What a space holds.
 SELECT model, dimension FROM llmspell.embedding_spaces
 WHERE tenant_id = :tenant_id AND space_id = :space_id;
+
+-- name: spaces -> rows
+-- How many vectors each space has, and how many of them the approximate index holds.
+SELECT space_id, 384 AS dimension, count(*) AS vectors, count(*) FILTER (WHERE ann) AS inside FROM llmspell.vector_embeddings_384
+WHERE tenant_id = :tenant_id GROUP BY space_id
+UNION ALL
+SELECT space_id, 768 AS dimension, count(*) AS vectors, count(*) FILTER (WHERE ann) AS inside FROM llmspell.vector_embeddings_768
+WHERE tenant_id = :tenant_id GROUP BY space_id
+UNION ALL
+SELECT space_id, 1536 AS dimension, count(*) AS vectors, count(*) FILTER (WHERE ann) AS inside FROM llmspell.vector_embeddings_1536
+WHERE tenant_id = :tenant_id GROUP BY space_id
+UNION ALL
+SELECT space_id, 3072 AS dimension, count(*) AS vectors, count(*) FILTER (WHERE ann) AS inside FROM llmspell.vector_embeddings_3072
+WHERE tenant_id = :tenant_id GROUP BY space_id
+ORDER BY space_id;

@@ -102,3 +102,18 @@ WHERE tenant_id = :tenant_id AND space_id = :space_id;
 -- only: caches outside the database start again after a deletion
 UPDATE embedding_spaces SET change_seq = change_seq + 1, deleted_seq = change_seq + 1
 WHERE changes() > 0 AND tenant_id = :tenant_id AND dimension = :dimension AND space_id <> 'free-' || :dimension;
+
+-- name: spaces -> rows
+-- How many vectors each space has, and how many of them the approximate index holds.
+SELECT space_id, 384 AS dimension, count(*) AS vectors, count(*) FILTER (WHERE ann) AS inside FROM vector_embeddings_384
+WHERE tenant_id = :tenant_id GROUP BY space_id
+UNION ALL
+SELECT space_id, 768 AS dimension, count(*) AS vectors, count(*) FILTER (WHERE ann) AS inside FROM vector_embeddings_768
+WHERE tenant_id = :tenant_id GROUP BY space_id
+UNION ALL
+SELECT space_id, 1536 AS dimension, count(*) AS vectors, count(*) FILTER (WHERE ann) AS inside FROM vector_embeddings_1536
+WHERE tenant_id = :tenant_id GROUP BY space_id
+UNION ALL
+SELECT space_id, 3072 AS dimension, count(*) AS vectors, count(*) FILTER (WHERE ann) AS inside FROM vector_embeddings_3072
+WHERE tenant_id = :tenant_id GROUP BY space_id
+ORDER BY space_id;
