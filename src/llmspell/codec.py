@@ -288,8 +288,8 @@ _MAGNITUDES = bytes(
     _LONG if exponent >= 80 else _MIDDLE if exponent >= 40 else _SHORT for exponent in (*range(128), *range(128))
 )
 """What the highest byte of a float32 (its sign, and the upper seven bits of its exponent) tells of its size: 2**33 or more, which
-infinities and NaN are too; 2**-47 or more; or less. Components below 2**33 have a squared length below `NORM_SQUARED_MAX`, however many
-fit into a memory, and one of 2**-47 or more makes it greater than `NORM_SQUARED_MIN`."""
+infinities and NaN are too; 2**-47 or more; or less. Components below 2**33 have a squared length below `NORM_SQUARED_MAX`,
+however many fit into a memory, and one of 2**-47 or more makes it greater than `NORM_SQUARED_MIN`."""
 
 
 def pack_vector(value: VectorLike, *, field: str = "embedding", dimension: int | None = None) -> bytes:

@@ -28,8 +28,8 @@ _SPARE: Final = 1.5
 class Block:
     """All arrays have one entry per row.
 
-    `halves`: float16 of shape (n, dimension), unit vectors. `owners`: uint64 of shape (n, 2), the halves of the owner's id. `parts`:
-    int32, which window of its owner a row is. `seqs`, `died`: int64, the changes that brought it and took it away.
+    `halves`: float16 of shape (n, dimension), unit vectors. `owners`: uint64 of shape (n, 2), the halves of the owner's id.
+    `parts`: int32, which window of its owner a row is. `seqs`, `died`: int64, the changes that brought it and took it away.
     """
 
     halves: Halves
@@ -60,7 +60,8 @@ class Block:
     @property
     def row_bytes(self) -> int:
         """What one row takes."""
-        return 2 * self.halves.shape[1] + 16 + 4 + 8 + 8
+        dimension: int = self.halves.shape[1]
+        return 2 * dimension + 16 + 4 + 8 + 8
 
     def each(self, change: Callable[[NDArray[np.generic]], NDArray[np.generic]]) -> Block:
         """Return a block of changed arrays."""
@@ -88,7 +89,8 @@ class Block:
         block = self
         if len(self) < total:
             block = Block.empty(more.halves.shape[1], max(total, int(total * _SPARE) if used else total))
-            block._write(self.upto(used), 0) if used else None
+            if used:
+                block._write(self.upto(used), 0)
         block._write(more, used)
         return block
 
@@ -112,7 +114,8 @@ _FACTORS: Final = np.random.default_rng().integers(1, 2**63, size=2, dtype=np.ui
 
 
 class Finder:
-    """Finds the rows of owners: their mixed ids, sorted. The factors are secret: ids come from outside and must not meet on purpose."""
+    """Finds the rows of owners: their mixed ids, sorted. The factors are secret: ids come from outside and must not meet on
+    purpose."""
 
     __slots__ = ("_hashes", "_order", "_owners")
 

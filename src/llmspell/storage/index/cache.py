@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Final
 
+from llmspell.storage.index.blocks import Positions
 from llmspell.storage.index.space import Source, Space, View
 
 CACHE_MAX_BYTES: Final = 512 * 1024 * 1024
@@ -17,7 +18,9 @@ SPACES_MAX: Final = 10_000
 class SpaceCache:
     """Spaces by any key."""
 
-    def __init__(self, max_bytes: int = CACHE_MAX_BYTES, *, begin: Callable[[Hashable, Space, Source], None] | None = None) -> None:
+    def __init__(
+        self, max_bytes: int = CACHE_MAX_BYTES, *, begin: Callable[[Hashable, Space, Source], None] | None = None
+    ) -> None:
         """`begin` fills a space that is new here as far as it can, before the rows are read."""
         self.max_bytes = max_bytes
         self._begin = begin
@@ -46,10 +49,12 @@ class SpaceCache:
             self._spaces.move_to_end(key)
         return space
 
-    def view(self, key: Hashable, source: Source) -> tuple[Space, View | None]:
-        """Return a space, caught up, and the rows that the source's snapshot sees.
+    def view(
+        self, key: Hashable, source: Source, choose: Callable[[Space, View], Positions | None] | None = None
+    ) -> tuple[View | None, Positions | None]:
+        """Return the rows that the source's snapshot sees, and which of them `choose` says, ascending (None: all).
 
-        None: the space is ahead of the snapshot and cannot go back, or is larger than the whole cache.
+        No view: the space is ahead of the snapshot and cannot go back, or is larger than the whole cache.
         """
         space = self.space(key, source.dimension)
         with space.lock:
@@ -57,9 +62,10 @@ class SpaceCache:
             if known is None and self._begin is not None:
                 self._begin(key, space, source)
             view = space.view(source, self.max_bytes)
-        if view is not None and known != space.version:
+            chosen = choose(space, view) if choose is not None and view is not None else None
+        if known != space.version:
             self._evict(key)
-        return space, view
+        return view, chosen
 
     def _evict(self, newest: Hashable) -> None:
         with self._lock:

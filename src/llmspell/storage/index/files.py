@@ -4,9 +4,9 @@ One file per space, named by a digest of tenant, space and dimension:
 
     magic · length of the header · header (JSON) · its digest · padding · arrays, each at a multiple of 4,096 bytes
 
-The header names the change up to which the file holds everything, a random token, the shape and place of each array, and a blake3 digest
-of all of them. The database keeps the token of the file that was written last: a database that was restored, or a file that was, no
-longer agree, and then the file counts for nothing.
+The header names the change up to which the file holds everything, a random token, the shape and place of each array, and a blake3
+digest of all of them. The database keeps the token of the file that was written last: a database that was restored, or a file
+that was, no longer agree, and then the file counts for nothing.
 
 Rule 1: a file is written beside its place, synced, and moved over it; nobody ever sees half of one.
 Rule 2: whatever is wrong with a file - torn, flipped, foreign, of another release - it is as if there were none.
@@ -21,6 +21,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,7 +73,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     m: int
     ef_construction: int
     recall: Recall
-    built_at: str
+    built_at: datetime
     arrays: dict[str, Array]
     size_bytes: int
     digest: str
@@ -101,7 +102,7 @@ def write(path: Path, header: Header, base: Block, graph: Graph) -> None:
         OSError: it could not be written; what was there before still is.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    contents = {
+    contents: dict[str, NDArray[Any]] = {
         "halves": base.halves,
         "owners": base.owners,
         "parts": base.parts,
@@ -157,13 +158,14 @@ def read(path: Path, name: Name, *, token: str) -> Stored | None:
         if len(mapping.bytes) != header.size_bytes or not _is_whole(mapping, header):
             return None
         arrays = {key: _mapped(mapping, array) for key, array in header.arrays.items()}
-        graph = Graph.view(memoryview(arrays.pop("graph")), owner=mapping)
+        graph = Graph.view(arrays.pop("graph").data, owner=mapping)
         base = Block(**{**arrays, "died": arrays["died"].copy()})
         if len({len(base.halves), len(base.owners), len(base.parts), len(base.seqs), len(base.died), len(graph)}) > 1:
             return None
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, msgspec.MsgspecError):
         return None
-    return Stored(header, base, Indexed(graph, header.recall, header.size_bytes))
+    indexed = Indexed(graph, header.recall, header.m, header.ef_construction, header.built_at, header.size_bytes)
+    return Stored(header, base, indexed)
 
 
 def _header(path: Path) -> Header | None:
@@ -173,9 +175,7 @@ def _header(path: Path) -> Header | None:
         if start[: len(MAGIC)] != MAGIC or not 0 < length < _HEADER_MAX_BYTES - len(start) - _DIGEST_BYTES:
             return None
         text = file.read(length)
-        return (
-            msgspec.json.decode(text, type=Header) if blake3(text).digest() == file.read(_DIGEST_BYTES) else None
-        )
+        return msgspec.json.decode(text, type=Header) if blake3(text).digest() == file.read(_DIGEST_BYTES) else None
 
 
 def _is_whole(mapping: Mapping, header: Header) -> bool:

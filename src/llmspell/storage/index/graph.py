@@ -1,7 +1,7 @@
 """The approximate index: a navigable graph over the first rows of a space. The only file that knows usearch.
 
-A graph knows positions, nothing of owners, snapshots or files; whoever asks it steps over rows that are gone and scores again what it
-returns, because it keeps its vectors in 8 bits.
+A graph knows positions, nothing of owners, snapshots or files; whoever asks it steps over rows that are gone and scores again
+what it returns, because it keeps its vectors in 8 bits.
 
 Rule 1: a graph never changes after it was made. To take in more rows it is copied: usearch ends the process when something is added
 to a graph that is a view of a file, or after a removal was saved (pitfalls).
@@ -12,30 +12,27 @@ Rule 3: rows are finite and of length 1 before they come here: usearch would acc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from usearch.index import Index
 
 LIBRARY: Final = "usearch-2"
 """Whose bytes a saved graph is; a file of another library is not read."""
 ADDED_AT_ONCE: Final = 1_024
 """Rows between two looks at whether the work is still wanted: some tenths of a second."""
-Going: Any = Callable[[int, int], bool]
+Going: TypeAlias = Callable[[int, int], bool]
 """Told how many rows are done and how many there are; False ends the work."""
 
 
-class Stopped(Exception):  # noqa: N818 - nothing went wrong
+class Stopped(Exception):
     """The work is not wanted any more."""
 
 
 class Graph:
     """A graph over rows 0 to `count`, which are its keys."""
 
-    def __init__(self, index: Index, *, owner: object = None) -> None:
+    def __init__(self, index: Any, *, owner: object = None) -> None:
         """`owner`: what must live as long as the graph, such as the file that it is a view of."""
         self._index = index
         self._owner = owner
@@ -48,7 +45,7 @@ class Graph:
         m: int,
         ef_construction: int,
         threads: int = 1,
-        going: Callable[[int, int], bool] | None = None,
+        going: Going | None = None,
     ) -> Graph:
         """Index float16 unit rows of shape (n, dimension).
 
@@ -74,7 +71,7 @@ class Graph:
         """Return the graph that `saved` holds, without copying it; `owner` keeps these bytes alive."""
         from usearch.index import Index
 
-        index = Index.restore(saved, view=True, enable_key_lookups=False)
+        index: Any = Index.restore(saved, view=True, enable_key_lookups=False)
         index.expansion_search = 1
         return cls(index, owner=(owner, saved))
 
@@ -84,12 +81,12 @@ class Graph:
         *,
         ef_construction: int,
         threads: int = 1,
-        going: Callable[[int, int], bool] | None = None,
+        going: Going | None = None,
     ) -> Graph:
         """Return a copy that also holds the rows behind its own: `rows` are those, of shape (more, dimension)."""
         from usearch.index import Index
 
-        index = Index.restore(self.saved(), enable_key_lookups=False)
+        index: Any = Index.restore(self.saved(), enable_key_lookups=False)
         index.expansion_add, index.expansion_search = ef_construction, 1
         _add(index, rows, len(self), threads, going)
         return Graph(index)
@@ -103,18 +100,18 @@ class Graph:
         return int(self._index.serialized_length)
 
     def search(self, query: NDArray[np.float32], candidates: int) -> NDArray[np.int64]:
-        """Return positions of about so many nearest rows, best first by their 8-bit scores. `query`: float32 of shape (dimension,)."""
+        """Return positions of about so many nearest rows, best first by their 8-bit scores. `query`: float32 of shape
+        (dimension,)."""
         found = self._index.search(query, min(candidates, len(self._index)), threads=1)
-        return found.keys.astype(np.int64)  # type: ignore[no-any-return]
+        positions: NDArray[np.int64] = found.keys.astype(np.int64)
+        return positions
 
     def saved(self) -> bytes:
         """Return it as bytes."""
         return bytes(self._index.save())
 
 
-def _add(
-    index: Index, rows: NDArray[np.float16], first: int, threads: int, going: Callable[[int, int], bool] | None
-) -> None:
+def _add(index: Any, rows: NDArray[np.float16], first: int, threads: int, going: Going | None) -> None:
     for start in range(0, len(rows), ADDED_AT_ONCE):
         if going is not None and not going(start, len(rows)):
             raise Stopped

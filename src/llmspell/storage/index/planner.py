@@ -1,7 +1,7 @@
 """Which way a search goes. Pure: it decides, others do.
 
-Costs are in rows of 384 float16 components compared one by one in order, about 35 ns each here (measured, like the others); only their
-relations matter.
+Costs are in rows of 384 float16 components compared one by one in order, about 35 ns each here (measured, like the others); only
+their relations matter.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ from typing import Final
 
 import msgspec
 
+from llmspell.storage.contracts.vector_index import Effort
+from llmspell.storage.index.recall import Recall
+
 SCAN_COMPONENTS: Final = 8_000_000
-"""Up to so many components (20,833 rows of 384) a space is compared one by one and has no graph: that takes less than a millisecond."""
+"""Up to so many components (20,833 rows of 384) a space is compared one by one and has no graph: that takes less than a
+millisecond."""
 TAIL_ROWS: Final = 2_048
 TAIL_SHARE: Final = 0.05
-"""Rows behind a graph that are worth taking in: at least 2,048, and a twentieth of it (HNS-23 advises to rebuild beyond a tenth)."""
+"""Rows behind a graph that are worth taking in: at least 2,048, and a twentieth of it (HNS-23 advises to rebuild beyond a
+tenth)."""
 DEAD_SHARE: Final = 0.2
 """A graph of which more is gone is made anew: usearch's recall falls as rows are replaced (0.93 to 0.83 at half, pitfalls)."""
 GATHERED: Final = 2.5
@@ -59,6 +64,23 @@ def wants_more(indexed: int, unindexed: int, dead: int) -> bool:
 def wants_anew(indexed: int, unindexed: int, dead: int) -> bool:
     """Say whether a graph is better made anew than extended: much of it is gone, or most of it would be new."""
     return dead > DEAD_SHARE * (indexed + unindexed) or unindexed > indexed
+
+
+def candidates(effort: Effort, limit: int, measured: Recall, *, ef_search: int, recall: float | None) -> int:
+    """Return how many candidates a graph is asked for; 0: the search shall be exact.
+
+    `ef_search`, `recall`: what is configured. A recall that no number of candidates reached on the data is reached exactly.
+    """
+    if effort.exact or effort.recall == 1.0:
+        return 0
+    if effort.ef_search is not None:
+        return max(effort.ef_search, limit)  # AMB-014
+    wanted = recall if effort.recall is None else effort.recall
+    least = max(limit, ef_search if effort.recall is None else 1)
+    if wanted is None:
+        return least
+    reached = measured.candidates(wanted, limit)
+    return 0 if reached is None else max(least, reached)
 
 
 def plan(*, rows: int, matching: int, graph: int, candidates: int) -> Plan:

@@ -1,7 +1,7 @@
 """What share of the true nearest a graph finds, measured on its own rows, and how many candidates reach a wanted share.
 
-Rows of the space are the questions, each without itself: they are distributed as the data are, and as most questions. The truth is a
-scan of all rows. A wanted recall counts as reached when the measured share is at least half way between it and 1: a sample errs.
+Rows of the space are the questions, each without itself: they are distributed as the data are, and as most questions. The truth is
+a scan of all rows. A wanted recall counts as reached when the measured share is at least half way between it and 1: a sample errs.
 
 Source of the method: recall@k against exact search over a sweep of the beam (Aumüller et al., ANN-Benchmarks, 2020).
 """

@@ -1,11 +1,11 @@
 """One search over the rows of a space: candidates by half precision or by a graph, then scores in full precision.
 
-The scores that decide are computed in float64 from the float32 rows, which the caller fetches for the candidates alone; half precision
-is wrong by a known amount at most (`half.error`), so the candidates of an exact path hold every row that can be among the best. A graph
-may miss some: then rows farther away take their place.
+The scores that decide are computed in float64 from the float32 rows, which the caller fetches for the candidates alone. Half
+precision is wrong by a known amount at most (`half.error`), so the candidates of an exact path hold every row that can be among the
+best. A graph may miss some: then rows farther away take their place.
 
-Rule: a search gives min(limit, rows that count) owners. What a graph finds too little of is asked for again more widely, then compared
-one by one.
+Rule: a search gives min(limit, rows that count) owners. What a graph finds too little of is asked for again more widely, then
+compared one by one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Fetch = Callable[[Sequence[bytes]], dict[tuple[bytes, int], bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is searched: a float64 vector of length 1, how many owners, and how many candidates a graph is asked for (0: exactly)."""
+    """A float64 vector of length 1, how many owners are wanted, and the candidates that a graph is asked for (0: exactly)."""
 
     unit: Doubles
     limit: int
@@ -84,11 +84,14 @@ def _by_graph(
     if not len(view.tail):
         return near, scores
     first = len(view.base)
-    if chosen is None and view.alive is None:
-        behind, more = np.arange(first, len(view)), scan(view.tail.halves, query)
+    if chosen is not None:
+        behind = chosen[np.searchsorted(chosen, first) :]
+    elif view.alive is not None:
+        behind = np.flatnonzero(view.alive[first:]) + first
     else:
-        counted = chosen[np.searchsorted(chosen, first) :] if chosen is not None else np.flatnonzero(view.alive[first:]) + first  # type: ignore[index]
-        behind, more = counted, scan(view.tail.halves[counted - first], query)
+        behind = np.arange(first, len(view))
+    rows = view.tail.halves if len(behind) == len(view.tail) else view.tail.halves[behind - first]
+    more = scan(rows, query)
     return np.concatenate((near, behind)), np.concatenate((scores, more))
 
 
@@ -112,8 +115,8 @@ def _near(view: View, positions: Positions, scores: NDArray[np.float64], limit: 
     if len(positions) > wanted:
         # The `wanted` best rows belong to at least `limit` owners: no owner has more rows than `windows`.
         kth = np.partition(scores, len(scores) - wanted)[len(scores) - wanted]
-        near = scores >= kth - margin
-        positions, scores = positions[near], scores[near]
+        kept = scores >= kth - margin
+        positions, scores = positions[kept], scores[kept]
     if view.windows == 1:
         return positions
     order = np.argsort(-scores, kind="stable")
@@ -122,7 +125,8 @@ def _near(view: View, positions: Positions, scores: NDArray[np.float64], limit: 
     if len(first) <= limit:
         return positions
     least = scores[order[np.sort(first)[limit - 1]]]
-    return positions[scores >= least - margin]
+    near: Positions = positions[scores >= least - margin]
+    return near
 
 
 def _scored(view: View, question: Question, positions: Positions, fetch: Fetch) -> Found:

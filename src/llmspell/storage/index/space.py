@@ -11,8 +11,9 @@ Rule 3: whoever touches a space holds its lock; a view needs none.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmspell.storage.index.blocks import ALIVE, Block, Finder, Positions, Words, joined
-from llmspell.storage.index.exact import Rows
+from llmspell.storage.index.exact import Rows, owner_words, part_numbers
 
 if TYPE_CHECKING:
     from llmspell.storage.contracts.filters import Node
@@ -47,12 +48,20 @@ class Changes(NamedTuple):
     removed: NDArray[np.bool_]
 
 
+def changes_of(rows: Sequence[tuple[bytes, int, int, int]]) -> Changes:
+    """Return a log that was read as (owner, part, change, removed)."""
+    owners, parts, seqs, removed = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Changes(owner_words(owners), part_numbers(parts), np.asarray(seqs, np.int64), np.asarray(removed, np.bool_))
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where a space is read, inside one snapshot."""
 
     dimension: int
     version: Version
+    token: str | None
+    """That of the newest index file, which the database knows."""
     pages: Callable[[int], Iterator[Rows]]
     """Rows of changes after the given one, in order, in pages."""
     present: Callable[[], tuple[Words, NDArray[np.int32]]]
@@ -71,13 +80,18 @@ class Indexed:
 
     graph: Graph
     recall: Recall
+    m: int
+    ef_construction: int
+    built_at: datetime
     file_bytes: int | None = None
 
 
 class View:
-    """The rows of a space as one snapshot sees them: those of `base`, then those of `tail`. Never changes but for what is cached."""
+    """The rows of a space as one snapshot sees them: those of `base`, then those of `tail`. Only what is cached changes."""
 
-    def __init__(self, base: Block, tail: Block, change: int, *, dead: bool, indexed: Indexed | None, windows: int) -> None:
+    def __init__(
+        self, base: Block, tail: Block, change: int, *, dead: bool, indexed: Indexed | None, windows: int
+    ) -> None:
         """`tail` has just the rows that count. `dead`: some rows may be gone. `windows`: the most rows an owner may have."""
         self.base = base
         self.tail = tail
@@ -141,10 +155,12 @@ class Space:
         """Snapshots before this change cannot be served: rows that they see may have been dropped."""
         self.columns: Columns | None = None
         self.indexed: Indexed | None = None
-        self.building = False
+        self.epoch = 0
+        """Changes whenever positions begin to mean other rows."""
         self._forget()
 
     def _forget(self) -> None:
+        self.epoch += 1
         self._base = Block.empty(self.dimension)
         self._tail = Block.empty(self.dimension)
         self._used = 0
@@ -168,6 +184,11 @@ class Space:
     @property
     def unindexed(self) -> int:
         return self._used if self.indexed is not None else self.rows
+
+    @property
+    def dead_indexed(self) -> int:
+        """Rows of the graph that are gone."""
+        return int(np.count_nonzero(self._base.died != ALIVE)) if self.indexed is not None else 0
 
     @property
     def dead(self) -> int:
@@ -217,6 +238,8 @@ class Space:
             if self.size_bytes > max_bytes:
                 self._forget()
                 return False
+        if self.columns is not None and not len(self.columns):
+            self.columns = None
         if self.columns is not None and self.rows > first:
             self.columns.append(source.payloads(after))
             if len(self.columns) != self.rows:
@@ -296,21 +319,30 @@ class Space:
         """Return where the rows of `owners` (each named once) are, there or not, ascending."""
         return np.sort(self._find(owners)[0])
 
+    def positions_but(self, owners: Words) -> Positions:
+        """Return where all other rows are, there or not, ascending."""
+        return np.setdiff1d(np.arange(self.rows), self._find(owners)[0])
+
     def matching(self, node: Node, source: Source, make: Callable[[], Columns]) -> Positions | None:
         """Return positions of the rows that a filter accepts, there or not; None when that cannot be said for this snapshot."""
         if self.version is None or self.version.change != source.version.change:
             return None
-        if self.columns is None:
-            self.columns = make()
-            self.columns.append(() for _ in ())
-        missing = self.columns.needs(node)
+        columns = self.columns or make()
+        missing = columns.needs(node)
         if missing:
             payloads = list(source.payloads(-1))
             whole = np.concatenate((self._base.died, self._tail.died[: self._used])) == ALIVE
             if len(payloads) != int(np.count_nonzero(whole)):
                 return None
-            self.columns.hold(missing, _spread(payloads, whole))
-        return self.columns.positions(node, self.rows)
+            if not payloads:
+                return np.empty(0, np.intp)
+            columns.hold(missing, _spread(payloads, whole))
+        self.columns = columns
+        return columns.positions(node, self.rows)
+
+    def holds(self, node: Node) -> bool:
+        """Say whether a filter can be answered without reading rows."""
+        return self.columns is not None and not self.columns.needs(node)
 
     # --- the graph ----------------------------------------------------------------------------------------------------
 
@@ -326,7 +358,10 @@ class Space:
         if kept is not None:
             self.floor = max(self.floor, self.version.change if self.version is not None else 0)
             if self.columns is not None:
-                self.columns = self.columns.keep(np.concatenate((kept, np.arange(taken, taken + behind, dtype=np.intp))))
+                self.columns = self.columns.keep(
+                    np.concatenate((kept, np.arange(taken, taken + behind, dtype=np.intp)))
+                )
+        self.epoch += 1
         self._base, self._tail, self._used, self.indexed = base, tail, behind, indexed
         self._dead = int(np.count_nonzero(base.died != ALIVE)) + int(np.count_nonzero(tail.died != ALIVE))
         self._finders = self._view = None
@@ -346,11 +381,7 @@ class Space:
 
 
 def _spread(payloads: list[Payload], alive: NDArray[np.bool_]) -> Iterator[Payload]:
-    """Yield a payload for each position; a row that is gone gets one of another row, and is stepped over by whoever asks."""
+    """Yield a payload for each position; a row that is gone gets that of another one, and is stepped over by whoever asks."""
     each = iter(payloads)
-    filler = payloads[0] if payloads else None
     for there in alive:
-        if there:
-            yield next(each)
-        elif filler is not None:
-            yield filler
+        yield next(each) if there else payloads[0]
