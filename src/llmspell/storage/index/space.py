@@ -227,7 +227,9 @@ class Space:
         known, wanted = self.version, source.version
         after = known.change if known is not None else -1
         self.version = self._view = None
-        if known is not None and wanted.deletion > known.change:
+        if known is None:
+            self.floor = wanted.deletion  # what went before is not among the rows, and older snapshots may see it
+        elif wanted.deletion > known.change:
             if known.change >= wanted.logged_from:
                 self._apply(source, source.changes(after))
             else:
@@ -260,6 +262,9 @@ class Space:
         positions, which = positions[same], which[same]
         removed = changes.removed[which]
         self._bury(positions[removed], changes.seqs[which[removed]])
+        if len(np.unique(positions[removed])) < np.count_nonzero(changes.removed):
+            # Some rows came and went since: they are seen by snapshots in between, and were never read.
+            self.floor = max(self.floor, source.version.deletion)
         if self.columns is not None and not removed.all():
             rewritten = np.unique(positions[~removed])
             owners, parts = self._owner(rewritten), self._part(rewritten)
@@ -284,9 +289,8 @@ class Space:
             (self._tail.died, positions >= len(self._base)),
         ):
             at = positions[chosen] - (0 if died is self._base.died else len(self._base))
-            fresh = died[at] == ALIVE
-            died[at[fresh]] = seqs[chosen][fresh]
-            self._dead += len(np.unique(at[fresh]))
+            self._dead += len(np.unique(at[died[at] == ALIVE]))
+            np.minimum.at(died, at, seqs[chosen])  # a row goes once; what is said later is of one that came in its place
 
     def _named(self, owners: Words, parts: NDArray[np.int32]) -> NDArray[np.bool_]:
         named = np.zeros(self.rows, np.bool_)
