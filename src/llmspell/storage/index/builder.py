@@ -9,6 +9,7 @@ Rule 3: whatever fails here costs speed, never an answer: it is logged, and trie
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -34,7 +35,6 @@ from llmspell.storage.index.space import Indexed, Source, Space, View
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_FAILURES: Final = (LlmspellError, OSError, RuntimeError, ValueError, MemoryError)
 RETRY_S: Final = 5.0
 """A build that failed, or that another process had, is not tried again before."""
 
@@ -55,8 +55,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Seen(NamedTuple):
-    """The rows to be indexed, what their positions mean, and the newest file that the database knows."""
+    """The space and its rows to be indexed, what their positions mean, and the newest file that the database knows."""
 
+    space: Space
     view: View
     epoch: int
     token: str | None
@@ -153,7 +154,7 @@ class Builder:
                 self._build(name)
             except Stopped:
                 pass
-            except _FAILURES as exc:
+            except Exception as exc:  # noqa: BLE001 - the edge of a thread: if it ended, nobody would be told, and callers would wait
                 self._not_before[name] = time.monotonic() + RETRY_S
                 _log.warning("The index of a space could not be built; it is searched without: %s", exc)
             finally:
@@ -170,24 +171,24 @@ class Builder:
         return self._options.folder / name.file
 
     def _build(self, name: Name) -> None:
-        try:
-            with files.building(self._path(name)) as mine:
+        path: Path | None = self._path(name)
+        with contextlib.ExitStack() as held:
+            try:
+                mine = held.enter_context(files.building(self._path(name)))
+            except OSError as exc:
+                _log.warning("Index files cannot be written, so an index lives as long as its process: %s", exc)
+                path = None
+            else:
                 if not mine:
                     self._not_before[name] = time.monotonic() + RETRY_S
                     return
-                self._build_and_keep(name, self._path(name))
-        except OSError as exc:
-            if self._options.folder.exists():
-                raise
-            _log.warning("There is no folder for index files, so an index lives as long as its process: %s", exc)
-            self._build_and_keep(name, None)
+            self._build_and_keep(name, path)
 
     def _build_and_keep(self, name: Name, path: Path | None) -> None:
-        space = self._cache.space(name, name.dimension)
         seen: _Seen | None = self._options.read(name, lambda source: self._seen(name, source))
-        if seen is None or not self.is_wanted(space):
+        if seen is None or not self.is_wanted(seen.space):
             return
-        view, epoch = seen.view, seen.epoch
+        space, view, epoch = seen.space, seen.view, seen.epoch
         if path is not None and seen.token is not None and self._takes_over(name, space, path, seen.token):
             return
         indexed_before = len(view.indexed.graph) if view.indexed is not None else 0
@@ -210,13 +211,13 @@ class Builder:
                 space.install(base, indexed, len(view), kept)
 
     def _seen(self, name: Name, source: Source) -> _Seen | None:
-        epochs: list[int] = []
+        seen: list[_Seen] = []
 
-        def note(space: Space, _: View) -> None:
-            epochs.append(space.epoch)
+        def note(space: Space, view: View) -> None:
+            seen.append(_Seen(space, view, space.epoch, source.token))
 
-        view, _ = self._cache.view(name, source, note)
-        return None if view is None else _Seen(view, epochs[0], source.token)
+        self._cache.view(name, source, note)
+        return seen[0] if seen else None
 
     def _takes_over(self, name: Name, space: Space, path: Path, token: str) -> bool:
         """Take over what another process has built since, when that is more than this one has."""

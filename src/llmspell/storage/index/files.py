@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import mmap
 import os
 import tempfile
@@ -40,7 +41,16 @@ SUFFIX: Final = ".vectors"
 _ALIGNED: Final = 4_096
 _HEADER_MAX_BYTES: Final = 65_536
 _DIGEST_BYTES: Final = 32
-_WRITTEN_AT_ONCE: Final = 4 * 1024 * 1024
+_ROWS: Final = {
+    "halves": (np.dtype(np.float16), None),
+    "owners": (np.dtype(np.uint64), 2),
+    "parts": (np.dtype(np.int32), 1),
+    "seqs": (np.dtype(np.int64), 1),
+    "died": (np.dtype(np.int64), 1),
+}
+"""The arrays of a block: the type of each, and how many of it a row has (None: the dimension)."""
+_GRAPH: Final = "graph"
+_UNFINISHED: Final = ".new"
 
 
 class Name(msgspec.Struct, frozen=True):
@@ -108,7 +118,7 @@ def write(path: Path, header: Header, base: Block, graph: Graph) -> None:
         "parts": base.parts,
         "seqs": base.seqs,
         "died": base.died,
-        "graph": np.frombuffer(graph.saved(), np.uint8),
+        _GRAPH: np.frombuffer(graph.saved(), np.uint8),
     }
     place, arrays, digest = _HEADER_MAX_BYTES, {}, blake3()
     for key, array in contents.items():
@@ -116,7 +126,9 @@ def write(path: Path, header: Header, base: Block, graph: Graph) -> None:
         place = _after(place + array.nbytes)
         digest.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
     whole = msgspec.structs.replace(header, arrays=arrays, size_bytes=place, digest=digest.hexdigest())
-    handle, beside = tempfile.mkstemp(prefix=path.name, suffix=".new", dir=path.parent)  # readable by its owner alone
+    handle, beside = tempfile.mkstemp(
+        prefix=path.name, suffix=_UNFINISHED, dir=path.parent
+    )  # readable by its owner alone
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(_head(whole))
@@ -157,12 +169,19 @@ def read(path: Path, name: Name, *, token: str) -> Stored | None:
         mapping = Mapping(path)
         if len(mapping.bytes) != header.size_bytes or not _is_whole(mapping, header):
             return None
-        arrays = {key: _mapped(mapping, array) for key, array in header.arrays.items()}
-        graph = Graph.view(arrays.pop("graph").data, owner=mapping)
-        base = Block(**{**arrays, "died": arrays["died"].copy()})
-        if len({len(base.halves), len(base.owners), len(base.parts), len(base.seqs), len(base.died), len(graph)}) > 1:
+        arrays = {key: _mapped(mapping, header.arrays[key]) for key in (*_ROWS, _GRAPH)}
+        count = len(arrays["seqs"])
+        for key, (kind, width) in _ROWS.items():
+            shape = (count,) if width == 1 else (count, name.dimension if width is None else width)
+            if arrays[key].dtype != kind or arrays[key].shape != shape:
+                return None
+        if arrays[_GRAPH].dtype != np.uint8:
             return None
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, msgspec.MsgspecError):
+        graph = Graph.view(arrays.pop(_GRAPH).data, owner=mapping)
+        if len(graph) != count:
+            return None
+        base = Block(**{**arrays, "died": arrays["died"].copy()})
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, MemoryError, msgspec.MsgspecError):
         return None
     indexed = Indexed(graph, header.recall, header.m, header.ef_construction, header.built_at, header.size_bytes)
     return Stored(header, base, indexed)
@@ -182,14 +201,14 @@ def _is_whole(mapping: Mapping, header: Header) -> bool:
     digest = blake3(max_threads=blake3.AUTO)
     for array in header.arrays.values():
         end = array.start + _bytes(array)
-        if end > len(mapping.bytes):
+        if not _HEADER_MAX_BYTES <= array.start <= end <= len(mapping.bytes):
             return False
         digest.update(mapping.bytes[array.start : end])
     return digest.hexdigest() == header.digest
 
 
 def _bytes(array: Array) -> int:
-    return int(np.prod(array.shape, dtype=np.int64)) * np.dtype(array.type).itemsize
+    return math.prod(array.shape) * np.dtype(array.type).itemsize
 
 
 def _mapped(mapping: Mapping, array: Array) -> NDArray[Any]:
@@ -198,7 +217,13 @@ def _mapped(mapping: Mapping, array: Array) -> NDArray[Any]:
 
 @contextlib.contextmanager
 def building(path: Path) -> Iterator[bool]:
-    """Hold the right to build a file, among all processes of this machine; False when another one has it (AMB-050)."""
+    """Hold the right to build a file, among all processes of this machine; False when another one has it (AMB-050).
+
+    What somebody left unfinished who was killed is removed: only who holds this right writes.
+
+    Raises:
+        OSError: there is no such folder, or it may not be written.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (path.parent / f"{path.name}.lock").open("wb") as lock:
         try:
@@ -206,4 +231,7 @@ def building(path: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
+            for unfinished in path.parent.glob(f"{path.name}*{_UNFINISHED}"):
+                with contextlib.suppress(OSError):
+                    unfinished.unlink()
             yield True

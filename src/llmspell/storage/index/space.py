@@ -290,7 +290,9 @@ class Space:
         ):
             at = positions[chosen] - (0 if died is self._base.died else len(self._base))
             self._dead += len(np.unique(at[died[at] == ALIVE]))
-            np.minimum.at(died, at, seqs[chosen])  # a row goes once; what is said later is of one that came in its place
+            np.minimum.at(
+                died, at, seqs[chosen]
+            )  # a row goes once; what is said later is of one that came in its place
 
     def _named(self, owners: Words, parts: NDArray[np.int32]) -> NDArray[np.bool_]:
         named = np.zeros(self.rows, np.bool_)

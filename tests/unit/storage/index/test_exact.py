@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from llmspell.storage.index import exact
 from llmspell.storage.index.exact import Found, Rows, make_rows, merge, nearest, owner_words, unit_vector
-from llmspell.storage.index.planner import Path, plan
 
 DIMENSION = 8
 
@@ -156,9 +155,3 @@ def test_words_order_as_the_bytes_do() -> None:
     words = owner_words(ids)
 
     assert [ids[n] for n in np.lexsort((words[:, 1], words[:, 0]))] == sorted(ids)
-
-
-def test_a_few_rows_are_gathered_and_many_are_scanned() -> None:
-    assert plan(100_000, 0.01).path is Path.GATHER
-    assert plan(100_000, 1.0).path is Path.SCAN
-    assert plan(0, 0.0).path is Path.SCAN
