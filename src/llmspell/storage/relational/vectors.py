@@ -63,7 +63,7 @@ class RelationalVectors:
         checked = [self._checked(entry, id, now, at) for at, (entry, id) in enumerate(zip(entries, made, strict=True))]
         ids = [id for id, _, _ in checked]
         given = [id for id, entry in zip(ids, entries, strict=True) if entry.id is not None]
-        if len(set(given)) < len(given) or not set(given).isdisjoint(made):
+        if given and len(set(ids)) < len(ids):
             raise AlreadyExists("Two entries have the same id.")
         if not checked:
             return []
