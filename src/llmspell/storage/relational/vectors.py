@@ -129,12 +129,18 @@ class RelationalVectors:
         if scope is not None:
             require_key(scope, field="scope")
         where = parse(filters, FILTER_FIELDS)
+        to_json = self._runtime.dialect.to_json
 
         async def work(executor: Executor) -> list[VectorHit]:
-            scored = await self._runtime.nearest.free(
+            found = await self._runtime.nearest.free(
                 executor, query=packed, limit=limit, scope=scope, where=where, effort=effort
             )
-            kept = [item for item in scored if least is None or item.score >= least]
+            kept = [item for item in found if least is None or item.score >= least]
+            if not include_embedding and all(item.scope is not None for item in kept):
+                return [
+                    VectorHit(id=item.id, score=item.score, scope=item.scope or "", metadata=to_json(item.metadata))
+                    for item in kept
+                ]
             ids = self._runtime.dialect.array([item.id for item in kept])
             rows = await executor.rows(self._queries.of("hydrate", dimension), ids=ids) if kept else []
             records = {record.id: record for record in map(self._record, rows)}
@@ -150,7 +156,10 @@ class RelationalVectors:
                 if item.id in records  # a hit whose row is gone is no hit
             ]
 
-        return await self._unit.read(work, heavy=True)
+        light = self._runtime.nearest.is_light(
+            self._unit.tenant, free_space(dimension), dimension, scope=scope, where=where
+        )
+        return await self._unit.read(work, heavy=not light)
 
     async def update_metadata(self, id: UUID, metadata: Mapping[str, Any]) -> bool:
         changes = {
