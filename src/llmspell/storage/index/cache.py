@@ -10,8 +10,8 @@ from typing import Final
 from llmspell.storage.index.blocks import Positions
 from llmspell.storage.index.space import Source, Space, View
 
-CACHE_MAX_BYTES: Final = 512 * 1024 * 1024
-"""What is kept per process by default: 380,000 vectors of 384 dimensions with their graph, 130,000 of 1536."""
+CACHE_MAX_BYTES: Final = 2 * 1024**3
+"""What is kept per process at most by default: 1,500,000 vectors of 384 dimensions with their graph, 500,000 of 1536."""
 SPACES_MAX: Final = 10_000
 
 

@@ -74,6 +74,7 @@ class RelationalVectors:
         statements = [one for dim in sorted(by_dimension) for one in self._statements(dim, by_dimension[dim])]
         if not given:  # nobody has had an id that was made just now
             await self._unit.batch(statements)
+            await self._note(by_dimension)
             return ids
 
         async def work(executor: Executor) -> None:
@@ -83,7 +84,14 @@ class RelationalVectors:
             await executor.batch(statements)
 
         await self._unit.write(work)
+        await self._note(by_dimension)
         return ids
+
+    async def _note(self, inserted: Mapping[int, Sequence[Any]]) -> None:
+        for dimension, rows in inserted.items():
+            await self._runtime.nearest.inserted_rows(
+                self._unit, space_id=free_space(dimension), dimension=dimension, count=len(rows)
+            )
 
     def _statements(self, dimension: int, rows: list[dict[str, Any]]) -> list[Statement]:
         before = self._runtime.nearest.inserted(space_id=free_space(dimension), dimension=dimension)

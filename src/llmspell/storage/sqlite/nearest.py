@@ -50,10 +50,14 @@ if TYPE_CHECKING:  # numpy is loaded by the first search, not by the first impor
     from llmspell.storage.index.recall import Recall
     from llmspell.storage.index.space import Source, Space, View
 
-VECTOR_CACHE_BYTES: Final = 512 * 1024 * 1024
-"""Memory of a process for vectors by default: 380,000 of 384 dimensions with their graph."""
+VECTOR_CACHE_BYTES: Final = 2 * 1024**3
+"""Memory of a process for vectors at most, by default: 1,500,000 of 384 dimensions with their graph."""
 LIGHT_COMPONENTS: Final = 4_000_000
 """A space without a graph is compared on the calling thread up to so many components: some tenths of a millisecond."""
+SCAN_COMPONENTS: Final = 8_000_000
+"""Insertions of so many components wake the builder, which decides (`index.planner`)."""
+BACKLOG_COMPONENTS: Final = 200_000_000
+"""Insertions of so many components (520,000 rows of 384) while a build goes on wait for it: what is not indexed costs each search."""
 BEAMS_MAX: Final = 1_000
 """Numbers of candidates that are remembered, by what was asked for."""
 BUILDS_MAX: Final = 8
@@ -109,6 +113,8 @@ class InProcessNeighbours:
         self._database = database
         self._options = options
         self._parts: tuple[SpaceCache, Builder] | None = None
+        self._waiting: dict[tuple[TenantId, str], int] = {}
+        """Rows that this process has inserted into a space since a build of it began."""
         self._beams: dict[tuple[str, Effort, int], tuple[Recall, int]] = {}
         self._lock = threading.Lock()
 
@@ -123,8 +129,7 @@ class InProcessNeighbours:
             return await executor.read(work, heavy=True)
         dimension = len(query) // FLOAT32_BYTES
         rows = self._rows(_synchronous(executor), vectors.free_space(dimension), dimension)
-        wanted = None if scope is None else Compare(("scope",), SCOPE, "$eq", scope)
-        node = And((wanted, where)) if wanted is not None and where is not None else wanted or where
+        node = _restriction(scope, where)
         counted = Counted() if node is None else Counted(node, lambda: self._free_ids(rows, scope, where))
         found = self._search(rows, query, limit, effort, counted)
         return [Neighbour(UUID(bytes=id), score, *rows.payload.get(id, ())) for id, score in found]
@@ -160,9 +165,31 @@ class InProcessNeighbours:
         if self._parts is None:
             return False
         space = self._parts[0].get(_name(tenant, space_id, dimension))
-        if space is None or space.version is None or space.lock.locked() or where is not None or scope is not None:
+        if space is None or space.version is None or not space.lock.acquire(blocking=False):
             return False
-        return space.indexed is not None or space.rows * dimension <= LIGHT_COMPONENTS
+        try:
+            node = _restriction(scope, where)
+            small = space.indexed is not None or space.rows * dimension <= LIGHT_COMPONENTS
+            return small and (node is None or space.holds(node))
+        finally:
+            space.lock.release()
+
+    async def inserted_rows(self, unit: Unit, *, space_id: str, dimension: int, count: int) -> None:
+        """Let the index catch up when much was inserted, and wait for it when far too much was."""
+        if not self._options.indexes or unit.in_transaction:
+            return
+        key = (unit.tenant, space_id)
+        waiting = self._waiting[key] = self._waiting.get(key, 0) + count
+        if waiting * dimension <= SCAN_COMPONENTS:
+            return
+        name = _name(unit.tenant, space_id, dimension)
+        builder = self._index()[1]
+        if builder.state(name) is None:
+            self._waiting[key] = 0
+            builder.schedule(name)
+        elif waiting * dimension > BACKLOG_COMPONENTS:
+            await asyncio.to_thread(builder.schedule(name).wait)
+            self._waiting[key] = 0
 
     def inserted(self, *, space_id: str, dimension: int) -> list[Statement]:
         """Return the statement that takes the next change number of the space, for the rows that follow."""
@@ -331,6 +358,12 @@ class Counted(NamedTuple):
         if found is None and self.without:
             found = space.positions_but(owner_words(self.without))
         return None if found is None else found[found < len(view)]
+
+
+def _restriction(scope: str | None, where: Node | None) -> Node | None:
+    """Return what a scope and a filter ask for together."""
+    wanted = None if scope is None else Compare(("scope",), SCOPE, "$eq", scope)
+    return And((wanted, where)) if wanted is not None and where is not None else wanted or where
 
 
 def _page_by_page(rows: SpaceRows, unit: Any, limit: int, counted: Counted) -> Found:
