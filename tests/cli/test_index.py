@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from tests.cli.conftest import Shell
+from tests.cli.test_guides import CONSOLE, GUIDES, told
 from tests.fixtures.seeds import usual
 
 from llmspell import connect_blocking
+from llmspell.storage.contracts.vector_index import IndexChoice
 
 QUICK = ("--m", "16", "--ef-construction", "64")
 FEW = (*QUICK, "--ef-search", "20", "--questions", "20")
@@ -128,6 +131,25 @@ def test_an_estimate_without_a_preset_is_of_what_is_configured_and_opens_no_stor
     assert not shell.file.exists()
 
 
+def test_the_guide_shows_what_an_estimate_prints(shell: Shell) -> None:
+    steps = told(CONSOLE.findall((GUIDES / "how-to" / "tune-vector-search.md").read_text("utf-8")))
+    (expected,) = [lines for command, lines in steps if "index estimate" in command]
+    (command,) = [command for command, _ in steps if "index estimate" in command]
+
+    assert shell(*command.split()[1:]).lines == [line for line in expected if line]
+
+
+def test_the_guide_has_the_parameters_of_every_preset() -> None:
+    page = (GUIDES / "how-to" / "tune-vector-search.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)`[^|]*\| (\d+) \| (\d+) \| (\d+) \|", page, re.MULTILINE)
+
+    sizes = {"auto": iter((10_000, 100_000, 1_000_000, 10_000_000))}
+    for preset, *numbers in rows:
+        config = IndexChoice(preset=preset).config(next(sizes.get(preset, iter((1,)))))
+        assert [config.m, config.ef_construction, config.ef_search] == list(map(int, numbers))
+    assert [preset for preset, *_ in rows] == ["speed", "balanced", "accuracy", *["auto"] * 4]
+
+
 # --- tune -------------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +180,17 @@ def test_a_grid_over_vectors_of_the_store_changes_nothing(filled: Shell) -> None
         "m", "ef_construction", "ef_search", "build_s", "size_bytes", "p50_ms", "p95_ms", "recall",
     }  # fmt: skip
     assert filled.file.read_bytes() == before
+
+
+def test_without_a_name_the_largest_space_of_the_dimension_is_sampled(filled: Shell) -> None:
+    assert filled("add", "Ada moved to Zurich.").code == 0
+    spaces = {one["space_id"]: one["dimension"] for one in filled("index", "status", "--json").document["spaces"]}
+    memories = next(space for space in spaces if not space.startswith("free-"))
+    assert spaces[memories] == 384
+
+    assert filled("index", "tune", "--dimension", "384", *FEW, "--json").document["source"] == "free-384"
+    named = filled("index", "tune", "--dimension", "384", "--space", memories, *FEW)
+    assert "at least 100; got 1" in named.err
 
 
 def test_the_grid_is_three_by_three_by_three(shell: Shell) -> None:

@@ -125,9 +125,10 @@ def _space_lines(spaces: list[VectorIndexStatus]) -> Iterator[str]:
         yield f"deleted        {space.deleted:,}"
         yield f"fragmentation  {space.fragmentation:.1%}"
         if space.m is not None:
-            yield f"parameters     m {space.m}, ef_construction {space.ef_construction}, ef_search {space.ef_search}"
+            yield f"parameters     {_parameters(space)}"
         if space.recall is not None:
-            yield f"recall         {space.recall:.4f} measured with {space.ef_search} candidates"
+            how = f"measured with {space.ef_search} candidates" if space.ef_search else "because searches are exact"
+            yield f"recall         {space.recall:.4f} {how}"
         if space.recall_by_ef:
             points = ", ".join(f"{ef}: {recall:.4f}" for ef, recall in sorted(space.recall_by_ef.items()))
             yield f"by candidates  {points}"
@@ -139,6 +140,11 @@ def _space_lines(spaces: list[VectorIndexStatus]) -> Iterator[str]:
         yield f"               {_bytes(space.overhead_bytes)} for links alone (HNS-20)"
         if space.built_at is not None:
             yield f"built          {plain(space.built_at)}"
+
+
+def _parameters(space: VectorIndexStatus) -> str:
+    candidates = f"ef_search {space.ef_search}" if space.ef_search else "no number of candidates reaches the target"
+    return f"m {space.m}, ef_construction {space.ef_construction}, {candidates}"
 
 
 def _bytes(size: int | None) -> str:
