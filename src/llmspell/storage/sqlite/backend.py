@@ -133,7 +133,11 @@ class SqliteBackend:
         raise one_table()
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._database.close)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._runtime.nearest.close()
+        self._database.close()
 
 
 async def open_sqlite(
@@ -208,7 +212,7 @@ def _runtime(database: Database, options: IndexOptions, *, clock: Clock, ids: Id
         catalog=queries(),
         dialect=dialect,
         filters=filters,
-        nearest=InProcessNeighbours(queries(), dialect, filters, clock, options=options),
+        nearest=InProcessNeighbours(queries(), dialect, filters, clock, database=database, options=options),
         clock=clock,
         ids=ids,
         analyser=Analyser(language),
