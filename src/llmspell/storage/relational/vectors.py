@@ -5,6 +5,7 @@ Rule: every write tells `nearest` about itself in its own transaction, so that a
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -29,6 +30,7 @@ from llmspell.storage.contracts.vectors import (
     FILTER_FIELDS,
     FREE_SPACE,
     INSERT_MAX,
+    SAMPLE_MAX,
     VectorEntry,
     VectorHit,
     VectorRecord,
@@ -209,6 +211,22 @@ class RelationalVectors:
             scopes=len({name for _, name, _ in rows}),
             storage_bytes=sum(dimension * count * FLOAT32_BYTES for dimension, count in by_dimension.items()),
         )
+
+    async def sample(self, space_id: str, *, limit: int = 1_000) -> list[array[float]]:
+        require_key(space_id, field="space_id")
+        require_limit(limit, maximum=SAMPLE_MAX)
+
+        async def work(executor: Executor) -> list[Row]:
+            dimension = {free_space(free): free for free in DIMENSIONS}.get(space_id)
+            if dimension is None:
+                space = await executor.row(self._queries.space, space_id=space_id)
+                if space is None:
+                    return []
+                dimension = int(space[1])
+            return await executor.rows(self._queries.of("sample", dimension), space_id=space_id, wanted=limit)
+
+        rows = await self._unit.read(work, heavy=True)
+        return [unpack_vector(self._runtime.dialect.to_vector(row[0])) for row in rows]
 
     async def index_status(self) -> list[VectorIndexStatus]:
         return await self._runtime.nearest.index_status(self._unit, await self._spaces())
