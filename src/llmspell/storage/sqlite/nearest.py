@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from llmspell.clock import Clock
+from llmspell.observe import notify_index, notify_search, searches_observed
 from llmspell.storage.contracts.filters import And, Compare, Node
 from llmspell.storage.contracts.memories import Scored
 from llmspell.storage.contracts.vector_index import (
@@ -181,7 +183,16 @@ class InProcessNeighbours:
     # --- the index ----------------------------------------------------------------------------------------------------
 
     async def index_status(self, unit: Unit, spaces: Sequence[SpaceCount]) -> list[VectorIndexStatus]:
+        for space in spaces:
+            if self._options.indexes and not unit.in_transaction:
+                await asyncio.to_thread(self._take_over, _name(unit.tenant, space.id, space.dimension))
         return [self._status(_name(unit.tenant, space.id, space.dimension), space) for space in spaces]
+
+    def _take_over(self, name: Name) -> None:
+        """Open the index file of a space that this process has not looked at yet, if there is one."""
+        held = None if self._parts is None else self._parts[0].get(name)
+        if (held is None or held.version is None) and (self._options.folder / name.file).exists():
+            self._read(name, lambda source: self._index()[0].view(name, source))
 
     async def build_index(self, unit: Unit, space: SpaceCount) -> None:
         if not self._options.indexes or unit.in_transaction:
@@ -228,7 +239,7 @@ class InProcessNeighbours:
 
         with self._lock:
             if self._parts is None:
-                cache = SpaceCache(self._options.vector_cache_bytes, begin=self._begin)
+                cache = SpaceCache(self._options.vector_cache_bytes, begin=self._begin, gone=_told_gone)
                 options = builder.Options(
                     read=self._read,
                     commit=self._commit,
@@ -272,26 +283,37 @@ class InProcessNeighbours:
         return SpaceRows(self._catalog, executor, space_id, dimension)
 
     def _search(self, rows: SpaceRows, query: bytes, limit: int, effort: Effort, counted: Counted) -> Hits:
+        if not searches_observed():
+            return self._answer(rows, query, limit, effort, counted)[0]
+        started = time.perf_counter()
+        hits, path = self._answer(rows, query, limit, effort, counted)
+        notify_search(path, time.perf_counter() - started, len(rows.payload))
+        return hits
+
+    def _answer(
+        self, rows: SpaceRows, query: bytes, limit: int, effort: Effort, counted: Counted
+    ) -> tuple[Hits, Literal["exact", "ann"]]:
+        """Return the hits, and whether every row that counts was compared or an index was asked."""
         from llmspell.storage.index import exact
         from llmspell.storage.index.search import Question, search
 
         source = rows.source()
         if source is None:
-            return []
+            return [], "exact"
         unit = exact.unit_vector(query)
         if rows.executor.uncommitted:
-            return _page_by_page(rows, unit, limit, counted).pairs()
+            return _page_by_page(rows, unit, limit, counted).pairs(), "exact"
         cache, builder = self._index()
         name = _name(rows.executor.tenant, rows.id, rows.dimension)
         view, chosen = cache.view(name, source, partial(counted.choose, source=source))
         if view is None:
-            return _page_by_page(rows, unit, limit, counted).pairs()
+            return _page_by_page(rows, unit, limit, counted).pairs(), "exact"
         question = Question(unit, limit, self._candidates(rows.id, effort, limit, view))
         answer = search(view, question, rows.embeddings, chosen=chosen)
         space = cache.get(name)
         if self._options.indexes and space is not None:
             builder.consider(name, space)
-        return answer.found.pairs()
+        return answer.found.pairs(), "exact" if answer.plan.exact else "ann"
 
     def _candidates(self, space_id: str, effort: Effort, limit: int, view: View) -> int:
         from llmspell.storage.index.planner import candidates
@@ -385,6 +407,10 @@ def _name(tenant: TenantId, space_id: str, dimension: int) -> Name:
     from llmspell.storage.index.files import Name
 
     return Name(tenant, space_id, dimension)
+
+
+def _told_gone(name: Any) -> None:
+    notify_index(name.tenant, name.space_id, 0, 0)
 
 
 def _synchronous(executor: Executor) -> ConnectionExecutor:
