@@ -118,8 +118,8 @@ class SearchObserver(Protocol):
         """One search for neighbours ended: by "exact" or "ann", how long it took, how many vectors it scored in full."""
         ...
 
-    def index(self, space_id: str, file_bytes: int, memory_bytes: int) -> None:
-        """The index of a space was built, loaded or let go: what its file takes, and what it takes of this process's memory."""
+    def index(self, tenant: str, space_id: str, file_bytes: int, memory_bytes: int) -> None:
+        """The index of a tenant's space was built, loaded or let go: what its file takes, and what the space takes of memory."""
         ...
 
 
@@ -137,10 +137,10 @@ def notify_search(path: str, seconds: float, candidates: int) -> None:
         observer.search(path, seconds, candidates)
 
 
-def notify_index(space_id: str, file_bytes: int, memory_bytes: int) -> None:
+def notify_index(tenant: str, space_id: str, file_bytes: int, memory_bytes: int) -> None:
     """Tell every observer what the index of a space takes from now on; zeros when it is gone."""
     for observer in _search_observers:
-        observer.index(space_id, file_bytes, memory_bytes)
+        observer.index(tenant, space_id, file_bytes, memory_bytes)
 
 
 @contextmanager
@@ -166,7 +166,7 @@ class SearchFigures:
         self.searches: Counter[str] = Counter()
         self.candidates: Counter[str] = Counter()
         self._latest: dict[str, deque[float]] = {}
-        self._indexes: dict[str, tuple[int, int]] = {}
+        self._indexes: dict[tuple[str, str], tuple[int, int]] = {}
         self._lock = threading.Lock()
 
     def search(self, path: str, seconds: float, candidates: int) -> None:
@@ -175,12 +175,12 @@ class SearchFigures:
             self.candidates[path] += candidates
             self._latest.setdefault(path, deque(maxlen=SEARCHES_KEPT)).append(seconds)
 
-    def index(self, space_id: str, file_bytes: int, memory_bytes: int) -> None:
+    def index(self, tenant: str, space_id: str, file_bytes: int, memory_bytes: int) -> None:
         with self._lock:
             if file_bytes or memory_bytes:
-                self._indexes[space_id] = file_bytes, memory_bytes
+                self._indexes[tenant, space_id] = file_bytes, memory_bytes
             else:
-                self._indexes.pop(space_id, None)
+                self._indexes.pop((tenant, space_id), None)
 
     def percentiles_ms(self, path: str) -> dict[int, float]:
         """Return the 50th, 95th and 99th percentile of the latencies of a path, in milliseconds; empty without a search."""

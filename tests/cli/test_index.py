@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 
+import numpy as np
 import pytest
 from tests.cli.conftest import Shell
 from tests.cli.test_guides import CONSOLE, GUIDES, told
 from tests.fixtures.seeds import usual
 
 from llmspell import connect_blocking
+from llmspell.observe import SearchFigures, observing_searches
 from llmspell.storage.contracts.vector_index import IndexChoice
 
 QUICK = ("--m", "16", "--ef-construction", "64")
@@ -243,3 +246,62 @@ def test_three_vectors_are_too_few_to_measure(filled: Shell) -> None:
 
     assert done.code == 2
     assert "`vectors` must be at least 100; got 3" in done.err
+
+
+# --- a space that is large enough for an index ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(empty: Shell) -> Shell:
+    """2,700 vectors of 3,072 dimensions: a little more than are compared one by one."""
+    chance = np.random.default_rng(usual(12))
+    with connect_blocking(empty.url, embedder="hashing") as spell:
+        vectors = spell.tenant("default").vectors
+        for _ in range(3):
+            vectors.insert([{"embedding": one} for one in chance.standard_normal((900, 3_072), dtype=np.float32)])
+    return empty
+
+
+def test_an_index_is_built_once_and_known_to_every_process_that_comes_after(large: Shell) -> None:
+    large.environment.setenv("LLMSPELL_RAG__VECTOR_STORAGE__HNSW__PRESET", "speed")
+
+    built = large("index", "build")
+    (space,) = large("index", "status", "--json").document["spaces"]
+    again = large("index", "build")
+
+    assert "2,700 vectors indexed in" in built.err
+    assert "state          ready" in built.lines
+    assert (space["state"], space["indexed"], space["unindexed"], space["m"]) == ("ready", 2_700, 0, 8)
+    assert space["recall_by_ef"]
+    assert space["file_bytes"] == sum(file.stat().st_size for file in large.folder.glob("store.db.vectors/*.vectors"))
+    assert space["estimated_bytes"] == 2_700 * (8 * 2 * 4 + 3_072 * 4)
+    assert space["overhead_bytes"] == 2_700 * 16 * 8
+    assert "Nothing was to be indexed." in again.err
+
+
+def test_a_store_that_is_searched_exactly_gets_no_index(large: Shell) -> None:
+    large.environment.setenv("LLMSPELL_STORAGE__VECTOR_BACKEND", "exact")
+    shutil.rmtree(large.folder / "store.db.vectors", ignore_errors=True)  # filling the store may have begun one
+
+    done = large("index", "build")
+
+    assert "state          exact" in done.lines
+    assert "Nothing was to be indexed." in done.err
+    assert not (large.folder / "store.db.vectors").exists()
+
+
+def test_an_observer_is_told_of_searches_by_their_path_and_of_the_size_of_the_index(large: Shell) -> None:
+    """HNS-26."""
+    question = np.random.default_rng(usual(13)).standard_normal(3_072, dtype=np.float32)
+    figures = SearchFigures()
+    with observing_searches(figures), connect_blocking(large.url, embedder="hashing") as spell:
+        vectors = spell.tenant("default").vectors
+        vectors.search(question, exact=True)
+        vectors.build_index()
+        vectors.search(question, ef_search=10)
+        (space,) = vectors.index_status()
+
+    assert dict(figures.searches) == {"exact": 1, "ann": 1}
+    assert all(figures.candidates[path] >= 10 for path in ("exact", "ann"))
+    assert all(figures.percentiles_ms(path)[50] > 0 for path in ("exact", "ann"))
+    assert (figures.file_bytes, figures.memory_bytes) == (space.file_bytes, space.memory_bytes)

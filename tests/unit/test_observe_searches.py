@@ -48,11 +48,11 @@ def test_only_the_latest_searches_count_for_the_latencies() -> None:
 def test_the_latest_size_of_each_index_counts_until_it_is_gone() -> None:
     figures = SearchFigures()
     with observing_searches(figures):
-        notify_index("free-384", 1_000, 300)
-        notify_index("a@768", 50, 5)
-        notify_index("free-384", 2_000, 400)
+        notify_index("acme", "free-384", 1_000, 300)
+        notify_index("globex", "free-384", 50, 5)
+        notify_index("acme", "free-384", 2_000, 400)
         assert (figures.file_bytes, figures.memory_bytes) == (2_050, 405)
-        notify_index("free-384", 0, 0)
+        notify_index("acme", "free-384", 0, 0)
 
     assert (figures.file_bytes, figures.memory_bytes) == (50, 5)
 

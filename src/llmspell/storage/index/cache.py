@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, Final
+from typing import Final
 
 from llmspell.storage.index.blocks import Positions
 from llmspell.storage.index.space import Source, Space, View
 
-CACHE_MAX_BYTES: Final = 2 * 1024**3
-"""What is kept per process at most by default: 1,500,000 vectors of 384 dimensions with their graph, 500,000 of 1536."""
+CACHE_MAX_BYTES: Final = 512 * 1024 * 1024
+"""What is kept per process by default: 380,000 vectors of 384 dimensions with their graph, 130,000 of 1536."""
 SPACES_MAX: Final = 10_000
 
 
@@ -22,10 +22,10 @@ class SpaceCache:
         self,
         max_bytes: int = CACHE_MAX_BYTES,
         *,
-        begin: Callable[[Any, Space, Source], None] | None = None,
-        gone: Callable[[Any], None] | None = None,
+        begin: Callable[[Hashable, Space, Source], None] | None = None,
+        gone: Callable[[Hashable], None] = lambda key: None,
     ) -> None:
-        """`begin` fills a space that is new here as far as it can, before the rows are read; `gone` is told of each that leaves."""
+        """`begin` fills a space that is new here as far as it can, before the rows are read; `gone` is told of one that left."""
         self.max_bytes = max_bytes
         self._begin = begin
         self._gone = gone
@@ -82,6 +82,5 @@ class SpaceCache:
                 if key != newest:
                     total -= self._spaces.pop(key).size_bytes
                     left.append(key)
-        if self._gone is not None:
-            for key in left:
-                self._gone(key)
+        for key in left:
+            self._gone(key)

@@ -143,7 +143,7 @@ class InProcessNeighbours:
 
     async def index_status(self, unit: Unit, spaces: Sequence[SpaceCount]) -> list[VectorIndexStatus]:
         engine = self.search_in_process()
-        return [engine.status(unit.tenant, space) for space in spaces]
+        return [await engine.status(unit, space) for space in spaces]
 
     async def build_index(self, unit: Unit, space: SpaceCount) -> None:
         if self._options.indexes and not unit.in_transaction:

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -102,7 +102,6 @@ class VectorSearch:
                 folder=options.folder,
                 threads=options.index_threads,
                 clock=clock,
-                built=_built,
             ),
         )
 
@@ -112,25 +111,32 @@ class VectorSearch:
         self, rows: SpaceRows, query: bytes, limit: int, *, effort: Effort = CONFIGURED, counted: Counted = EVERYTHING
     ) -> Hits:
         """Return the best owners and their scores, in order, as the snapshot of `rows` sees them."""
-        started = time.perf_counter() if searches_observed() else 0.0
+        if not searches_observed():
+            return self._answer(rows, query, limit, effort, counted)[0]
+        started = time.perf_counter()
+        hits, path = self._answer(rows, query, limit, effort, counted)
+        notify_search(path, time.perf_counter() - started, len(rows.payload))
+        return hits
+
+    def _answer(
+        self, rows: SpaceRows, query: bytes, limit: int, effort: Effort, counted: Counted
+    ) -> tuple[Hits, Literal["exact", "ann"]]:
+        """Return the hits, and whether every row that counts was compared or an index was asked."""
         source = rows.source()
         if source is None:
-            return []
+            return [], "exact"
         unit = exact.unit_vector(query)
         name = Name(rows.executor.tenant, rows.id, rows.dimension)
         view, chosen = None, None
         if not rows.executor.uncommitted:
             view, chosen = self._cache.view(name, source, partial(counted.choose, source=source))
         if view is None:
-            return _page_by_page(rows, unit, limit, counted).pairs()
+            return _page_by_page(rows, unit, limit, counted).pairs(), "exact"
         question = Question(unit, limit, self._candidates(rows.id, effort, limit, view))
         answer = search(view, question, rows.embeddings, chosen=chosen)
         if self._options.indexes and (space := self._cache.get(name)) is not None:
             self._builder.consider(name, space)
-        if started:
-            path = "exact" if answer.plan.exact else "ann"
-            notify_search(path, time.perf_counter() - started, answer.scored)
-        return answer.found.pairs()
+        return answer.found.pairs(), "exact" if answer.plan.exact else "ann"
 
     def _candidates(self, space_id: str, effort: Effort, limit: int, view: View) -> int:
         indexed = view.indexed
@@ -181,9 +187,11 @@ class VectorSearch:
                 return
             await asyncio.to_thread(self._builder.schedule(name).wait)
 
-    def status(self, tenant: TenantId, counted: SpaceCount) -> VectorIndexStatus:
-        """Say how a space is searched, as far as this process knows."""
-        name = Name(tenant, counted.id, counted.dimension)
+    async def status(self, unit: Unit, counted: SpaceCount) -> VectorIndexStatus:
+        """Say how a space is searched, as far as this process knows; it looks at an index file that is there."""
+        name = Name(unit.tenant, counted.id, counted.dimension)
+        if self._options.indexes and not unit.in_transaction:
+            await asyncio.to_thread(self._take_over, name)
         choice = self._options.choice(name.space_id)
         status = configured(choice, counted)
         space = self._cache.get(name)
@@ -191,6 +199,12 @@ class VectorSearch:
             return status
         with space.lock:
             return self._measured(status, space, name, choice)
+
+    def _take_over(self, name: Name) -> None:
+        """Open the index file of a space that this process has not looked at yet, if there is one."""
+        held = self._cache.get(name)
+        if (held is None or held.version is None) and (self._options.folder / name.file).exists():
+            self._read(name, lambda source: self._cache.view(name, source))
 
     def _measured(self, status: VectorIndexStatus, space: Space, name: Name, choice: IndexChoice) -> VectorIndexStatus:
         indexed = space.indexed
@@ -252,13 +266,8 @@ class VectorSearch:
         asyncio.run(note())
 
 
-def _built(name: Name, space: Space) -> None:
-    file_bytes = space.indexed.file_bytes if space.indexed is not None else None
-    notify_index(f"{name.tenant}/{name.space_id}", file_bytes or 0, space.size_bytes)
-
-
-def _let_go(name: Name) -> None:
-    notify_index(f"{name.tenant}/{name.space_id}", 0, 0)
+def _let_go(name: Any) -> None:
+    notify_index(name.tenant, name.space_id, 0, 0)
 
 
 def configured(choice: IndexChoice, counted: SpaceCount) -> VectorIndexStatus:
