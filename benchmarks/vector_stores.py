@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vector_data import DIMENSION, Data, K, Question
-from vector_engines import BUILD_CANDIDATES, LINKS, Engine
+from vector_engines import BUILD_CANDIDATES, LADDER, LINKS, Engine
 
 
 class Store(Engine):
@@ -112,9 +112,13 @@ class LanceDB(Store):
 
     name, package, module = "lancedb", "lancedb", "lancedb"
     build_batch = 100_000
+    ladder = tuple(effort for effort in LADDER if effort >= K * 3)  # it refuses less than it re-scores
     indexed_from: ClassVar[int] = 5_000
     refined: ClassVar[int] = 3
     columns: ClassVar[Sequence[str]] = ("n", "tenant", "group", "decile", "_distance")
+
+    def __init__(self) -> None:
+        self._effort = 64
 
     def start(self, folder: Path, data: Data) -> None:
         import lancedb
