@@ -102,7 +102,8 @@ def _searches(part: str, found: dict[str, Any], engines: list[str]) -> list[str]
     if plain := found.get("plain_graph"):
         text.insert(1, f"a plain graph ({plain['engine']}) has a recall of {plain['recall']} at ef {plain['ef']}")
     for name in engines:
-        one = found[name]
+        if (one := found.get(name)) is None:
+            continue
         over = found.get("llmspell_over", {}).get(name)
         times = f"{over['ratio']} x ({over['interval_95'][0]} to {over['interval_95'][1]})" if over else ""
         short = "" if one["recall_reached"] else f"  below {RECALL}"
