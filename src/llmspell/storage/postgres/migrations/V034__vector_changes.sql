@@ -1,0 +1,1 @@
+-- V034: what a cache of vectors in a process must know. This database searches by itself, so there is nothing to do.
