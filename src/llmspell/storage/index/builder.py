@@ -52,6 +52,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
     threads: int
     clock: Clock
+    built: Callable[[Name, Space], None] = lambda _, __: None
+    """Told of each space that has a graph from now on; its lock is held."""
 
 
 class _Seen(NamedTuple):
@@ -136,6 +138,7 @@ class Builder:
         stored = None if source.token is None else files.read(self._path(name), name, token=source.token)
         if stored is not None and stored.header.change <= source.version.change:
             space.restore(stored.base, stored.indexed, source.version._replace(change=stored.header.change))
+            self._options.built(name, space)
 
     # --- on the thread ------------------------------------------------------------------------------------------------
 
@@ -208,6 +211,7 @@ class Builder:
         with space.lock:
             if space.epoch == epoch and space.version is not None:
                 space.install(base, indexed, len(view), kept)
+                self._options.built(name, space)
 
     def _seen(self, name: Name, source: Source) -> _Seen | None:
         epochs: list[int] = []
@@ -229,6 +233,7 @@ class Builder:
             if version is None or len(stored.indexed.graph) <= have or stored.header.change > version.change:
                 return False
             space.restore(stored.base, stored.indexed, version._replace(change=stored.header.change))
+            self._options.built(name, space)
         return True
 
     def _graph(self, base: Block, view: View, config: HnswConfig, *, anew: bool) -> Graph:

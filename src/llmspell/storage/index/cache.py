@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Final
+from typing import Any, Final
 
 from llmspell.storage.index.blocks import Positions
 from llmspell.storage.index.space import Source, Space, View
 
-CACHE_MAX_BYTES: Final = 512 * 1024 * 1024
-"""What is kept per process by default: 380,000 vectors of 384 dimensions with their graph, 130,000 of 1536."""
+CACHE_MAX_BYTES: Final = 2 * 1024**3
+"""What is kept per process at most by default: 1,500,000 vectors of 384 dimensions with their graph, 500,000 of 1536."""
 SPACES_MAX: Final = 10_000
 
 
@@ -19,11 +19,16 @@ class SpaceCache:
     """Spaces by any key."""
 
     def __init__(
-        self, max_bytes: int = CACHE_MAX_BYTES, *, begin: Callable[[Hashable, Space, Source], None] | None = None
+        self,
+        max_bytes: int = CACHE_MAX_BYTES,
+        *,
+        begin: Callable[[Any, Space, Source], None] | None = None,
+        gone: Callable[[Any], None] | None = None,
     ) -> None:
-        """`begin` fills a space that is new here as far as it can, before the rows are read."""
+        """`begin` fills a space that is new here as far as it can, before the rows are read; `gone` is told of each that leaves."""
         self.max_bytes = max_bytes
         self._begin = begin
+        self._gone = gone
         self._spaces: OrderedDict[Hashable, Space] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -68,6 +73,7 @@ class SpaceCache:
         return view, chosen
 
     def _evict(self, newest: Hashable) -> None:
+        left: list[Hashable] = []
         with self._lock:
             total = sum(space.size_bytes for space in self._spaces.values())
             for key in list(self._spaces):
@@ -75,3 +81,7 @@ class SpaceCache:
                     break
                 if key != newest:
                     total -= self._spaces.pop(key).size_bytes
+                    left.append(key)
+        if self._gone is not None:
+            for key in left:
+                self._gone(key)

@@ -43,10 +43,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The best owners, and which way was gone."""
+    """The best owners, which way was gone, and how many rows were scored in full precision."""
 
     found: Found
     plan: Plan
+    scored: int
 
 
 def search(view: View, question: Question, fetch: Fetch, *, chosen: Positions | None = None) -> Answer:
@@ -61,11 +62,12 @@ def search(view: View, question: Question, fetch: Fetch, *, chosen: Positions | 
         positions, scores = _by_graph(view, question, way.candidates, chosen)
         candidates = _near(view, positions, scores, question.limit)
         if len(positions) >= wanted or len(np.unique(view.owners(positions), axis=0)) >= min(question.limit, matching):
-            return Answer(_scored(view, question, candidates, fetch), way)
+            return Answer(_scored(view, question, candidates, fetch), way, len(candidates))
         asked = way.candidates * WIDER
         way = Plan(Path.GRAPH, asked) if asked <= min(BEAM_MAX, graph // 2) else Plan(Path.GATHER)
     positions, scores = _by_all(view, question, way, chosen)
-    return Answer(_scored(view, question, _near(view, positions, scores, question.limit), fetch), way)
+    candidates = _near(view, positions, scores, question.limit)
+    return Answer(_scored(view, question, candidates, fetch), way, len(candidates))
 
 
 def _by_graph(
