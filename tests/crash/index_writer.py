@@ -113,7 +113,7 @@ def report() -> None:
 
 async def live(path: str, life: int) -> None:
     backend = await open_sqlite(path)
-    options = backend._runtime.nearest._index()[1]  # type: ignore[attr-defined]
+    options = backend._runtime.nearest.search_in_process()._builder
     noted = options._options.commit
     options._options = type(options._options)(
         **{

@@ -27,10 +27,9 @@ from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryQuery, New
 from llmspell.storage.contracts.vector_index import CONFIGURED, Effort, IndexChoice
 from llmspell.storage.contracts.vectors import FILTER_FIELDS, VectorEntry
 from llmspell.storage.index import planner, recall
-from llmspell.storage.index import search as search_module
 from llmspell.storage.index.planner import Path as Way
 from llmspell.storage.inmemory.backend import InMemoryBackend
-from llmspell.storage.sqlite import vector_rows
+from llmspell.storage.sqlite import vector_rows, vector_search
 from llmspell.storage.sqlite.backend import SqliteBackend, open_sqlite
 from llmspell.storage.sqlite.connection import control, roll_back
 from llmspell.storage.sqlite.database import run_work
@@ -54,7 +53,7 @@ def small(monkeypatch: pytest.MonkeyPatch, seen: Counter[str]) -> None:
     monkeypatch.setattr(recall, "QUESTIONS", 40)
     monkeypatch.setattr(recall, "BEAMS", (16, 32, 64, 128))
     monkeypatch.setattr(vector_rows, "PAGE_BYTES", 60 * DIMENSION * 4)
-    real = search_module.search
+    real = vector_search.search
 
     def watched(view: Any, question: Any, fetch: Any, *, chosen: Any = None) -> Any:
         answer = real(view, question, fetch, chosen=chosen)
@@ -69,7 +68,7 @@ def small(monkeypatch: pytest.MonkeyPatch, seen: Counter[str]) -> None:
             seen["exactly, beside a graph"] += 1
         return answer
 
-    monkeypatch.setattr(search_module, "search", watched)
+    monkeypatch.setattr(vector_search, "search", watched)
 
 
 class Undo(Exception):

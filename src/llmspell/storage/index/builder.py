@@ -24,6 +24,7 @@ import numpy as np
 
 from llmspell.clock import Clock
 from llmspell.errors import LlmspellError
+from llmspell.observe import notify_index
 from llmspell.storage.contracts.vector_index import HnswConfig
 from llmspell.storage.index import files, planner
 from llmspell.storage.index.blocks import Block, Positions, joined
@@ -80,9 +81,12 @@ class Builder:
         self._queue: OrderedDict[Name, threading.Event] = OrderedDict()
         self._working: Work | None = None
         self._not_before: dict[Name, float] = {}
+        self._forgotten: dict[Name, int] = {}
+        """How often a space had to forget: what was read before must not be written after."""
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._cleared = False
 
     # --- asked from outside -------------------------------------------------------------------------------------------
 
@@ -132,11 +136,25 @@ class Builder:
         if self._thread is not None:
             self._thread.join()
 
+    def forget(self, name: Name) -> None:
+        """Remove the file of a space, also the one that is being made now."""
+        with self._wake:
+            self._forgotten[name] = self._forgotten.get(name, 0) + 1
+        self._remove(name)
+
+    def _remove(self, name: Name) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._path(name).unlink()
+
     def restore(self, name: Name, space: Space, source: Source) -> None:
         """Fill a space from its file, if there is one that agrees with the database. The space's lock is held."""
+        if not self._cleared:
+            self._cleared = True
+            files.clear(self._options.folder)
         stored = None if source.token is None else files.read(self._path(name), name, token=source.token)
         if stored is not None and stored.header.change <= source.version.change:
             space.restore(stored.base, stored.indexed, source.version._replace(change=stored.header.change))
+            _tell(name, space)
 
     # --- on the thread ------------------------------------------------------------------------------------------------
 
@@ -185,6 +203,7 @@ class Builder:
             self._build_and_keep(name, path)
 
     def _build_and_keep(self, name: Name, path: Path | None) -> None:
+        forgotten = self._forgotten.get(name, 0)
         seen: _Seen | None = self._options.read(name, lambda source: self._seen(name, source))
         if seen is None or not self.is_wanted(seen.space):
             return
@@ -206,9 +225,13 @@ class Builder:
         indexed = Indexed(graph, recall, config.m, config.ef_construction, self._options.clock.now())
         if path is not None:
             base, indexed = self._kept(name, path, view.change, base, indexed)
+        if self._forgotten.get(name, 0) != forgotten:
+            self._remove(name)
+            raise Stopped
         with space.lock:
             if space.epoch == epoch and space.version is not None:
                 space.install(base, indexed, len(view), kept)
+                _tell(name, space)
 
     def _seen(self, name: Name, source: Source) -> _Seen | None:
         seen: list[_Seen] = []
@@ -230,6 +253,7 @@ class Builder:
             if version is None or len(stored.indexed.graph) <= have or stored.header.change > version.change:
                 return False
             space.restore(stored.base, stored.indexed, version._replace(change=stored.header.change))
+            _tell(name, space)
         return True
 
     def _graph(self, base: Block, view: View, config: HnswConfig, *, anew: bool) -> Graph:
@@ -264,3 +288,9 @@ class Builder:
             _log.warning("An index file could not be kept, so the index lives as long as its process: %s", exc)
             return base, indexed
         return (stored.base, stored.indexed) if stored is not None else (base, indexed)
+
+
+def _tell(name: Name, space: Space) -> None:
+    """Tell observers what a space takes that has got an index. Its lock is held."""
+    file_bytes = space.indexed.file_bytes if space.indexed is not None else None
+    notify_index(name.tenant, name.space_id, file_bytes or 0, space.size_bytes)

@@ -235,3 +235,10 @@ def building(path: Path) -> Iterator[bool]:
                 with contextlib.suppress(OSError):
                     unfinished.unlink()
             yield True
+
+
+def clear(folder: Path) -> None:
+    """Remove what was left unfinished in a folder by writers that were killed. What cannot be removed stays: it is never read."""
+    for unfinished in list(folder.glob(f"*{SUFFIX}*{_UNFINISHED}")):
+        with contextlib.suppress(OSError), building(folder / (unfinished.name.partition(SUFFIX)[0] + SUFFIX)):
+            pass

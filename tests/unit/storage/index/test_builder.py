@@ -151,6 +151,21 @@ def test_a_graph_of_which_much_is_gone_is_made_anew_without_it(process: Process,
     assert process.seen() == everything(table)
 
 
+def test_what_killed_writers_left_unfinished_is_removed_by_the_next_process(
+    process: Process, table: Table, folder: Path
+) -> None:
+    process.seen()
+    process.build()
+    (folder / f"{NAME.file}abc.new").write_bytes(b"half")
+    (folder / f"{Name('gone', 'free-8', 8).file}abc.new").write_bytes(b"half")
+
+    other = Process(table, folder)
+    other.seen()
+
+    assert list(folder.glob("*.new")) == []
+    assert other.indexed == 100
+
+
 def test_nothing_is_built_that_is_not_wanted(process: Process, table: Table) -> None:
     table.delete(*range(90))
     process.seen()
@@ -216,7 +231,7 @@ def test_a_space_whose_positions_mean_other_rows_by_then_takes_nothing_in(
             assert view is not None
             process.space.restore(view.tail.each(np.copy), None, table.source().version)  # type: ignore[arg-type]
     else:
-        process.cache._spaces.clear()
+        process.cache.drop(NAME)
     assert process.seen() == everything(table)
 
     held.go.set()
