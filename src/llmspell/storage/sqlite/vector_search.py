@@ -191,6 +191,7 @@ class VectorSearch:
             held = self._cache.get(name)
             if held is None or not self._builder.is_wanted(held):
                 return
+            await asyncio.to_thread(self._builder.wait_for_others, name)
             await asyncio.to_thread(self._builder.schedule(name).wait)
 
     async def status(self, unit: Unit, counted: SpaceCount) -> VectorIndexStatus:
