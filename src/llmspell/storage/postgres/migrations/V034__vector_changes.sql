@@ -1,0 +1,1 @@
+-- V034: holds the number of the change log of the index in process, until that lands in place of this file.
