@@ -11,12 +11,13 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 BLOCKS_MIN = 20
 CONFIDENCE = 0.95
 Measure = Callable[[], Awaitable[list[float]]]
+Turn = Callable[[int, int], Awaitable[list[float]]]
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:
@@ -33,6 +34,20 @@ async def timed(call: Callable[[int], Awaitable[object]], count: int, *, first: 
         started = time.perf_counter()
         await call(number)
         seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+async def in_turns(ways: Mapping[str, Turn], *, blocks: int, size: int) -> dict[str, list[list[float]]]:
+    """Give each way its turn in every block, in an order that rotates; return the seconds of each way, block by block.
+
+    A turn is called with the number of its first call and how many calls it has: all ways do the same in a block.
+    """
+    seconds: dict[str, list[list[float]]] = {name: [] for name in ways}
+    order = list(ways)
+    for block in range(blocks):
+        for place in range(len(order)):
+            name = order[(place + block) % len(order)]
+            seconds[name].append(await ways[name](block * size, size))
     return seconds
 
 

