@@ -55,3 +55,30 @@ def test_without_the_owner_of_the_schema_nothing_is_rebuilt(server: Shell) -> No
 
     assert done.code != 0
     assert "DATABASE_ADMIN_URL" in done.err
+
+
+def test_vectors_are_moved_into_partitions_once(server: Shell, postgres_database: PostgresDatabase) -> None:
+    server.environment.setenv("DATABASE_OPERATOR_URL", postgres_database.operator_url)
+    command = ("database", "partition-vectors", "--dimension", "768", "--partitions", "2")
+    server("tenants", "create", "default")
+    planned = server(*command, "--dry-run")
+    assert [line.split("\t")[0] for line in server(*INDEXES, "list", "--dimension", "768").lines] == [NAMES[1]]
+    done = server(*command)
+    again = server(*command)
+
+    assert planned.lines == done.lines
+    assert len(done.lines) == 4
+    assert "nothing was changed" in planned.err
+    assert (again.code, again.lines) == (0, [])
+    assert "in 2 partitions already" in again.err
+    listed = server(*INDEXES, "list", "--dimension", "768").lines
+    assert [line.split("\t")[0] for line in listed] == ["idx_vector_768_p000_hnsw", "idx_vector_768_p001_hnsw"]
+    assert server("database", "isolation", "--check").lines == []
+    assert server(*command, "--abandon").lines == ["No move is under way; nothing was changed."]
+
+
+def test_a_move_into_partitions_needs_the_role_that_sees_all_rows(server: Shell) -> None:
+    done = server("database", "partition-vectors", "--dimension", "768", "--dry-run")
+
+    assert done.code != 0
+    assert "DATABASE_OPERATOR_URL" in done.err

@@ -1,4 +1,4 @@
-"""`llmspell database vector-indexes`: the approximate indexes of a server, listed and built anew.
+"""`llmspell database vector-indexes` and `partition-vectors`: the approximate indexes of a server, and its tables of vectors.
 
 Not here: what is done to the database (`ops.vector_indexes`), which vectors are in an index (`llmspell database ann promote`).
 """
@@ -62,6 +62,45 @@ def rebuild(dimension: str | None, memory: str | None, dry_run: bool) -> None:
     steps = admin.rebuild(url, dimension=_number(dimension), memory=memory, dry_run=dry_run, announce=output.note)
     output.emit({"steps": steps, "dry_run": dry_run}, lines=lambda: steps)
     output.note(f"{counted(len(steps), 'step')} {'would be taken; nothing was changed' if dry_run else 'taken'}.")
+
+
+@click.command("partition-vectors")
+@click.option(
+    "--dimension", type=click.Choice([str(size) for size in DIMENSIONS]), required=True, help="Of these vectors."
+)
+@click.option("--partitions", type=int, default=16, show_default=True, help="How many, 2 to 256.")
+@click.option("--abandon", is_flag=True, help="Give up a move that is not finished, and drop what was copied.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing.")
+def partition_vectors(dimension: str, partitions: int, abandon: bool, dry_run: bool) -> None:
+    """Move the vectors of a dimension into hash partitions by tenant, while searches and writes go on.
+
+    Each has an approximate index of its own, so a large tenant shares one with few others. There must be room for a second copy. An
+    interrupted move goes on when it is called again. Needs DATABASE_ADMIN_URL and DATABASE_OPERATOR_URL.
+    """
+    from llmspell.ops import vector_indexes as admin
+
+    settings, output = current_settings(), current_output()
+    url = admin.admin_url_of(settings)
+    if abandon:
+        if dry_run:
+            raise click.UsageError("--abandon has no dry run")
+        given_up = admin.abandon(url, dimension=int(dimension))
+        said = "The move was given up." if given_up else "No move is under way; nothing was changed."
+        output.emit({"abandoned": given_up}, lines=lambda: [said])
+        return
+    steps = admin.partition(
+        url,
+        admin.operator_url_of(settings),
+        dimension=int(dimension),
+        partitions=partitions,
+        dry_run=dry_run,
+        announce=output.note,
+    )
+    output.emit({"steps": steps, "dry_run": dry_run}, lines=lambda: steps)
+    if not steps:
+        output.note(f"The vectors are in {partitions} partitions already; nothing was changed.")
+    elif dry_run:
+        output.note(f"{counted(len(steps), 'step')} would be taken; nothing was changed.")
 
 
 def _number(dimension: str | None) -> int | None:

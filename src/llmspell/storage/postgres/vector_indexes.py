@@ -41,7 +41,7 @@ _MEMORY = re.compile(r"[1-9][0-9]{0,5}(?:kB|MB|GB)")
 _LISTED = """
 SELECT i.relname::text, t.relname::text, regexp_replace(coalesce(p.relname, t.relname), '^vector_embeddings_', '')::int4,
   pg_catalog.pg_relation_size(i.oid), x.indisvalid AND x.indisready, greatest(i.reltuples, 0)::int8,
-  greatest(coalesce(s.n_live_tup, 0), 0)::int8, greatest(coalesce(s.n_dead_tup, 0), 0)::int8,
+  greatest(t.reltuples, 0)::int8, greatest(coalesce(s.n_dead_tup, 0), 0)::int8,
   coalesce((SELECT o.option_value FROM pg_catalog.pg_options_to_table(i.reloptions) o WHERE o.option_name = 'm'), '16')::int4,
   coalesce((SELECT o.option_value FROM pg_catalog.pg_options_to_table(i.reloptions) o
     WHERE o.option_name = 'ef_construction'), '64')::int4
@@ -98,7 +98,7 @@ def listed(admin_url: str, *, dimension: int | None = None) -> list[VectorIndex]
         SchemaOutdated: nothing is migrated.
     """
     wanted = _dimensions(dimension)
-    with connected(admin_url) as connection, _translated(connection):
+    with connected(admin_url) as connection, translated(connection):
         return _listed(connection, wanted)
 
 
@@ -126,16 +126,16 @@ def rebuild(
     wanted = _dimensions(dimension)
     if memory is not None and _MEMORY.fullmatch(memory) is None:
         raise InvalidSetting("A size is a whole number with kB, MB or GB.", setting="memory", given=memory)
-    with connected(admin_url) as connection, _translated(connection):
+    with connected(admin_url) as connection, translated(connection):
         steps = _steps(connection, wanted)
         if dry_run:
             return [said for said, _ in steps]
-        with _turn(connection):
+        with turn(connection):
             if memory is not None:
                 connection.execute("SELECT set_config('maintenance_work_mem', %s, false)", (memory,))
             for said, statement in _steps(connection, wanted):
                 announce(said)
-                _run(connection, admin_url, statement, announce)
+                run_watched(connection, admin_url, statement, announce)
         return [said for said, _ in steps]
 
 
@@ -159,11 +159,20 @@ def _dimensions(dimension: int | None) -> tuple[int, ...]:
 
 
 def _listed(connection: psycopg.Connection[Any], dimensions: tuple[int, ...]) -> list[VectorIndex]:
+    require_migrated(connection)
+    rows = connection.execute(_LISTED).fetchall()
+    return [_index(*row) for row in rows if row[2] in dimensions]
+
+
+def require_migrated(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a database without our tables.
+
+    Raises:
+        SchemaOutdated.
+    """
     row = connection.execute(_READY).fetchone()
     if row is None or not row[0]:
         raise SchemaOutdated(hint="Run: llmspell database migrate (with DATABASE_ADMIN_URL).")
-    rows = connection.execute(_LISTED).fetchall()
-    return [_index(*row) for row in rows if row[2] in dimensions]
 
 
 def _index(
@@ -227,10 +236,15 @@ def index_name(table: str) -> str:
 
 
 @contextmanager
-def _turn(connection: psycopg.Connection[Any]) -> Iterator[None]:
+def turn(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Hold the turn of whoever builds indexes or moves vectors.
+
+    Raises:
+        Conflict: somebody else has it.
+    """
     row = connection.execute("SELECT pg_try_advisory_lock(%s)", (TURN,)).fetchone()
     if row is None or not row[0]:
-        raise Conflict("Another rebuild of the vector indexes is under way; nothing was changed.")
+        raise Conflict("Another rebuild or move of vectors is under way; nothing was changed.")
     try:
         yield
     finally:
@@ -238,7 +252,7 @@ def _turn(connection: psycopg.Connection[Any]) -> Iterator[None]:
             connection.execute("SELECT pg_advisory_unlock(%s)", (TURN,))
 
 
-def _run(connection: psycopg.Connection[Any], admin_url: str, statement: str, announce: Announce) -> None:
+def run_watched(connection: psycopg.Connection[Any], admin_url: str, statement: str, announce: Announce) -> None:
     """Run a statement on a thread of its own, and say how far it is."""
     with ThreadPoolExecutor(max_workers=1) as thread, connected(admin_url) as watcher:
         running = thread.submit(connection.execute, statement.encode())
@@ -270,7 +284,8 @@ def _progress(watcher: psycopg.Connection[Any], pid: int) -> str:
 
 
 @contextmanager
-def _translated(connection: psycopg.Connection[Any]) -> Iterator[None]:
+def translated(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Raise the driver's errors as ours."""
     import psycopg
 
     try:
