@@ -82,6 +82,8 @@ def limit_in_words(base: Any, meta: msgspec.Meta) -> str:
     options = [option for option in get_args(base) if option is not type(None)]
     if options and get_origin(base) is not Literal:
         base = options[0]
+        if words := [word for option in options[1:] if get_origin(option) is Literal for word in get_args(option)]:
+            return " or ".join([limit_in_words(base | None, meta), *words])  # a value of the first kind, or a word
     if get_origin(base) is Annotated:  # what may be unset has its limits inside
         base, meta = get_args(base)
     if get_origin(base) is Literal:
@@ -269,16 +271,47 @@ class MonitoringSettings(Section, frozen=True, kw_only=True):
 
 
 class HnswSettings(Section, frozen=True, kw_only=True):
-    """Parameters of the approximate vector index (HNS-04, HNS-05)."""
+    """The approximate vector index in process (HNS-04, HNS-05): a preset, and keys that override it one by one (AMB-012)."""
 
-    m: Annotated[int, later("Links per node.", row="HNS-05", ge=2, le=100)] = 16
-    ef_construction: Annotated[int, later("Candidates while building.", row="HNS-05", ge=4, le=1_000)] = 200
-    ef_search: Annotated[int, later("Candidates while searching.", row="HNS-05", ge=1, le=1_000)] = 50
-    max_elements: Annotated[int, later("Vectors the index is made for.", row="HNS-02", ge=1)] = 1_000_000
+    preset: Annotated[
+        Literal["speed", "balanced", "accuracy", "auto"],
+        about(
+            "Parameters by name, as m/ef_construction/ef_search: `speed` 8/50/25, `balanced` 16/200/50, `accuracy` 48/500/300;"
+            " `auto` goes by the number of vectors.",
+            row="HNS-02",
+        ),
+    ] = "balanced"
+    m: Annotated[
+        Annotated[int, msgspec.Meta(ge=2, le=100)] | None,
+        about("Links per node. Unset: the preset's; balanced has 16.", row="HNS-05"),
+    ] = None
+    ef_construction: Annotated[
+        Annotated[int, msgspec.Meta(ge=4, le=1_000)] | None,
+        about("Candidates while building. Unset: the preset's; balanced has 200.", row="HNS-05"),
+    ] = None
+    ef_search: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=1_000)] | None,
+        about(
+            "Candidates while searching; a search takes at least as many as it shall return. Unset: the preset's; balanced has 50.",
+            row="HNS-05",
+        ),
+    ] = None
+    max_elements: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=4_294_967_295)] | None,
+        about("Vectors that one index is made for. Unset: the preset's; balanced has 1,000,000.", row="HNS-02"),
+    ] = None
+    recall: Annotated[
+        Annotated[float, msgspec.Meta(ge=0.5, le=1)] | Literal["off"],
+        about(
+            "The share of the true neighbours that searches aim at: they take at least as many candidates as were measured to reach"
+            " it on the data. `off` leaves `ef_search` alone.",
+            row="HNS-14",
+        ),
+    ] = 0.99
 
 
 class VectorStorageSettings(Section, frozen=True, kw_only=True):
-    """Vectors of documents."""
+    """Vectors that a user inserts, and those of documents."""
 
     hnsw: HnswSettings = HnswSettings()
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 import array
 import json
 import math
+import struct
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeAlias
+
+import msgspec
 
 from llmspell.errors import InvalidInput, InvalidKey, InvalidLimit, InvalidMetadata, InvalidText, InvalidVector
 
@@ -182,6 +185,8 @@ def require_metadata(value: object, *, field: str = "metadata") -> dict[str, Any
         raise InvalidMetadata(field, "must be an object", given=value)
     if len(value) > METADATA_MAX_KEYS:
         raise InvalidMetadata(field, f"must have at most {METADATA_MAX_KEYS} keys", given=len(value))
+    if _is_small(value):
+        return {key: value[key] for key in sorted(value)}
     for key in value:
         require_text(key, field=f"{field} key", max_bytes=METADATA_KEY_MAX_BYTES, empty=False, error=InvalidMetadata)
     require_json(value, field=field)
@@ -193,7 +198,31 @@ def require_metadata(value: object, *, field: str = "metadata") -> dict[str, Any
     return json.loads(encoded)  # type: ignore[no-any-return]
 
 
+def _is_small(value: Mapping[Any, object]) -> bool:
+    """Say whether an object is certainly accepted, and equal after a round trip: few plain values, none of which holds others."""
+    if type(value) is not dict:
+        return False
+    size = 0
+    for key, inner in value.items():
+        if type(key) is not str or not 0 < len(key) <= METADATA_KEY_MAX_BYTES or not _is_plain_text(key):
+            return False
+        if not _is_plain(inner, 1) or type(inner) is dict or type(inner) is list:
+            return False
+        size += len(key) + (len(inner) if type(inner) is str else _NUMBER_MAX_CHARACTERS) + len('"":,')
+    return size * _ESCAPED_MAX_BYTES <= METADATA_MAX_BYTES
+
+
+_NUMBER_MAX_CHARACTERS = 311  # 1e308 written out, with a sign, and ".0"
+_ESCAPED_MAX_BYTES = 6  # "\u0001"
+
+
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+_TEXT = frozenset({str})
+_SCALARS = frozenset({str, int, bool, type(None)})
+_WITHOUT_FLOATS = _SCALARS | {dict, list}
+_ENCODER = msgspec.json.Encoder(order="deterministic")
 
 
 def encode_json(value: object) -> str:
@@ -201,9 +230,27 @@ def encode_json(value: object) -> str:
 
     Whole floats from 1e16 on are written out ("10000000000000000.0", not "1e+16"): jsonb would give them back as integers.
     """
+    if _is_without_floats(value):
+        try:
+            return _ENCODER.encode(value).decode()
+        except (ValueError, OverflowError):  # a lone surrogate, an integer beyond 64 bits: nobody has checked the value
+            return _CANONICAL.encode(value)
     if _has_large_float(value):
         return _encode_slowly(value)
     return _CANONICAL.encode(value)
+
+
+def _is_without_floats(value: object) -> bool:
+    """Say whether both encoders write a value alike: only floats look different, and subclasses are treated differently."""
+    kind = type(value)
+    if kind is dict:
+        if not {*map(type, value)} <= _TEXT:  # type: ignore[call-overload]
+            return False
+        value = value.values()  # type: ignore[attr-defined]
+    elif kind is not list:
+        return kind in _SCALARS
+    kinds = {*map(type, value)}  # type: ignore[call-overload]
+    return kinds <= _SCALARS or (kinds <= _WITHOUT_FLOATS and all(map(_is_without_floats, value)))  # type: ignore[call-overload]
 
 
 def _has_large_float(value: object) -> bool:
@@ -234,6 +281,17 @@ def decode_json(text: str | bytes) -> Any:
     return json.loads(text)
 
 
+_PACKERS = {dimension: struct.Struct(f"{dimension}f").pack for dimension in DIMENSIONS}
+"""In native format, a number beyond float32 becomes infinite, exactly as in an `array`."""
+_SHORT, _MIDDLE, _LONG = b"smL"
+_MAGNITUDES = bytes(
+    _LONG if exponent >= 80 else _MIDDLE if exponent >= 40 else _SHORT for exponent in (*range(128), *range(128))
+)
+"""What the highest byte of a float32 (its sign, and the upper seven bits of its exponent) tells of its size: 2**33 or more, which
+infinities and NaN are too; 2**-47 or more; or less. Components below 2**33 have a squared length below `NORM_SQUARED_MAX`,
+however many fit into a memory, and one of 2**-47 or more makes it greater than `NORM_SQUARED_MIN`."""
+
+
 def pack_vector(value: VectorLike, *, field: str = "embedding", dimension: int | None = None) -> bytes:
     """Return a vector as little-endian float32 bytes.
 
@@ -245,18 +303,60 @@ def pack_vector(value: VectorLike, *, field: str = "embedding", dimension: int |
             its squared length is not within `NORM_SQUARED_MIN` and `NORM_SQUARED_MAX`.
     """
     try:
-        packed = array.array("f", value)
+        packed = _float32(value)
     except (TypeError, OverflowError, ValueError) as exc:
         raise InvalidVector(field, "must be a one-dimensional sequence of numbers", given=type(value).__name__) from exc
-    if dimension is None and len(packed) not in DIMENSIONS:
+    size = len(packed) // 4
+    if dimension is None and size not in DIMENSIONS:
         sizes = ", ".join(map(str, DIMENSIONS))
-        raise InvalidVector(field, f"must have {sizes} dimensions", given=len(packed))
-    if dimension is not None and len(packed) != dimension:
-        raise InvalidVector(field, f"must have {dimension} dimensions", given=len(packed))
-    norm_squared = math.fsum(component * component for component in packed)
+        raise InvalidVector(field, f"must have {sizes} dimensions", given=size)
+    if dimension is not None and size != dimension:
+        raise InvalidVector(field, f"must have {dimension} dimensions", given=size)
+    # One byte of each component is enough to accept what embeddings are. The others have their length computed exactly.
+    magnitudes = packed[3::4].translate(_MAGNITUDES)
+    if _LONG in magnitudes or _MIDDLE not in magnitudes:
+        _require_length(unpack_vector(packed), field)
+    return packed
+
+
+def _float32(value: VectorLike) -> bytes:
+    """Return numbers as little-endian float32 bytes; lists, tuples and float buffers are converted as a whole."""
+    whole = _whole(value)
+    packed = array.array("f", value) if whole is None else array.array("f", whole) if sys.byteorder == "big" else whole
+    if isinstance(packed, bytes):
+        return packed
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def _whole(value: VectorLike) -> bytes | None:
+    """Return numbers as native float32 bytes without a look at each, or None where that is not sure to give the same."""
+    kind = type(value)
+    if kind is array.array or kind is memoryview or kind.__module__ == "numpy":  # a masked array is from "numpy.ma"
+        try:
+            view = memoryview(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, BufferError):
+            return None
+        if view.ndim != 1 or view.format not in ("f", "d"):
+            return None
+        if view.format == "f":
+            return view.tobytes()
+        value = view.tolist()
+    elif kind is not list and kind is not tuple:
+        return None
+    pack = _PACKERS.get(len(value))  # type: ignore[arg-type]
+    try:
+        return None if pack is None else pack(*value)
+    except struct.error:  # not numbers: an array says which
+        return None
+
+
+def _require_length(components: array.array[float], field: str) -> None:
+    norm_squared = math.fsum(component * component for component in components)
     if not math.isfinite(norm_squared):
-        where = next((i for i, component in enumerate(packed) if not math.isfinite(component)), 0)
-        raise InvalidVector(f"{field}[{where}]", "must be finite in float32", given=packed[where])
+        where = next((i for i, component in enumerate(components) if not math.isfinite(component)), 0)
+        raise InvalidVector(f"{field}[{where}]", "must be finite in float32", given=components[where])
     if norm_squared > NORM_SQUARED_MAX:
         raise InvalidVector(
             field,
@@ -268,9 +368,6 @@ def pack_vector(value: VectorLike, *, field: str = "embedding", dimension: int |
         raise InvalidVector(
             field, "must not be zero: cosine similarity to it is undefined", given=f"norm² {norm_squared}"
         )
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes()
 
 
 def unpack_vector(data: bytes | memoryview) -> array.array[float]:

@@ -24,6 +24,7 @@ LOWEST_ID, HIGHEST_ID = UUID(int=0), UUID(int=2**128 - 1)
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
 _COUNTER_BITS = 12
+_COUNTER_MAX = (1 << _COUNTER_BITS) - 1
 
 
 class IdSource:
@@ -36,12 +37,24 @@ class IdSource:
 
     def new(self) -> UUID:
         """Return an id greater than every id this source made before."""
+        return self.new_many(1)[0]
+
+    def new_many(self, count: int) -> list[UUID]:
+        """Return `count` ids in their order, each greater than every id this source made before."""
         now = (to_microseconds(self._clock.now()) // 1_000) << _COUNTER_BITS
         with self._lock:
-            self._tick = max(now, self._tick + 1)
-            tick = self._tick
-        milliseconds, counter = tick >> _COUNTER_BITS, tick & ((1 << _COUNTER_BITS) - 1)
-        return UUID(int=milliseconds << 80 | _VERSION_7 | counter << 64 | _VARIANT | secrets.randbits(62))
+            first = max(now, self._tick + 1)
+            self._tick = first + count - 1 if count else self._tick
+        random = secrets.token_bytes(8 * count)
+        return [
+            UUID(int=_stamp(tick) | int.from_bytes(random[8 * at : 8 * at + 8], "big") >> 2)
+            for at, tick in enumerate(range(first, first + count))
+        ]
+
+
+def _stamp(tick: int) -> int:
+    """Return an id of a tick whose random bits are all 0."""
+    return (tick >> _COUNTER_BITS) << 80 | _VERSION_7 | (tick & _COUNTER_MAX) << 64 | _VARIANT
 
 
 def parse_id(value: UUID | str, *, field: str = "id") -> UUID:

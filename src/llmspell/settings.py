@@ -30,6 +30,7 @@ from llmspell._sections import (
     MASK,
     ContextSettings,
     EmbeddingSettings,
+    HnswSettings,
     JobsSettings,
     MemorySettings,
     MonitoringSettings,
@@ -51,6 +52,7 @@ from llmspell._sections import (
     limit_in_words,
     masked,
 )
+from llmspell._store_sections import PostgresSettings, SqliteSettings
 from llmspell.directories import directories
 from llmspell.errors import ConfigError, InvalidSetting, InvalidUrl, UnknownSetting, shown
 
@@ -59,7 +61,7 @@ __all__ = [
     "find_setting", "Setting", "masked", "MASK", "colour_preference", "log_level",
     "StorageSettings", "PostgresSettings", "SqliteSettings", "TenancySettings", "EmbeddingSettings", "TextSettings",
     "ContextSettings", "TransactionSettings", "MonitoringSettings", "SecuritySettings", "provider_key",
-    "JobsSettings",
+    "JobsSettings", "HnswSettings",
 ]  # fmt: skip
 
 PREFIX: Final = "LLMSPELL_"
@@ -77,66 +79,6 @@ def default_store_url(environ: Mapping[str, str] | None = None) -> str:
 
 
 # --- the schema -------------------------------------------------------------------------------------------------------
-
-
-class PostgresSettings(Section, frozen=True, kw_only=True):
-    """The connection to a PostgreSQL server (CFG-05). `[storage.postgresql]` is the same table."""
-
-    url: Annotated[
-        str | None, about("Server and database for the application role; `DATABASE_URL` sets it.", url=True)
-    ] = None
-    admin_url: Annotated[
-        str | None, about("The same database for the role that migrates; `DATABASE_ADMIN_URL` sets it.", url=True)
-    ] = None
-    operator_url: Annotated[
-        str | None,
-        about(
-            "The same database for the role that works on all tenants (workers, suspending, retention);"
-            " `DATABASE_OPERATOR_URL` sets it.",
-            url=True,
-        ),
-    ] = None
-    tenant_key: Annotated[
-        Secret | None,
-        about(
-            "Key that signs the tenant of each statement, where the database demands that (`llmspell database signing`);"
-            " `LLMSPELL_TENANT_KEY` sets it."
-        ),
-    ] = None
-    pool_size: Annotated[
-        int, about("Connections at most: CPU cores x 2 + 1 for SSD.", row="BKE-08", ge=1, le=1_000)
-    ] = 20
-    pool_timeout_secs: Annotated[
-        float, about("Wait this long for a free connection.", row="BKE-09", gt=0, le=3_600)
-    ] = 30.0
-    idle_timeout_secs: Annotated[float, about("Close idle connections after this.", row="BKE-09", gt=0, le=86_400)] = (
-        600.0
-    )
-    max_lifetime_secs: Annotated[float, about("Replace connections after this.", row="BKE-09", gt=0, le=86_400)] = (
-        1_800.0
-    )
-    enforce_tenant_isolation: Annotated[
-        bool, about("Refuse to serve as a role that bypasses row-level security.", row="CFG-05")
-    ] = True
-    auto_migrate: Annotated[bool, about("Apply pending migrations when the store is opened.", row="CFG-05")] = False
-    statement_cache_size: Annotated[
-        int, about("Prepared statements kept per connection; 0 prepares none.", row="BKE-10", ge=0, le=10_000)
-    ] = 100
-    pooler: Annotated[
-        Literal["none", "transaction"],
-        about("What sits between: `transaction` for PgBouncer in that mode.", row="BKE-13"),
-    ] = "none"
-
-
-class SqliteSettings(Section, frozen=True, kw_only=True):
-    """The embedded store."""
-
-    synchronous: Annotated[
-        Literal["FULL", "NORMAL"],
-        about("FULL survives a power cut with every acknowledged commit; NORMAL may lose the latest, and is faster."),
-    ] = "FULL"
-    readers: Annotated[int, about("Connections that read beside the one that writes.", ge=1, le=64)] = 4
-    busy_timeout_secs: Annotated[float, about("Wait this long for another process's write.", gt=0, le=600)] = 30.0
 
 
 class StorageSettings(Section, frozen=True, kw_only=True):
@@ -157,8 +99,20 @@ class StorageSettings(Section, frozen=True, kw_only=True):
             row="CFG-04",
         ),
     ] = None
-    vector_backend: Annotated[Literal["hnsw"] | None, later("Index of vectors.", row="CFG-04")] = None
-    vector_path: Annotated[str | None, later("Directory of vector index files.", row="CFG-04")] = None
+    vector_backend: Annotated[
+        Literal["hnsw", "exact"],
+        about(
+            "How an embedded store finds neighbours: `hnsw` keeps an index of large spaces, `exact` never builds one.",
+            row="CFG-04",
+        ),
+    ] = "hnsw"
+    vector_path: Annotated[
+        str | None,
+        about(
+            "Directory of the vector index files of an embedded store. Unset: beside its file, named like it and `.vectors`.",
+            row="VEC-12",
+        ),
+    ] = None
     cache_backend: Annotated[Literal["memory", "redis"] | None, later("Shared cache.", row="CFG-04")] = None
     cache_url: Annotated[str | None, later("URL of the shared cache.", row="CFG-04", url=True)] = None
     postgres: PostgresSettings = PostgresSettings()
@@ -371,6 +325,8 @@ def _from_file(file: Path, rank: int, environ: Mapping[str, str]) -> dict[str, _
         lenient = expanded != value
         if key == "storage.url" and isinstance(expanded, str):
             expanded = _beside(file, expanded)
+        if key == "storage.vector_path" and isinstance(expanded, str) and expanded:
+            expanded = str(file.resolve().parent / Path(expanded).expanduser())
         given[key] = _Given(expanded, origin, rank, lenient=lenient)
     return given
 

@@ -33,6 +33,7 @@ BACKEND_ROOMS = (
     "storage/postgres/",
     "storage/open.py",
     "settings.py",
+    "_store_sections.py",
     "ops/",
     "cli/commands/dev.py",
     "cli/commands/storage.py",

@@ -54,4 +54,4 @@ def test_only_what_a_file_cannot_have_is_left_out_of_its_dialect() -> None:
 def test_nothing_is_left_out_of_the_other_dialect() -> None:
     empty = [m.version for m in load(POSTGRES) if all(COMMENT.match(line) for line in m.sql.splitlines())]
 
-    assert empty == []
+    assert empty == [34]  # only a cache in a process needs a log of changes

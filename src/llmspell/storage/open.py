@@ -12,11 +12,13 @@ from urllib.parse import unquote
 from llmspell.clock import Clock
 from llmspell.errors import InvalidUrl
 from llmspell.ids import IdSource
-from llmspell.settings import URL_HINT, Settings, default_store_url, masked
+from llmspell.settings import URL_HINT, HnswSettings, Settings, default_store_url, masked
 from llmspell.storage.contracts.backend import Backend
+from llmspell.storage.contracts.vector_index import IndexChoice
 
 SQLITE, POSTGRESQL = "sqlite:///", ("postgresql://", "postgres://")
 MEMORY = ("memory://", "memory:")
+MEBIBYTE = 1024 * 1024
 
 
 async def open_backend(url: str, *, settings: Settings, clock: Clock, ids: IdSource) -> Backend:
@@ -44,6 +46,12 @@ async def open_backend(url: str, *, settings: Settings, clock: Clock, ids: IdSou
             ids=ids,
             language=language,
             create_folder=url == default_store_url(),
+            vector_index=index_choice(settings.rag.vector_storage.hnsw),
+            memory_index=index_choice(settings.memory.hnsw),
+            vector_path=settings.storage.vector_path,
+            indexes=settings.storage.vector_backend == "hnsw",
+            vector_cache_bytes=embedded.vector_cache_mb * MEBIBYTE,
+            index_threads=embedded.index_threads,
         )
     if url.startswith(POSTGRESQL):
         from llmspell.storage.postgres.backend import open_postgres
@@ -71,6 +79,18 @@ async def open_backend(url: str, *, settings: Settings, clock: Clock, ids: IdSou
         hint = f"Three slashes for a file beside you: {SQLITE}{rest.lstrip('/')}; four for an absolute path."
         raise InvalidUrl("The URL of a file begins with sqlite:///.", url=masked(url), hint=hint)
     raise InvalidUrl("The store URL has an unknown scheme.", url=masked(url), hint=URL_HINT)
+
+
+def index_choice(chosen: HnswSettings) -> IndexChoice:
+    """Return what a section of the settings says of an index."""
+    return IndexChoice(
+        preset=chosen.preset,
+        m=chosen.m,
+        ef_construction=chosen.ef_construction,
+        ef_search=chosen.ef_search,
+        max_elements=chosen.max_elements,
+        recall=None if chosen.recall == "off" else chosen.recall,
+    )
 
 
 def _path(url: str) -> str:

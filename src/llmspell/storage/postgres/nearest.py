@@ -37,6 +37,7 @@ from llmspell.storage.contracts.vector_index import (
 from llmspell.storage.contracts.vectors import FREE_SPACE
 from llmspell.storage.relational import memories, vectors
 from llmspell.storage.relational.filters import FilterDialect, compile_filter
+from llmspell.storage.relational.runtime import Neighbour
 from llmspell.storage.relational.vectors import FLOAT32_BYTES, free_space
 
 if TYPE_CHECKING:
@@ -143,12 +144,12 @@ class PgvectorNeighbours:
 
     async def free(
         self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None, effort: Effort
-    ) -> list[Scored]:
+    ) -> list[Neighbour]:
         compiled = compile_filter(where, vectors.COLUMNS, self._dialect, self._filters)
         dimension = len(query) // FLOAT32_BYTES
         parameters = {"space_id": free_space(dimension), "scope": scope, **compiled.parameters}
         oversample = _FREE.oversample if scope is None and where is None else OVERSAMPLE_FILTERED
-        return await self._search(
+        found = await self._search(
             executor,
             _FREE,
             query,
@@ -158,6 +159,7 @@ class PgvectorNeighbours:
             effort=effort,
             oversample=oversample,
         )
+        return [Neighbour(one.id, one.score) for one in found]
 
     async def memories(
         self, executor: Executor, *, space_id: str, query: bytes, limit: int, where: Node | None, now: object
@@ -182,6 +184,14 @@ class PgvectorNeighbours:
     async def build_index(self, unit: Unit, space: SpaceCount) -> None:
         if space.vectors > EXACT_BELOW:
             await promote(unit, self._catalog, space_id=space.id, dimension=space.dimension, clock=self._clock)
+
+    def is_light(
+        self, tenant: TenantId, space_id: str, dimension: int, *, scope: str | None, where: Node | None
+    ) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Nothing goes on here."""
 
     def inserted(self, *, space_id: str, dimension: int) -> list[Statement]:
         return []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
 
 import msgspec
 
@@ -17,6 +18,7 @@ from llmspell.storage.relational.catalog import Catalog
 from llmspell.storage.relational.database import Dialect, Executor, Statement, Unit
 from llmspell.storage.relational.filters import FilterDialect
 from llmspell.storage.text.analyser import Analyser
+from llmspell.tenant import TenantId
 
 
 class SpaceCount(NamedTuple):
@@ -28,6 +30,15 @@ class SpaceCount(NamedTuple):
     inside: int
 
 
+class Neighbour(NamedTuple):
+    """A free vector that was found; `scope` and `metadata` (as the dialect stores them) where the search has read them anyway."""
+
+    id: UUID
+    score: float
+    scope: str | None = None
+    metadata: Any = None
+
+
 class NearestNeighbours(Protocol):
     """How a database finds the nearest vectors of one space: by its own index, or by ours in process.
 
@@ -36,7 +47,7 @@ class NearestNeighbours(Protocol):
 
     async def free(
         self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None, effort: Effort
-    ) -> list[Scored]:
+    ) -> Sequence[Neighbour]:
         """Search free vectors of the query's dimension."""
         ...
 
@@ -55,6 +66,16 @@ class NearestNeighbours(Protocol):
 
     async def build_index(self, unit: Unit, space: SpaceCount) -> None:
         """Index what of a space is large enough to be indexed and is not yet; done when it returns."""
+        ...
+
+    def is_light(
+        self, tenant: TenantId, space_id: str, dimension: int, *, scope: str | None, where: Node | None
+    ) -> bool:
+        """Say whether a search of free vectors takes so little that it may run on the thread that asks."""
+        ...
+
+    def close(self) -> None:
+        """End what goes on behind the calls. Blocks."""
         ...
 
     def inserted(self, *, space_id: str, dimension: int) -> list[Statement]:

@@ -57,56 +57,55 @@ class RelationalVectors:
         self._queries = runtime.catalog.vectors
 
     async def insert(self, entries: Sequence[VectorEntry]) -> list[UUID]:
-        require_size(entries, field="entries", maximum=INSERT_MAX)
-        checked = [self._checked(entry, position) for position, entry in enumerate(entries)]
-        ids: list[UUID] = [item["owner"] for _, item in checked]
-        if len(set(ids)) < len(ids):
+        size = require_size(entries, field="entries", maximum=INSERT_MAX)
+        made = self._runtime.ids.new_many(size)
+        now = self._runtime.dialect.instant(self._runtime.clock.now())
+        checked = [self._checked(entry, id, now, at) for at, (entry, id) in enumerate(zip(entries, made, strict=True))]
+        ids = [id for id, _, _ in checked]
+        given = [id for id, entry in zip(ids, entries, strict=True) if entry.id is not None]
+        if len(set(given)) < len(given) or not set(given).isdisjoint(made):
             raise AlreadyExists("Two entries have the same id.")
         if not checked:
             return []
         by_dimension: dict[int, list[dict[str, Any]]] = {}
-        for dimension, item in checked:
-            by_dimension.setdefault(dimension, []).append(item)
+        # In the order of ids: two batches with the same ids then wait for each other's end, and not for each other.
+        for _, dimension, row in sorted(checked, key=itemgetter(0)) if given else checked:
+            by_dimension.setdefault(dimension, []).append(row)
+        statements = [one for dim in sorted(by_dimension) for one in self._statements(dim, by_dimension[dim])]
+        if not given:  # nobody has had an id that was made just now
+            await self._unit.batch(statements)
+            return ids
 
         async def work(executor: Executor) -> None:
-            taken = await executor.value(self._queries.taken, ids=self._runtime.dialect.array(ids))
+            taken = await executor.value(self._queries.taken, ids=self._runtime.dialect.array(given))
             if taken is not None:
                 raise AlreadyExists("A vector has this id already.", id=self._runtime.dialect.to_id(taken))
-            statements = [self._statements(dimension, by_dimension[dimension]) for dimension in sorted(by_dimension)]
-            await executor.batch([statement for group in statements for statement in group])
+            await executor.batch(statements)
 
         await self._unit.write(work)
         return ids
 
-    def _statements(self, dimension: int, items: list[dict[str, Any]]) -> list[Statement]:
-        dialect, now = self._runtime.dialect, self._runtime.clock.now()
-        rows = [
-            {
-                "id": dialect.id(item["owner"]),
-                "owner_id": dialect.id(item["owner"]),
-                "part_no": 0,
-                "space_id": free_space(dimension),
-                "scope": item["scope"],
-                "embedding": dialect.vector(item["embedding"]),
-                "metadata": dialect.json(item["metadata"]),
-                "now": dialect.instant(now),
-            }
-            # In the order of ids: two batches with the same ids then wait for each other's end, and not for each other.
-            for item in sorted(items, key=itemgetter("owner"))
-        ]
+    def _statements(self, dimension: int, rows: list[dict[str, Any]]) -> list[Statement]:
         before = self._runtime.nearest.inserted(space_id=free_space(dimension), dimension=dimension)
         return [*before, (self._queries.of("insert", dimension), rows)]
 
-    def _checked(self, entry: VectorEntry, position: int) -> tuple[int, dict[str, Any]]:
-        where = f"entries[{position}]"
+    def _checked(self, entry: VectorEntry, made: UUID, now: Any, position: int) -> tuple[UUID, int, dict[str, Any]]:
+        """Return the id of an entry, which is `made` where none is given, with its dimension and its row."""
+        dialect, where = self._runtime.dialect, f"entries[{position}]"
         embedding = pack_vector(entry.embedding, field=f"{where}.embedding")
-        item = {
-            "owner": self._runtime.ids.new() if entry.id is None else parse_id(entry.id, field=f"{where}.id"),
-            "embedding": embedding,
+        id = made if entry.id is None else parse_id(entry.id, field=f"{where}.id")
+        dimension, raw_id = len(embedding) // FLOAT32_BYTES, dialect.id(id)
+        row = {
+            "id": raw_id,
+            "owner_id": raw_id,
+            "part_no": 0,
+            "space_id": free_space(dimension),
             "scope": require_key(entry.scope, field=f"{where}.scope"),
-            "metadata": require_metadata(entry.metadata, field=f"{where}.metadata"),
+            "embedding": dialect.vector(embedding),
+            "metadata": dialect.json(require_metadata(entry.metadata, field=f"{where}.metadata")),
+            "now": now,
         }
-        return len(embedding) // FLOAT32_BYTES, item
+        return id, dimension, row
 
     async def get(self, id: UUID) -> VectorRecord | None:
         row = await self._unit.row(self._queries.get, id=self._runtime.dialect.id(parse_id(id)))
@@ -130,12 +129,18 @@ class RelationalVectors:
         if scope is not None:
             require_key(scope, field="scope")
         where = parse(filters, FILTER_FIELDS)
+        to_json = self._runtime.dialect.to_json
 
         async def work(executor: Executor) -> list[VectorHit]:
-            scored = await self._runtime.nearest.free(
+            found = await self._runtime.nearest.free(
                 executor, query=packed, limit=limit, scope=scope, where=where, effort=effort
             )
-            kept = [item for item in scored if least is None or item.score >= least]
+            kept = [item for item in found if least is None or item.score >= least]
+            if not include_embedding and all(item.scope is not None for item in kept):
+                return [
+                    VectorHit(id=item.id, score=item.score, scope=item.scope or "", metadata=to_json(item.metadata))
+                    for item in kept
+                ]
             ids = self._runtime.dialect.array([item.id for item in kept])
             rows = await executor.rows(self._queries.of("hydrate", dimension), ids=ids) if kept else []
             records = {record.id: record for record in map(self._record, rows)}
@@ -151,7 +156,10 @@ class RelationalVectors:
                 if item.id in records  # a hit whose row is gone is no hit
             ]
 
-        return await self._unit.read(work, heavy=True)
+        light = self._runtime.nearest.is_light(
+            self._unit.tenant, free_space(dimension), dimension, scope=scope, where=where
+        )
+        return await self._unit.read(work, heavy=not light)
 
     async def update_metadata(self, id: UUID, metadata: Mapping[str, Any]) -> bool:
         changes = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -30,6 +31,7 @@ from llmspell.storage.contracts.backend import (
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventPartition
 from llmspell.storage.contracts.event_log_checks import one_table
+from llmspell.storage.contracts.vector_index import IndexChoice
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
 from llmspell.storage.relational.cursor_key import CursorKey
@@ -40,12 +42,13 @@ from llmspell.storage.sqlite import migrator, pragmas
 from llmspell.storage.sqlite.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.sqlite.database import Database, FileUnit, transaction
 from llmspell.storage.sqlite.dialect import SqliteDialect, SqliteFilters
-from llmspell.storage.sqlite.nearest import InProcessNeighbours
+from llmspell.storage.sqlite.nearest import VECTOR_CACHE_BYTES, IndexOptions, InProcessNeighbours
 from llmspell.storage.text.analyser import Analyser
 from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
 
 READERS: Final = 4
 BUSY_TIMEOUT_S: Final = 30.0
+BALANCED_CHOICE: Final = IndexChoice()
 
 
 @lru_cache(maxsize=1)
@@ -130,7 +133,11 @@ class SqliteBackend:
         raise one_table()
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._database.close)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._runtime.nearest.close()
+        self._database.close()
 
 
 async def open_sqlite(
@@ -144,6 +151,12 @@ async def open_sqlite(
     language: str = "english",
     auto_migrate: bool = True,
     create_folder: bool = False,
+    vector_index: IndexChoice = BALANCED_CHOICE,
+    memory_index: IndexChoice = BALANCED_CHOICE,
+    vector_path: str | None = None,
+    indexes: bool = True,
+    vector_cache_bytes: int = VECTOR_CACHE_BYTES,
+    index_threads: int | None = None,
 ) -> SqliteBackend:
     """Open a file, creating it when it is missing; `create_folder` also creates the folders above it.
 
@@ -152,6 +165,11 @@ async def open_sqlite(
         readers: connections that read beside the one that writes, and threads for long reads.
         busy_timeout_s: how long a write waits for another process.
         auto_migrate: apply pending migrations; otherwise a file that needs some is refused on use.
+        vector_index, memory_index: parameters of the indexes over free vectors, and over embeddings of memories.
+        vector_path: the folder of index files; None: beside the file, named like it with `.vectors` behind.
+        indexes: whether indexes are built at all; every search is exact otherwise.
+        vector_cache_bytes: memory that vectors and indexes take in this process.
+        index_threads: threads that build indexes; None: half of the cores, at least one.
 
     Raises:
         InvalidUrl: `path` names no file.
@@ -161,39 +179,76 @@ async def open_sqlite(
     """
     if readers < 1:
         raise InvalidSetting("storage.sqlite.readers must be at least 1.", given=readers)
+    if index_threads is not None and index_threads < 1:
+        raise InvalidSetting("storage.sqlite.index_threads must be at least 1.", given=index_threads)
     clock = clock or SystemClock()
+    database = await asyncio.to_thread(
+        _open_file,
+        path,
+        create_folder=create_folder,
+        auto_migrate=auto_migrate,
+        synchronous=synchronous,
+        readers=readers,
+        busy_timeout_s=busy_timeout_s,
+        clock=clock,
+    )
+    options = IndexOptions(
+        path=database.path,
+        vector_index=vector_index,
+        memory_index=memory_index,
+        vector_path=vector_path,
+        indexes=indexes,
+        vector_cache_bytes=vector_cache_bytes,
+        index_threads=index_threads or default_index_threads(),
+    )
+    runtime = _runtime(database, options, clock=clock, ids=ids or IdSource(clock), language=language)
+    return SqliteBackend(database, runtime, busy_timeout_s=busy_timeout_s)
 
-    def open_file() -> Database:
-        file = _file(path)
-        if create_folder:
-            _create_folder(file)
-        database = Database(
-            str(file), synchronous=synchronous, readers=readers, busy_timeout_s=busy_timeout_s, clock=clock
-        )
-        try:
-            if auto_migrate:
-                migrator.migrate(database.path, busy_timeout_s=busy_timeout_s, clock=clock)
-            else:
-                migrator.status(database.path, busy_timeout_s=busy_timeout_s)
-        except BaseException:
-            database.close()
-            raise
-        return database
 
-    database = await asyncio.to_thread(open_file)
+def _runtime(database: Database, options: IndexOptions, *, clock: Clock, ids: IdSource, language: str) -> Runtime:
     dialect, filters = SqliteDialect(), SqliteFilters()
-    runtime = Runtime(
+    return Runtime(
         characteristics=CHARACTERISTICS,
         catalog=queries(),
         dialect=dialect,
         filters=filters,
-        nearest=InProcessNeighbours(queries(), dialect, filters, clock),
+        nearest=InProcessNeighbours(queries(), dialect, filters, clock, database=database, options=options),
         clock=clock,
-        ids=ids or IdSource(clock),
+        ids=ids,
         analyser=Analyser(language),
         cursor_key=CursorKey(FileUnit(database, DEFAULT_TENANT), queries().store.meta),
     )
-    return SqliteBackend(database, runtime, busy_timeout_s=busy_timeout_s)
+
+
+def _open_file(
+    path: str | Path,
+    *,
+    create_folder: bool,
+    auto_migrate: bool,
+    synchronous: pragmas.Synchronous,
+    readers: int,
+    busy_timeout_s: float,
+    clock: Clock,
+) -> Database:
+    """Open the file with a schema that fits, or leave nothing open."""
+    file = _file(path)
+    if create_folder:
+        _create_folder(file)
+    database = Database(str(file), synchronous=synchronous, readers=readers, busy_timeout_s=busy_timeout_s, clock=clock)
+    try:
+        if auto_migrate:
+            migrator.migrate(database.path, busy_timeout_s=busy_timeout_s, clock=clock)
+        else:
+            migrator.status(database.path, busy_timeout_s=busy_timeout_s)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def default_index_threads() -> int:
+    """Return half of the cores, at least one: searches and writes go on while an index is built."""
+    return max(1, (os.cpu_count() or 1) // 2)
 
 
 def _file(path: str | Path) -> Path:

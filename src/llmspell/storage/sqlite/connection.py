@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -135,15 +135,43 @@ def change(connection: apsw.Connection, query: Query, parameters: Mapping[str, A
     return connection.changes()
 
 
+def change_each(connection: apsw.Connection, query: Query, sets: Iterable[Mapping[str, Any]]) -> int:
+    """Run a statement once for each set of parameters, and return how many rows all of them changed, triggers not counted."""
+    changed = 0
+
+    def each() -> Iterator[Mapping[str, Any]]:
+        # The driver asks for the next parameters when it is done with the last ones.
+        nonlocal changed
+        started = time.perf_counter() if observed() else 0.0
+        for parameters in sets:
+            yield parameters
+            rows = connection.changes()
+            changed += rows
+            if started:
+                ended = time.perf_counter()
+                notify_query(query.label, ended - started, rows)
+                started = ended
+
+    try:
+        connection.executemany(query.sql, each()).fetchall()
+    except (apsw.Error, UnicodeDecodeError) as exc:
+        raise _failed(exc, connection, query) from exc
+    return changed
+
+
 def _run(connection: apsw.Connection, query: Query, parameters: Mapping[str, Any]) -> list[Row]:
     try:
         return connection.execute(query.sql, parameters).fetchall()
-    except apsw.Error as exc:
-        raise translate(exc, connection, query=query.label) from exc
-    except UnicodeDecodeError as exc:  # texts are checked on their way in
-        raise CorruptStore(
-            "A text in the file is damaged.", path=connection.filename, query=query.label, hint=dialect.DAMAGED_HINT
-        ) from exc
+    except (apsw.Error, UnicodeDecodeError) as exc:
+        raise _failed(exc, connection, query) from exc
+
+
+def _failed(exc: apsw.Error | UnicodeDecodeError, connection: apsw.Connection, query: Query) -> LlmspellError:
+    if isinstance(exc, apsw.Error):
+        return translate(exc, connection, query=query.label)
+    return CorruptStore(  # texts are checked on their way in
+        "A text in the file is damaged.", path=connection.filename, query=query.label, hint=dialect.DAMAGED_HINT
+    )
 
 
 def control(connection: apsw.Connection, statement: str) -> None:

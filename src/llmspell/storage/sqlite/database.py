@@ -28,6 +28,7 @@ from llmspell.storage.relational.database import Executor, Row, Statement
 from llmspell.storage.sqlite import pragmas
 from llmspell.storage.sqlite.connection import (
     change,
+    change_each,
     control,
     drive,
     fetch,
@@ -125,7 +126,8 @@ def run_batch(connection: apsw.Connection, tenant: TenantId, statements: Sequenc
         if isinstance(parameters, Mapping):
             counts.append(change(connection, query, {**parameters, "tenant_id": tenant}))
         else:
-            counts.append(sum(change(connection, query, {**each, "tenant_id": tenant}) for each in parameters))
+            sets = ({**each, "tenant_id": tenant} for each in parameters)
+            counts.append(change_each(connection, query, sets))
     return counts
 
 

@@ -242,7 +242,7 @@ CREATE TABLE embedding_spaces (
     change_seq INTEGER NOT NULL DEFAULT 0 CHECK (change_seq >= 0),
     deleted_seq INTEGER NOT NULL DEFAULT 0 CHECK (deleted_seq >= 0),
     created_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL, logged_from INTEGER NOT NULL DEFAULT 0 CHECK (logged_from >= 0), index_change INTEGER CHECK (index_change >= 0), index_token TEXT CHECK (length(index_token) = 32),
     PRIMARY KEY (tenant_id, space_id),
     CONSTRAINT space_id_fits_its_index CHECK (space_id <> '' AND length(CAST(space_id AS BLOB)) <= 128),
     CONSTRAINT valid_space_dimension CHECK (dimension IN (384, 768, 1536, 3072)),
@@ -752,6 +752,26 @@ CREATE TABLE text_stats (
     PRIMARY KEY (tenant_id, collection, delta_id)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE vector_changes (
+    tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
+    space_id TEXT NOT NULL,
+    seq INTEGER NOT NULL CHECK (seq > 0),
+    owner_id BLOB NOT NULL CHECK (length(owner_id) = 16),
+    part_no INTEGER NOT NULL CHECK (part_no >= 0),
+    removed INTEGER NOT NULL CHECK (removed IN (0, 1)),
+    PRIMARY KEY (tenant_id, space_id, seq, owner_id, part_no, removed)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER vector_changes_kept AFTER INSERT ON vector_changes WHEN (
+    SELECT min(seq) FROM vector_changes WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id
+) < NEW.seq - 8192
+BEGIN
+    DELETE FROM vector_changes
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id AND seq <= NEW.seq - 4096;
+    UPDATE embedding_spaces SET logged_from = max(logged_from, NEW.seq - 4096)
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
+END;
+
 CREATE TABLE "vector_embeddings_1536" (
     id BLOB NOT NULL CHECK (length(id) = 16),
     tenant_id TEXT NOT NULL CHECK (tenant_id <> ''),
@@ -774,6 +794,22 @@ CREATE INDEX idx_vector_1536_created ON vector_embeddings_1536 (tenant_id, creat
 CREATE INDEX idx_vector_1536_scope ON vector_embeddings_1536 (tenant_id, space_id, scope);
 
 CREATE INDEX idx_vector_1536_seq ON vector_embeddings_1536 (tenant_id, space_id, seq);
+
+CREATE TRIGGER vector_embeddings_1536_removed AFTER DELETE ON vector_embeddings_1536
+BEGIN
+    INSERT OR IGNORE INTO vector_changes (tenant_id, space_id, seq, owner_id, part_no, removed)
+    VALUES (OLD.tenant_id, OLD.space_id, 1 + coalesce((SELECT change_seq FROM embedding_spaces
+        WHERE tenant_id = OLD.tenant_id AND space_id = OLD.space_id), 0), OLD.owner_id, OLD.part_no, 1);
+END;
+
+CREATE TRIGGER vector_embeddings_1536_rewritten AFTER UPDATE OF metadata, scope ON vector_embeddings_1536
+BEGIN
+    UPDATE embedding_spaces SET change_seq = change_seq + 1, deleted_seq = change_seq + 1
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
+    INSERT OR IGNORE INTO vector_changes (tenant_id, space_id, seq, owner_id, part_no, removed)
+    SELECT NEW.tenant_id, NEW.space_id, change_seq, NEW.owner_id, NEW.part_no, 0 FROM embedding_spaces
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
+END;
 
 CREATE TRIGGER vector_embeddings_1536_usage_delete AFTER DELETE ON vector_embeddings_1536 WHEN EXISTS (
     SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL
@@ -818,6 +854,22 @@ CREATE INDEX idx_vector_3072_scope ON vector_embeddings_3072 (tenant_id, space_i
 
 CREATE INDEX idx_vector_3072_seq ON vector_embeddings_3072 (tenant_id, space_id, seq);
 
+CREATE TRIGGER vector_embeddings_3072_removed AFTER DELETE ON vector_embeddings_3072
+BEGIN
+    INSERT OR IGNORE INTO vector_changes (tenant_id, space_id, seq, owner_id, part_no, removed)
+    VALUES (OLD.tenant_id, OLD.space_id, 1 + coalesce((SELECT change_seq FROM embedding_spaces
+        WHERE tenant_id = OLD.tenant_id AND space_id = OLD.space_id), 0), OLD.owner_id, OLD.part_no, 1);
+END;
+
+CREATE TRIGGER vector_embeddings_3072_rewritten AFTER UPDATE OF metadata, scope ON vector_embeddings_3072
+BEGIN
+    UPDATE embedding_spaces SET change_seq = change_seq + 1, deleted_seq = change_seq + 1
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
+    INSERT OR IGNORE INTO vector_changes (tenant_id, space_id, seq, owner_id, part_no, removed)
+    SELECT NEW.tenant_id, NEW.space_id, change_seq, NEW.owner_id, NEW.part_no, 0 FROM embedding_spaces
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
+END;
+
 CREATE TRIGGER vector_embeddings_3072_usage_delete AFTER DELETE ON vector_embeddings_3072 WHEN EXISTS (
     SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL
 )
@@ -861,6 +913,22 @@ CREATE INDEX idx_vector_384_scope ON vector_embeddings_384 (tenant_id, space_id,
 
 CREATE INDEX idx_vector_384_seq ON vector_embeddings_384 (tenant_id, space_id, seq);
 
+CREATE TRIGGER vector_embeddings_384_removed AFTER DELETE ON vector_embeddings_384
+BEGIN
+    INSERT OR IGNORE INTO vector_changes (tenant_id, space_id, seq, owner_id, part_no, removed)
+    VALUES (OLD.tenant_id, OLD.space_id, 1 + coalesce((SELECT change_seq FROM embedding_spaces
+        WHERE tenant_id = OLD.tenant_id AND space_id = OLD.space_id), 0), OLD.owner_id, OLD.part_no, 1);
+END;
+
+CREATE TRIGGER vector_embeddings_384_rewritten AFTER UPDATE OF metadata, scope ON vector_embeddings_384
+BEGIN
+    UPDATE embedding_spaces SET change_seq = change_seq + 1, deleted_seq = change_seq + 1
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
+    INSERT OR IGNORE INTO vector_changes (tenant_id, space_id, seq, owner_id, part_no, removed)
+    SELECT NEW.tenant_id, NEW.space_id, change_seq, NEW.owner_id, NEW.part_no, 0 FROM embedding_spaces
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
+END;
+
 CREATE TRIGGER vector_embeddings_384_usage_delete AFTER DELETE ON vector_embeddings_384 WHEN EXISTS (
     SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL
 )
@@ -903,6 +971,22 @@ CREATE INDEX idx_vector_768_created ON vector_embeddings_768 (tenant_id, created
 CREATE INDEX idx_vector_768_scope ON vector_embeddings_768 (tenant_id, space_id, scope);
 
 CREATE INDEX idx_vector_768_seq ON vector_embeddings_768 (tenant_id, space_id, seq);
+
+CREATE TRIGGER vector_embeddings_768_removed AFTER DELETE ON vector_embeddings_768
+BEGIN
+    INSERT OR IGNORE INTO vector_changes (tenant_id, space_id, seq, owner_id, part_no, removed)
+    VALUES (OLD.tenant_id, OLD.space_id, 1 + coalesce((SELECT change_seq FROM embedding_spaces
+        WHERE tenant_id = OLD.tenant_id AND space_id = OLD.space_id), 0), OLD.owner_id, OLD.part_no, 1);
+END;
+
+CREATE TRIGGER vector_embeddings_768_rewritten AFTER UPDATE OF metadata, scope ON vector_embeddings_768
+BEGIN
+    UPDATE embedding_spaces SET change_seq = change_seq + 1, deleted_seq = change_seq + 1
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
+    INSERT OR IGNORE INTO vector_changes (tenant_id, space_id, seq, owner_id, part_no, removed)
+    SELECT NEW.tenant_id, NEW.space_id, change_seq, NEW.owner_id, NEW.part_no, 0 FROM embedding_spaces
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
+END;
 
 CREATE TRIGGER vector_embeddings_768_usage_delete AFTER DELETE ON vector_embeddings_768 WHEN EXISTS (
     SELECT 1 FROM tenant_limits WHERE tenant_id = OLD.tenant_id AND max_vectors IS NOT NULL

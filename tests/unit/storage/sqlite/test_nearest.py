@@ -15,7 +15,6 @@ from llmspell.clock import ManualClock
 from llmspell.codec import pack_vector
 from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryQuery, NewMemory
 from llmspell.storage.contracts.vectors import VectorEntry
-from llmspell.storage.index.cache import SpaceCache
 from llmspell.storage.sqlite.backend import SqliteBackend, open_sqlite
 from llmspell.tenant import TenantId
 
@@ -161,7 +160,7 @@ async def test_another_tenants_vectors_are_never_found(backend: SqliteBackend) -
 
 
 async def test_a_space_larger_than_the_cache_is_searched_all_the_same(backend: SqliteBackend) -> None:
-    backend._runtime.nearest._cache = SpaceCache(max_bytes=1)  # type: ignore[attr-defined]
+    backend._runtime.nearest._index()[0].max_bytes = 1  # type: ignore[attr-defined]
     await backend.storages(TENANT).vectors.insert([entry(n, seed=n % 3) for n in range(1, 20)])
 
     assert await found(backend, 1, limit=4) == [1, 4, 7, 10]

@@ -1,1 +1,1 @@
--- V034: holds the number of the change log of the index in process, until that lands in place of this file.
+-- V034: what a cache of vectors in a process must know. This database searches by itself, so there is nothing to do.

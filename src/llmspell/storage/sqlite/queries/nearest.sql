@@ -1,8 +1,20 @@
 -- name: state -> row
--- What a cache of a space must know: the last change, and the last deletion.
+-- What a cache of a space must know: the last change, the last one that is in the log, since when all are, and the newest index file.
 -- only: caches outside the database catch up by change numbers
-SELECT change_seq, deleted_seq FROM embedding_spaces
+SELECT change_seq, deleted_seq, logged_from, index_token FROM embedding_spaces
 WHERE tenant_id = :tenant_id AND space_id = :space_id;
+
+-- name: index_kept -> count
+-- Note the index file that was written last.
+-- only: the other database has no index files
+UPDATE embedding_spaces SET index_change = :change, index_token = :token
+WHERE tenant_id = :tenant_id AND space_id = :space_id;
+
+-- name: changes -> rows
+-- What was removed or rewritten after a change.
+-- only: caches outside the database drop what was deleted
+SELECT owner_id, part_no, seq, removed FROM vector_changes
+WHERE tenant_id = :tenant_id AND space_id = :space_id AND seq > :seq;
 
 -- name: load_{dim} -> rows
 -- A page of a space's vectors beyond a position, in the order of their changes.
@@ -10,6 +22,25 @@ WHERE tenant_id = :tenant_id AND space_id = :space_id;
 SELECT seq, rowid, owner_id, part_no, embedding FROM vector_embeddings_{dim}
 WHERE tenant_id = :tenant_id AND space_id = :space_id AND (seq, rowid) > (:seq, :row)
 ORDER BY seq, rowid LIMIT :limit;
+
+-- name: payloads_{dim} -> rows
+-- What filters ask of a space's vectors beyond a position, in the order of `load`.
+-- only: the other database filters while it searches
+SELECT seq, rowid, scope, created_at, updated_at, metadata FROM vector_embeddings_{dim}
+WHERE tenant_id = :tenant_id AND space_id = :space_id AND (seq, rowid) > (:seq, :row)
+ORDER BY seq, rowid LIMIT :limit;
+
+-- name: payloads_of_{dim} -> rows
+-- The same of some owners.
+-- only: the other database filters while it searches
+SELECT owner_id, part_no, scope, created_at, updated_at, metadata FROM vector_embeddings_{dim}
+WHERE tenant_id = :tenant_id AND space_id = :space_id AND owner_id IN (SELECT unhex(value) FROM json_each(:owners));
+
+-- name: embeddings_{dim} -> rows
+-- The vectors of some owners, which may be among the best and are compared in full precision, with what a hit shows of them.
+-- only: the other database searches by itself
+SELECT owner_id, part_no, embedding, scope, metadata FROM vector_embeddings_{dim}
+WHERE tenant_id = :tenant_id AND space_id = :space_id AND owner_id IN (SELECT unhex(value) FROM json_each(:owners));
 
 -- name: present_{dim} -> rows
 -- Which parts of which owners a space holds, read from the unique index alone.

@@ -1,0 +1,265 @@
+"""Builds graphs behind the writes and searches of a process, on one thread, and keeps them in files.
+
+What is to be indexed are rows that every search finds already, one by one; nobody waits for this thread but who asks to.
+
+Rule 1: a build reads one snapshot, and what it made is taken in only if the space's positions still mean the same rows.
+Rule 2: of several processes on one machine one builds a file; the others take it over.
+Rule 3: whatever fails here costs speed, never an answer: it is logged, and tried again when there is more to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+from uuid import uuid4
+
+import msgspec
+import numpy as np
+
+from llmspell.clock import Clock
+from llmspell.errors import LlmspellError
+from llmspell.storage.contracts.vector_index import HnswConfig
+from llmspell.storage.index import files, planner
+from llmspell.storage.index.blocks import Block, Positions, joined
+from llmspell.storage.index.cache import SpaceCache
+from llmspell.storage.index.files import Header, Name
+from llmspell.storage.index.graph import LIBRARY, Graph, Stopped
+from llmspell.storage.index.recall import measure
+from llmspell.storage.index.space import Indexed, Source, Space, View
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_FAILURES: Final = (LlmspellError, OSError, RuntimeError, ValueError, MemoryError)
+RETRY_S: Final = 5.0
+"""A build that failed, or that another process had, is not tried again before."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a builder needs of its surroundings.
+
+    `read` runs work over one snapshot of a space; `commit` notes the token of a file and the change it goes up to. `config` gives
+    the parameters for so many rows. `folder`: where files are kept.
+    """
+
+    read: Callable[[Name, Callable[[Source], Any]], Any]
+    commit: Callable[[Name, int, str], None]
+    config: Callable[[Name, int], HnswConfig]
+    folder: Path
+    threads: int
+    clock: Clock
+
+
+class _Seen(NamedTuple):
+    """The rows to be indexed, what their positions mean, and the newest file that the database knows."""
+
+    view: View
+    epoch: int
+    token: str | None
+
+
+class Work(msgspec.Struct):
+    """One build: what to index, and how far it is."""
+
+    name: Name
+    done: int = 0
+    total: int = 0
+
+
+class Builder:
+    """See the module."""
+
+    def __init__(self, cache: SpaceCache, options: Options) -> None:
+        self._cache = cache
+        self._options = options
+        self._queue: OrderedDict[Name, threading.Event] = OrderedDict()
+        self._working: Work | None = None
+        self._not_before: dict[Name, float] = {}
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    # --- asked from outside -------------------------------------------------------------------------------------------
+
+    def consider(self, name: Name, space: Space) -> None:
+        """Build when there is enough to do. Called after each search, so it is cheap."""
+        if self.is_wanted(space) and time.monotonic() >= self._not_before.get(name, 0.0):
+            self.schedule(name)
+
+    def is_wanted(self, space: Space) -> bool:
+        """Say whether a space has outgrown its graph, or has none and is large."""
+        if not planner.wants_graph(space.rows - space.dead, space.dimension):
+            return False
+        if space.indexed is None:
+            return True
+        return planner.wants_more(len(space.indexed.graph), space.unindexed, space.dead)
+
+    def schedule(self, name: Name) -> threading.Event:
+        """Queue a build, unless it waits already; the event is set when it has ended, in whatever way."""
+        with self._wake:
+            if self._stopped:
+                ended = threading.Event()
+                ended.set()
+                return ended
+            if self._thread is None:
+                # A daemon: a program that ends without closing its store does not wait for an index.
+                self._thread = threading.Thread(target=self._run, name="llmspell-index", daemon=True)
+                self._thread.start()
+            ended = self._queue.setdefault(name, threading.Event())
+            self._wake.notify()
+        return ended
+
+    def state(self, name: Name) -> Work | None:
+        """Return the build of a space that waits or goes on."""
+        working = self._working
+        if working is not None and working.name == name:
+            return working
+        return Work(name) if name in self._queue else None
+
+    def stop(self) -> None:
+        """Give up what goes on and what waits. Blocks until the thread has ended."""
+        with self._wake:
+            self._stopped = True
+            for ended in self._queue.values():
+                ended.set()
+            self._queue.clear()
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def restore(self, name: Name, space: Space, source: Source) -> None:
+        """Fill a space from its file, if there is one that agrees with the database. The space's lock is held."""
+        stored = None if source.token is None else files.read(self._path(name), name, token=source.token)
+        if stored is not None and stored.header.change <= source.version.change:
+            space.restore(stored.base, stored.indexed, source.version._replace(change=stored.header.change))
+
+    # --- on the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._queue and not self._stopped:
+                    self._wake.wait()
+                if self._stopped:
+                    return
+                name = next(iter(self._queue))
+                self._working = Work(name)
+                ended = self._queue.pop(name)
+            try:
+                self._build(name)
+            except Stopped:
+                pass
+            except _FAILURES as exc:
+                self._not_before[name] = time.monotonic() + RETRY_S
+                _log.warning("The index of a space could not be built; it is searched without: %s", exc)
+            finally:
+                self._working = None
+                ended.set()
+
+    def _going(self, done: int, total: int) -> bool:
+        working = self._working
+        if working is not None:
+            working.done, working.total = done, total
+        return not self._stopped
+
+    def _path(self, name: Name) -> Path:
+        return self._options.folder / name.file
+
+    def _build(self, name: Name) -> None:
+        try:
+            with files.building(self._path(name)) as mine:
+                if not mine:
+                    self._not_before[name] = time.monotonic() + RETRY_S
+                    return
+                self._build_and_keep(name, self._path(name))
+        except OSError as exc:
+            if self._options.folder.exists():
+                raise
+            _log.warning("There is no folder for index files, so an index lives as long as its process: %s", exc)
+            self._build_and_keep(name, None)
+
+    def _build_and_keep(self, name: Name, path: Path | None) -> None:
+        space = self._cache.space(name, name.dimension)
+        seen: _Seen | None = self._options.read(name, lambda source: self._seen(name, source))
+        if seen is None or not self.is_wanted(space):
+            return
+        view, epoch = seen.view, seen.epoch
+        if path is not None and seen.token is not None and self._takes_over(name, space, path, seen.token):
+            return
+        indexed_before = len(view.indexed.graph) if view.indexed is not None else 0
+        alive = view.alive
+        dead = len(view) - view.count
+        kept: Positions | None = None
+        if alive is not None and planner.wants_anew(indexed_before, len(view) - indexed_before, dead):
+            kept = np.flatnonzero(alive)
+        base = joined(view.base, view.tail) if kept is None else joined(view.base, view.tail).at(kept)
+        config = self._options.config(name, len(base))
+        graph = self._graph(base, view, config, anew=kept is not None)
+        recall = measure(graph, base.halves, going=lambda: self._going(len(base), len(base)))
+        if self._stopped:
+            return
+        indexed = Indexed(graph, recall, config.m, config.ef_construction, self._options.clock.now())
+        if path is not None:
+            base, indexed = self._kept(name, path, view.change, base, indexed)
+        with space.lock:
+            if space.epoch == epoch and space.version is not None:
+                space.install(base, indexed, len(view), kept)
+
+    def _seen(self, name: Name, source: Source) -> _Seen | None:
+        epochs: list[int] = []
+
+        def note(space: Space, _: View) -> None:
+            epochs.append(space.epoch)
+
+        view, _ = self._cache.view(name, source, note)
+        return None if view is None else _Seen(view, epochs[0], source.token)
+
+    def _takes_over(self, name: Name, space: Space, path: Path, token: str) -> bool:
+        """Take over what another process has built since, when that is more than this one has."""
+        stored = files.read(path, name, token=token)
+        if stored is None:
+            return False
+        with space.lock:
+            have = len(space.indexed.graph) if space.indexed is not None else 0
+            version = space.version
+            if version is None or len(stored.indexed.graph) <= have or stored.header.change > version.change:
+                return False
+            space.restore(stored.base, stored.indexed, version._replace(change=stored.header.change))
+        return True
+
+    def _graph(self, base: Block, view: View, config: HnswConfig, *, anew: bool) -> Graph:
+        threads, effort = self._options.threads, config.ef_construction
+        known = view.indexed.graph if view.indexed is not None else None
+        if known is None or anew or (view.indexed is not None and view.indexed.m != config.m):
+            return Graph.build(base.halves, m=config.m, ef_construction=effort, threads=threads, going=self._going)
+        more = base.halves[len(known) :]
+        return known.extended(more, ef_construction=effort, threads=threads, going=self._going)
+
+    def _kept(self, name: Name, path: Path, change: int, base: Block, indexed: Indexed) -> tuple[Block, Indexed]:
+        """Write the file and return what it holds, mapped; without a file what was built stays in memory."""
+        token = uuid4().hex
+        header = Header(
+            name=name,
+            library=LIBRARY,
+            change=change,
+            token=token,
+            m=indexed.m,
+            ef_construction=indexed.ef_construction,
+            recall=indexed.recall,
+            built_at=indexed.built_at,
+            arrays={},
+            size_bytes=0,
+            digest="",
+        )
+        try:
+            files.write(path, header, base, indexed.graph)
+            self._options.commit(name, change, token)
+            stored = files.read(path, name, token=token)
+        except (OSError, LlmspellError) as exc:
+            _log.warning("An index file could not be kept, so the index lives as long as its process: %s", exc)
+            return base, indexed
+        return (stored.base, stored.indexed) if stored is not None else (base, indexed)

@@ -1,0 +1,209 @@
+"""Index files: what a process has built, so that another one, or the next, need not build it again. A cache, never the truth.
+
+One file per space, named by a digest of tenant, space and dimension:
+
+    magic · length of the header · header (JSON) · its digest · padding · arrays, each at a multiple of 4,096 bytes
+
+The header names the change up to which the file holds everything, a random token, the shape and place of each array, and a blake3
+digest of all of them. The database keeps the token of the file that was written last: a database that was restored, or a file
+that was, no longer agree, and then the file counts for nothing.
+
+Rule 1: a file is written beside its place, synced, and moved over it; nobody ever sees half of one.
+Rule 2: whatever is wrong with a file - torn, flipped, foreign, of another release - it is as if there were none.
+Rule 3: arrays are mapped, not read, after their digest was checked; what is mapped is never written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from llmspell.storage.index.blocks import Block
+from llmspell.storage.index.graph import LIBRARY, Graph
+from llmspell.storage.index.recall import Recall
+from llmspell.storage.index.space import Indexed
+
+MAGIC: Final = b"llspvec1"
+SUFFIX: Final = ".vectors"
+_ALIGNED: Final = 4_096
+_HEADER_MAX_BYTES: Final = 65_536
+_DIGEST_BYTES: Final = 32
+_WRITTEN_AT_ONCE: Final = 4 * 1024 * 1024
+
+
+class Name(msgspec.Struct, frozen=True):
+    """Whose vectors a file has."""
+
+    tenant: str
+    space_id: str
+    dimension: int
+
+    @property
+    def file(self) -> str:
+        return blake3(msgspec.json.encode(self)).hexdigest(length=16) + SUFFIX
+
+
+class Array(msgspec.Struct, frozen=True):
+    """Where an array stands."""
+
+    type: str
+    shape: tuple[int, ...]
+    start: int
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file says of itself."""
+
+    name: Name
+    library: str
+    change: int
+    token: str
+    m: int
+    ef_construction: int
+    recall: Recall
+    built_at: datetime
+    arrays: dict[str, Array]
+    size_bytes: int
+    digest: str
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """An opened file."""
+
+    header: Header
+    base: Block
+    indexed: Indexed
+
+
+class Mapping:
+    """Keeps a file mapped for as long as an array of it is used."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self.bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def write(path: Path, header: Header, base: Block, graph: Graph) -> None:
+    """Write a file in one step; `header` gets its arrays, size and digest here.
+
+    Raises:
+        OSError: it could not be written; what was there before still is.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    contents: dict[str, NDArray[Any]] = {
+        "halves": base.halves,
+        "owners": base.owners,
+        "parts": base.parts,
+        "seqs": base.seqs,
+        "died": base.died,
+        "graph": np.frombuffer(graph.saved(), np.uint8),
+    }
+    place, arrays, digest = _HEADER_MAX_BYTES, {}, blake3()
+    for key, array in contents.items():
+        arrays[key] = Array(array.dtype.str, array.shape, place)
+        place = _after(place + array.nbytes)
+        digest.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    whole = msgspec.structs.replace(header, arrays=arrays, size_bytes=place, digest=digest.hexdigest())
+    handle, beside = tempfile.mkstemp(prefix=path.name, suffix=".new", dir=path.parent)  # readable by its owner alone
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_head(whole))
+            for key, array in contents.items():
+                file.seek(arrays[key].start)
+                file.write(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+            file.truncate(place)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(beside).unlink()
+        raise
+    with contextlib.suppress(OSError):  # a folder that cannot be synced costs a rebuild at most
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _head(header: Header) -> bytes:
+    text = msgspec.json.encode(header)
+    return MAGIC + len(text).to_bytes(8, "little") + text + blake3(text).digest()
+
+
+def _after(place: int) -> int:
+    return -(-place // _ALIGNED) * _ALIGNED
+
+
+def read(path: Path, name: Name, *, token: str) -> Stored | None:
+    """Open and verify a file; None when there is none that can be used: then the rows are read, and another is built."""
+    try:
+        header = _header(path)
+        if header is None or (header.name, header.token, header.library) != (name, token, LIBRARY):
+            return None
+        mapping = Mapping(path)
+        if len(mapping.bytes) != header.size_bytes or not _is_whole(mapping, header):
+            return None
+        arrays = {key: _mapped(mapping, array) for key, array in header.arrays.items()}
+        graph = Graph.view(arrays.pop("graph").data, owner=mapping)
+        base = Block(**{**arrays, "died": arrays["died"].copy()})
+        if len({len(base.halves), len(base.owners), len(base.parts), len(base.seqs), len(base.died), len(graph)}) > 1:
+            return None
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, msgspec.MsgspecError):
+        return None
+    indexed = Indexed(graph, header.recall, header.m, header.ef_construction, header.built_at, header.size_bytes)
+    return Stored(header, base, indexed)
+
+
+def _header(path: Path) -> Header | None:
+    with path.open("rb") as file:
+        start = file.read(len(MAGIC) + 8)
+        length = int.from_bytes(start[len(MAGIC) :], "little")
+        if start[: len(MAGIC)] != MAGIC or not 0 < length < _HEADER_MAX_BYTES - len(start) - _DIGEST_BYTES:
+            return None
+        text = file.read(length)
+        return msgspec.json.decode(text, type=Header) if blake3(text).digest() == file.read(_DIGEST_BYTES) else None
+
+
+def _is_whole(mapping: Mapping, header: Header) -> bool:
+    digest = blake3(max_threads=blake3.AUTO)
+    for array in header.arrays.values():
+        end = array.start + _bytes(array)
+        if end > len(mapping.bytes):
+            return False
+        digest.update(mapping.bytes[array.start : end])
+    return digest.hexdigest() == header.digest
+
+
+def _bytes(array: Array) -> int:
+    return int(np.prod(array.shape, dtype=np.int64)) * np.dtype(array.type).itemsize
+
+
+def _mapped(mapping: Mapping, array: Array) -> NDArray[Any]:
+    return np.frombuffer(mapping.bytes[array.start : array.start + _bytes(array)], array.type).reshape(array.shape)
+
+
+@contextlib.contextmanager
+def building(path: Path) -> Iterator[bool]:
+    """Hold the right to build a file, among all processes of this machine; False when another one has it (AMB-050)."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (path.parent / f"{path.name}.lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

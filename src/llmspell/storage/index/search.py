@@ -1,0 +1,139 @@
+"""One search over the rows of a space: candidates by half precision or by a graph, then scores in full precision.
+
+The scores that decide are computed in float64 from the float32 rows, which the caller fetches for the candidates alone. Half
+precision is wrong by a known amount at most (`half.error`), so the candidates of an exact path hold every row that can be among the
+best. A graph may miss some: then rows farther away take their place.
+
+Rule: a search gives min(limit, rows that count) owners. What a graph finds too little of is asked for again more widely, then
+compared one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmspell.storage.contracts.vectors import SCORE_DECIMALS
+from llmspell.storage.index.blocks import Positions, Words
+from llmspell.storage.index.exact import Doubles, Found, best, owner_bytes, rescored
+from llmspell.storage.index.half import error, scan
+from llmspell.storage.index.planner import BEAM_MAX, Path, Plan, plan
+from llmspell.storage.index.space import View
+
+WIDER: Final = 4
+"""How much more is asked of a graph that gave too little, each time."""
+_ROUNDING: Final = 10.0**-SCORE_DECIMALS
+
+Fetch = Callable[[Sequence[bytes]], dict[tuple[bytes, int], bytes]]
+"""Gives the float32 rows of owners, by (owner, part)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A float64 vector of length 1, how many owners are wanted, and the candidates that a graph is asked for (0: exactly)."""
+
+    unit: Doubles
+    limit: int
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The best owners, and which way was gone."""
+
+    found: Found
+    plan: Plan
+
+
+def search(view: View, question: Question, fetch: Fetch, *, chosen: Positions | None = None) -> Answer:
+    """Return the best owners among the rows that are there and in `chosen` (ascending positions; None: all)."""
+    if chosen is not None:
+        chosen = view.there(chosen)
+    matching = view.count if chosen is None else len(chosen)
+    graph = len(view.indexed.graph) if view.indexed is not None and question.candidates else 0
+    way = plan(rows=len(view), matching=matching, graph=graph, candidates=question.candidates)
+    wanted = min(question.limit * view.windows, matching)
+    while not way.exact:
+        positions, scores = _by_graph(view, question, way.candidates, chosen)
+        candidates = _near(view, positions, scores, question.limit)
+        if len(positions) >= wanted or len(np.unique(view.owners(positions), axis=0)) >= min(question.limit, matching):
+            return Answer(_scored(view, question, candidates, fetch), way)
+        asked = way.candidates * WIDER
+        way = Plan(Path.GRAPH, asked) if asked <= min(BEAM_MAX, graph // 2) else Plan(Path.GATHER)
+    positions, scores = _by_all(view, question, way, chosen)
+    return Answer(_scored(view, question, _near(view, positions, scores, question.limit), fetch), way)
+
+
+def _by_graph(
+    view: View, question: Question, candidates: int, chosen: Positions | None
+) -> tuple[Positions, NDArray[np.float64]]:
+    """Return the rows that the graph gives and those behind it, of those that count, with their scores in half precision."""
+    if view.indexed is None:
+        raise AssertionError("a plan by a graph needs one")
+    query = question.unit.astype(np.float16)
+    near = view.indexed.graph.search(question.unit.astype(np.float32), candidates)
+    near = view.there(near)
+    if chosen is not None:
+        at = np.searchsorted(chosen, near)
+        near = near[chosen[np.minimum(at, len(chosen) - 1)] == near]
+    scores = scan(view.base.halves[near], query)
+    if not len(view.tail):
+        return near, scores
+    first = len(view.base)
+    if chosen is not None:
+        behind = chosen[np.searchsorted(chosen, first) :]
+    elif view.alive is not None:
+        behind = np.flatnonzero(view.alive[first:]) + first
+    else:
+        behind = np.arange(first, len(view))
+    rows = view.tail.halves if len(behind) == len(view.tail) else view.tail.halves[behind - first]
+    more = scan(rows, query)
+    return np.concatenate((near, behind)), np.concatenate((scores, more))
+
+
+def _by_all(
+    view: View, question: Question, way: Plan, chosen: Positions | None
+) -> tuple[Positions, NDArray[np.float64]]:
+    query = question.unit.astype(np.float16)
+    if chosen is not None and way.path is Path.GATHER:
+        return chosen, scan(view.halves(chosen), query)
+    scores = np.concatenate((scan(view.base.halves, query), scan(view.tail.halves, query)))
+    counted = chosen if chosen is not None else None if view.alive is None else np.flatnonzero(view.alive)
+    return (np.arange(len(view)), scores) if counted is None else (counted, scores[counted])
+
+
+def _near(view: View, positions: Positions, scores: NDArray[np.float64], limit: int) -> Positions:
+    """Return the positions that can be among the best `limit` owners, given how wrong the scores may be."""
+    wanted = limit * view.windows
+    if len(positions) <= limit:
+        return positions
+    margin = 2 * error(view.base.halves.shape[1]) + _ROUNDING
+    if len(positions) > wanted:
+        # The `wanted` best rows belong to at least `limit` owners: no owner has more rows than `windows`.
+        kth = np.partition(scores, len(scores) - wanted)[len(scores) - wanted]
+        kept = scores >= kth - margin
+        positions, scores = positions[kept], scores[kept]
+    if view.windows == 1:
+        return positions
+    order = np.argsort(-scores, kind="stable")
+    owners = view.owners(positions[order])
+    _, first = np.unique(owners, axis=0, return_index=True)
+    if len(first) <= limit:
+        return positions
+    least = scores[order[np.sort(first)[limit - 1]]]
+    near: Positions = positions[scores >= least - margin]
+    return near
+
+
+def _scored(view: View, question: Question, positions: Positions, fetch: Fetch) -> Found:
+    owners: Words = view.owners(positions)
+    parts = view.parts(positions)
+    ids = owner_bytes(owners)
+    rows = fetch(list(dict.fromkeys(ids)))
+    there = [n for n, key in enumerate(zip(ids, parts.tolist(), strict=True)) if key in rows]
+    embeddings = [rows[ids[n], int(parts[n])] for n in there]
+    return best(owners[there], rescored(embeddings, question.unit), question.limit)
