@@ -1,11 +1,13 @@
 """Is vector search on a server faster than pgvector used plainly, on the same rows and at the same recall?
 
-    python benchmarks/vectors_postgres.py [--json] [--rows 20000] [--questions 200] [--seed 1] [--sets easy hard] [--crowded]
+    python benchmarks/vectors_postgres.py [--json] [--rows 20000] [--questions 200] [--seed 1] [--sets easy hard]
+        [--crowded] [--partitions 16]
 
 A tenant of `--rows` vectors, 24 tenants of 1,000, and one of 50, all in one table of the embedded server; everything is asked as
 `llmspell_app`, under row-level security. Ours is the public API: `tenant.vectors.search` and `insert`, with metadata and score. The
 large tenant has been promoted into the approximate index, the others have not, as the jobs of a worker would have it; `--crowded`
-promotes all of them. Plain is one table with the same rows and policies, one HNSW index with the same parameters, and
+promotes all of them, and gives the others as many rows as the large one; `--partitions` moves the vectors into hash partitions by
+tenant first. Plain is one table with the same rows and policies, one HNSW index with the same parameters, and
 `WHERE tenant_id = … ORDER BY embedding <=> … LIMIT 10` with an iterative scan in a transaction of psycopg.
 
 Every answer is compared with the exact one (`vector_data.Exact`), every score with the true one. A side takes the least effort
@@ -33,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from interleaved import quantiles, show
 from llmspell.spell import Spell, Tenant
 from llmspell.storage.contracts.vectors import VectorEntry
+from llmspell.storage.postgres import vector_indexes, vector_partitions
 from machine import described
 from stores import Opened, opened
 from vector_data import FILTERS, SETS, TOLERANCE, Data, Exact, K, Question, described_set, make, true_score
@@ -90,14 +93,15 @@ class Filled(msgspec.Struct, frozen=True):
         return found
 
 
-def with_tenants(name: str, *, rows: int, questions: int, seed: int) -> Data:
+def with_tenants(name: str, *, rows: int, questions: int, seed: int, crowded: bool) -> Data:
     """A set whose first rows are the large tenant's, the last the smallest one's."""
-    ends = [rows, *(rows + OTHERS_ROWS * number for number in range(1, OTHERS + 1))]
+    others = rows if crowded else OTHERS_ROWS
+    ends = [rows, *(rows + others * number for number in range(1, OTHERS + 1))]
     data = make(name, rows=ends[-1] + FEW, questions=questions, seed=seed)
     return msgspec.structs.replace(data, tenants=[0, *ends, ends[-1] + FEW])
 
 
-async def fill(store: Opened, data: Data, *, crowded: bool) -> Filled:
+async def fill(store: Opened, data: Data, *, crowded: bool, partitions: int) -> Filled:
     """Insert all rows through the public API, promote, and copy them into the plain table."""
     spell: Spell = store.spell
     row_of: dict[UUID, int] = {}
@@ -111,15 +115,14 @@ async def fill(store: Opened, data: Data, *, crowded: bool) -> Filled:
     say(f"{data.name}: {len(row_of):,} rows inserted")
     with psycopg.connect(store.superuser_url, autocommit=True) as superuser:
         # The index is built over what was promoted, which takes a tenth of the time of promoting into it.
-        ((definition,),) = superuser.execute(
-            "SELECT indexdef FROM pg_indexes WHERE indexname = %s", (INDEX,)
-        ).fetchall()
         superuser.execute(f"DROP INDEX llmspell.{INDEX}".encode())
         started = time.perf_counter()
         for number in range(SMALL + 1) if crowded else [LARGE]:
             await spell.admin.promote(tenant_name(number), "free-384", dimension=384)
-        superuser.execute("SET maintenance_work_mem = '256MB'")
-        superuser.execute(definition.encode())
+        if partitions:
+            vector_partitions.partition(store.owner_url, store.operator_url, dimension=384, partitions=partitions)
+        else:
+            vector_indexes.rebuild(store.owner_url, dimension=384, memory="256MB")
         seconds = time.perf_counter() - started
         superuser.execute(PLAIN_TABLE.encode())
         superuser.execute("VACUUM ANALYZE")
@@ -263,13 +266,13 @@ async def inserts(sides: Sequence[Any], filled: Filled, wrong: list[str]) -> lis
 
 
 async def on_a_set(
-    name: str, *, rows: int, questions: int, seed: int, crowded: bool, wrong: list[str]
+    name: str, *, rows: int, questions: int, seed: int, crowded: bool, partitions: int, wrong: list[str]
 ) -> list[dict[str, Any]]:
     """Fill a server with a set, and ask it everything."""
-    data = with_tenants(name, rows=rows, questions=questions, seed=seed)
+    data = with_tenants(name, rows=rows, questions=questions, seed=seed, crowded=crowded)
     found: list[dict[str, Any]] = []
     async with opened("postgres") as store:
-        filled = await fill(store, data, crowded=crowded)
+        filled = await fill(store, data, crowded=crowded, partitions=partitions)
         async with await psycopg.AsyncConnection.connect(store.url, autocommit=True) as connection:
             sides = (Ours(filled), Plain(filled, connection))
             for case, kind in (("unfiltered", None), ("filter 10 %", "decile"), ("filter 1 %", "group")):
@@ -317,18 +320,27 @@ def targets(found: Sequence[dict[str, Any]], *, rows: int) -> list[dict[str, Any
 
 
 async def measure(
-    *, rows: int = ROWS, questions: int = 200, seed: int = 1, sets: Sequence[str] = SETS, crowded: bool = False
+    *,
+    rows: int = ROWS,
+    questions: int = 200,
+    seed: int = 1,
+    sets: Sequence[str] = SETS,
+    crowded: bool = False,
+    partitions: int = 0,
 ) -> dict[str, Any]:
     """Measure, and return the rows, the targets, and what was wrong: an answer that no search may give."""
     wrong: list[str] = []
     found: list[dict[str, Any]] = []
-    rows = min(rows, ROWS) if not crowded else rows
+    rows = min(rows, ROWS)
     for name in sets:
-        found += await on_a_set(name, rows=rows, questions=questions, seed=seed, crowded=crowded, wrong=wrong)
+        found += await on_a_set(
+            name, rows=rows, questions=questions, seed=seed, crowded=crowded, partitions=partitions, wrong=wrong
+        )
     return {
         "tenant_rows": rows,
         "others": OTHERS,
         "crowded": crowded,
+        "partitions": partitions,
         "rows": found,
         "targets": targets(found, rows=rows),
         "wrong": wrong,
@@ -342,10 +354,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--crowded", action="store_true", help="promote every tenant, not the large one alone")
+    parser.add_argument("--partitions", type=int, default=0, help="hash partitions by tenant; 0 for none")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     asked = parser.parse_args()
     found = asyncio.run(
-        measure(rows=asked.rows, questions=asked.questions, seed=asked.seed, sets=asked.sets, crowded=asked.crowded)
+        measure(
+            rows=asked.rows,
+            questions=asked.questions,
+            seed=asked.seed,
+            sets=asked.sets,
+            crowded=asked.crowded,
+            partitions=asked.partitions,
+        )
     )
     about = {name: described_set(name) for name in asked.sets}
     document = {"benchmark": "vectors_postgres", "sets": about, "questions": asked.questions, **found, **described()}

@@ -132,6 +132,8 @@ def plan_scan(effort: Effort, *, limit: int, oversample: int, inside: int) -> Sc
 class PgvectorNeighbours:
     """`NearestNeighbours` by the queries of `nearest.sql`."""
 
+    one_statement = True
+
     def __init__(self, catalog: Catalog, dialect: Dialect, filters: FilterDialect, clock: Clock) -> None:
         self._catalog = catalog
         self._clock = clock
@@ -149,7 +151,7 @@ class PgvectorNeighbours:
         dimension = len(query) // FLOAT32_BYTES
         parameters = {"space_id": free_space(dimension), "scope": scope, **compiled.parameters}
         oversample = _FREE.oversample if scope is None and where is None else OVERSAMPLE_FILTERED
-        found = await self._search(
+        rows = await self._search(
             executor,
             _FREE,
             query,
@@ -159,7 +161,7 @@ class PgvectorNeighbours:
             effort=effort,
             oversample=oversample,
         )
-        return [Neighbour(one.id, one.score) for one in found]
+        return [Neighbour(*row) for row in rows]
 
     async def memories(
         self, executor: Executor, *, space_id: str, query: bytes, limit: int, where: Node | None, now: object
@@ -167,7 +169,7 @@ class PgvectorNeighbours:
         compiled = compile_filter(where, memories.COLUMNS, self._dialect, self._filters)
         parameters = {"space_id": space_id, "now": now, **compiled.parameters}
         oversample = _MEMORIES.oversample if where is None else OVERSAMPLE_FILTERED
-        return await self._search(
+        rows = await self._search(
             executor,
             _MEMORIES,
             query,
@@ -177,6 +179,7 @@ class PgvectorNeighbours:
             effort=CONFIGURED,
             oversample=oversample,
         )
+        return [Scored(id, score) for id, score in rows]
 
     async def index_status(self, unit: Unit, spaces: Sequence[SpaceCount]) -> list[VectorIndexStatus]:
         return [_status(space) for space in spaces]
@@ -213,7 +216,7 @@ class PgvectorNeighbours:
         parameters: dict[str, Any],
         effort: Effort,
         oversample: int,
-    ) -> list[Scored]:
+    ) -> list[Row]:
         dimension = len(query) // FLOAT32_BYTES
         parameters = {**parameters, "query": self._dialect.vector(query), "limit": limit}
         space = (executor.tenant, parameters["space_id"])
@@ -257,7 +260,7 @@ class PgvectorNeighbours:
 
 def _read(rows: list[Row]) -> tuple[float, list[Row]]:
     """Take apart what a search gave: the state of the space, and the hits."""
-    (state,) = (score for id, score in rows if id is None)
+    (state,) = (row[1] for row in rows if row[0] is None)
     return state, [row for row in rows if row[0] is not None]
 
 
@@ -280,8 +283,8 @@ def _status(space: SpaceCount) -> VectorIndexStatus:
     )
 
 
-def _ranked(rows: list[Row]) -> list[Scored]:
-    return [Scored(id, score) for id, score in sorted(rows, key=lambda row: (-row[1], row[0]))]
+def _ranked(rows: list[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (-row[1], row[0]))
 
 
 async def promote(

@@ -92,6 +92,8 @@ class IndexOptions(msgspec.Struct, frozen=True, kw_only=True):
 class InProcessNeighbours:
     """`NearestNeighbours` by `storage.index` over cached vectors."""
 
+    one_statement = False
+
     def __init__(
         self,
         catalog: Catalog,

@@ -236,9 +236,23 @@ async def test_an_unknown_space_or_a_wrong_dimension_is_not_promoted(backend: Po
         await backend.promote(tenant, free_space(384), dimension=100)
 
 
-async def test_a_search_takes_three_round_trips(backend: PostgresBackend) -> None:
-    storage = backend.storages(await fresh_tenant(backend)).vectors
-    await storage.insert([VectorEntry(embedding=row) for row in some_vectors(20, 384)])
+async def test_a_search_takes_one_round_trip(backend: PostgresBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Past the vectors that other tests have left in the index.
+    monkeypatch.setattr(nearest, "SCAN_TUPLES_MIN", 100_000)
+    tenant = await fresh_tenant(backend)
+    storage = backend.storages(tenant).vectors
+    data = some_vectors(20, 384)
+    await storage.insert([VectorEntry(embedding=row) for row in data])
     with counting_queries() as counts:
-        await storage.search(some_vectors(1, 384)[0], limit=5)
-    assert dict(counts.round_trips) == {"nearest.free_384": 1, "vectors.hydrate_384": 1, "driver.commit": 1}
+        await storage.search(data[0], limit=5)
+    assert dict(counts.round_trips) == {"nearest.free_384": 1}
+    await backend.promote(tenant, free_space(384), dimension=384)
+    await storage.search(data[0], limit=5)  # learns that the space is in the index
+    with counting_queries() as counts:
+        await storage.search(data[0], limit=5)
+    assert dict(counts.round_trips) == {"nearest.free_union_384": 1}
+    monkeypatch.setattr(nearest, "EXACT_BELOW", SMALL)
+    with counting_queries() as counts:
+        await storage.search(data[0], limit=5)
+        await storage.search(data[0], limit=5, include_embedding=True)
+    assert dict(counts.round_trips) == {"nearest.free_exact_384": 2, "vectors.hydrate_384": 1, "driver.commit": 1}

@@ -8,7 +8,7 @@
 
 -- fragment: free_tail
 tail AS (
-  SELECT v.owner_id, {rounded} AS score
+  SELECT v.owner_id, {rounded} AS score, v.scope, v.metadata
   FROM llmspell.vector_embeddings_{dim} v
   WHERE NOT v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id
     AND {in_scope} AND {filters}
@@ -17,8 +17,8 @@ tail AS (
 
 -- fragment: best_free
 best AS (
-  SELECT owner_id, score FROM (SELECT owner_id, score FROM tail
-    UNION ALL SELECT owner_id, floor((1 - distance) * 1000000 + 0.5) / 1000000 AS score FROM near) AS f
+  SELECT owner_id, score, scope, metadata FROM (SELECT owner_id, score, scope, metadata FROM tail
+    UNION ALL SELECT owner_id, floor((1 - distance) * 1000000 + 0.5) / 1000000 AS score, scope, metadata FROM near) AS f
   ORDER BY score DESC, owner_id LIMIT :limit
 );
 
@@ -41,14 +41,13 @@ best AS (
   GROUP BY owner_id ORDER BY score DESC, owner_id LIMIT :limit
 );
 
--- fragment: answered
-SELECT owner_id, score FROM best
-UNION ALL SELECT NULL::uuid, CASE
+-- fragment: state
+CASE
   WHEN p.state > 0 AND (SELECT count(*) FROM near) < :candidates::int8 AND EXISTS (
     SELECT FROM llmspell.vector_embeddings_{dim} v
     WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id OFFSET (SELECT count(*) FROM near)
   ) THEN -1.0::float8
-  ELSE p.state END FROM promoted p WHERE {set_back};
+  ELSE p.state END;
 
 -- fragment: set_back
 set_config('enable_sort', split_part(current_setting('app.before_scan', true), ' ', 1), true) <> ''
@@ -92,8 +91,8 @@ SELECT public.vector_dims('[1]'::public.vector),
 -- only: this database searches by itself
 WITH {promoted},
 {free_tail}
-SELECT owner_id, score FROM tail
-UNION ALL SELECT NULL::uuid, p.state FROM promoted p;
+SELECT owner_id, score, scope, metadata FROM tail
+UNION ALL SELECT NULL::uuid, p.state, NULL, NULL FROM promoted p;
 
 -- name: free_union_{dim} -> rows
 -- Nearest free vectors: the exact tail and the approximate index; run it behind `scan_by_index`.
@@ -101,13 +100,14 @@ UNION ALL SELECT NULL::uuid, p.state FROM promoted p;
 WITH {promoted},
 {free_tail},
 near AS (
-  SELECT v.owner_id, v.embedding OPERATOR(public.<=>) :query::public.vector AS distance
+  SELECT v.owner_id, v.embedding OPERATOR(public.<=>) :query::public.vector AS distance, v.scope, v.metadata
   FROM llmspell.vector_embeddings_{dim} v
   WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND {in_scope} AND {filters}
   ORDER BY v.embedding OPERATOR(public.<=>) :query::public.vector LIMIT :candidates
 ),
 {best_free}
-{answered};
+SELECT owner_id, score, scope, metadata FROM best
+UNION ALL SELECT NULL::uuid, {state}, NULL, NULL FROM promoted p WHERE {set_back};
 
 -- name: free_half_{dim} -> rows
 -- As the union, where the index holds half precision: its candidates are scored again in full.
@@ -115,27 +115,28 @@ near AS (
 WITH {promoted},
 {free_tail},
 near AS (
-  SELECT v.owner_id, v.embedding OPERATOR(public.<=>) :query::public.vector AS distance
+  SELECT v.owner_id, v.embedding OPERATOR(public.<=>) :query::public.vector AS distance, v.scope, v.metadata
   FROM llmspell.vector_embeddings_{dim} v
   WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND {in_scope} AND {filters}
   ORDER BY public.l2_normalize(v.embedding)::public.halfvec({dim})
     OPERATOR(public.<=>) public.l2_normalize(:query::public.vector)::public.halfvec({dim}) LIMIT :candidates
 ),
 {best_free}
-{answered};
+SELECT owner_id, score, scope, metadata FROM best
+UNION ALL SELECT NULL::uuid, {state}, NULL, NULL FROM promoted p WHERE {set_back};
 
 -- name: free_exact_{dim} -> rows
 -- Nearest free vectors, all of them compared, wherever they are.
 -- only: this database searches by itself
 WITH {promoted},
 best AS (
-  SELECT v.owner_id, {rounded} AS score
+  SELECT v.owner_id, {rounded} AS score, v.scope, v.metadata
   FROM llmspell.vector_embeddings_{dim} v
   WHERE v.tenant_id = :tenant_id AND v.space_id = :space_id AND {in_scope} AND {filters}
   ORDER BY score DESC, v.owner_id LIMIT :limit
 )
-SELECT owner_id, score FROM best
-UNION ALL SELECT NULL::uuid, p.state FROM promoted p;
+SELECT owner_id, score, scope, metadata FROM best
+UNION ALL SELECT NULL::uuid, p.state, NULL, NULL FROM promoted p;
 
 -- name: free_scope_{dim} -> rows
 -- Nearest free vectors of a scope, all compared, when it has at most :exact_below; the last row says whether it has.
@@ -148,13 +149,13 @@ WITH few AS MATERIALIZED (
   ) AS counted
 ),
 best AS (
-  SELECT v.owner_id, {rounded} AS score
+  SELECT v.owner_id, {rounded} AS score, v.scope, v.metadata
   FROM llmspell.vector_embeddings_{dim} v
   WHERE (SELECT few.yes FROM few) AND v.tenant_id = :tenant_id AND v.space_id = :space_id AND v.scope = :scope AND {filters}
   ORDER BY score DESC, v.owner_id LIMIT :limit
 )
-SELECT owner_id, score FROM best
-UNION ALL SELECT NULL::uuid, CASE WHEN few.yes THEN 0.0::float8 ELSE -1.0::float8 END FROM few;
+SELECT owner_id, score, scope, metadata FROM best
+UNION ALL SELECT NULL::uuid, CASE WHEN few.yes THEN 0.0::float8 ELSE -1.0::float8 END, NULL, NULL FROM few;
 
 -- name: memories_{dim} -> rows
 -- Nearest live memories by their best window outside the approximate index, all compared; the last row says whether the space has some inside as well.
@@ -190,7 +191,8 @@ near AS (
   ORDER BY v.embedding OPERATOR(public.<=>) :query::public.vector LIMIT :candidates
 ),
 {best_memories}
-{answered};
+SELECT owner_id, score FROM best
+UNION ALL SELECT NULL::uuid, {state} FROM promoted p WHERE {set_back};
 
 -- name: memories_half_{dim} -> rows
 -- As the union, where the index holds half precision: its candidates are scored again in full.
@@ -207,7 +209,8 @@ near AS (
     OPERATOR(public.<=>) public.l2_normalize(:query::public.vector)::public.halfvec({dim}) LIMIT :candidates
 ),
 {best_memories}
-{answered};
+SELECT owner_id, score FROM best
+UNION ALL SELECT NULL::uuid, {state} FROM promoted p WHERE {set_back};
 
 -- name: memories_exact_{dim} -> rows
 -- Nearest live memories by their best window, all of them compared, wherever they are.
