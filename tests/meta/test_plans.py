@@ -431,7 +431,7 @@ def server_plan(database: PostgresDatabase, query: Query, mode: str, *, url: str
 
 def plan_for_the_index(app: psycopg.Connection[Any], label: str) -> None:
     """Run what runs before a search through the approximate index."""
-    if re.search(r"_(?:union|half)_\d+$", label):
+    if re.search(r"_(?:union|half|share)_\d+$", label):
         first = statements.command(query_of("postgres", "nearest.scan_by_index", None))
         settings = {"least": "40", "ef_search": None, "usual": "100", "max_scan_tuples": "20000"}
         psycopg.RawCursor(app).execute(first.sql, [settings[name] for name in first.names])
@@ -474,6 +474,7 @@ def test_a_hot_query_uses_its_index_under_row_level_security(
     ("label", "index"),
     [
         ("nearest.free_union_384", "idx_vector_384_hnsw"),
+        ("nearest.free_share_384", "idx_vector_384_hnsw"),
         ("nearest.memories_union_384", "idx_vector_384_hnsw"),
         ("nearest.free_half_3072", "idx_vector_3072_hnsw"),
         ("nearest.memories_half_3072", "idx_vector_3072_hnsw"),

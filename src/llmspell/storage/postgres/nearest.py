@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from llmspell.clock import Clock
     from llmspell.storage.contracts.filters import Node
-    from llmspell.storage.relational.catalog import Catalog
+    from llmspell.storage.relational.catalog import Catalog, Query
     from llmspell.storage.relational.database import Dialect, Executor, Row, Statement, Unit
     from llmspell.storage.relational.runtime import SpaceCount
     from llmspell.tenant import TenantId
@@ -73,6 +73,8 @@ SCAN_SHARE = 2
 so a scan that gives too little adds half to the exact search that follows; and what it gives at its limit is of low quality: with a
 tenth as the limit the recall of a filter that lets 10 % pass fell from 0.999 to 0.962."""
 SCAN_TUPLES_MIN = 1_000
+LOOKED_AT = 100
+"""Nearest vectors on which a filter is tried first: one that lets few pass there makes a scan longer than a comparison with all."""
 HALF_PRECISION_DIMENSION = 3072
 PROMOTED_MAX = 10_000
 """Promoted spaces that are remembered."""
@@ -93,11 +95,33 @@ class _Kind(msgspec.Struct, frozen=True):
     union: str
     half: str
     exact: str
+    share: str | None
     oversample: int
 
 
-_FREE = _Kind("free", "free_union", "free_half", "free_exact", OVERSAMPLE)
-_MEMORIES = _Kind("memories", "memories_union", "memories_half", "memories_exact", OVERSAMPLE_WINDOWS)
+_FREE = _Kind("free", "free_union", "free_half", "free_exact", "free_share", OVERSAMPLE)
+_MEMORIES = _Kind("memories", "memories_union", "memories_half", "memories_exact", None, OVERSAMPLE_WINDOWS)
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """One search: which vectors, how many of them at most, which of them match, and how hard to try."""
+
+    kind: _Kind
+    dimension: int
+    limit: int
+    fragment: str
+    parameters: dict[str, Any]
+    effort: Effort
+    filtered: bool
+
+    @property
+    def half(self) -> bool:
+        return self.dimension == HALF_PRECISION_DIMENSION
+
+    @property
+    def oversample(self) -> int:
+        least = OVERSAMPLE_WINDOWS if self.half else self.kind.oversample
+        return max(least, OVERSAMPLE_FILTERED) if self.filtered else least
 
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +131,18 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     least: int
     ef_search: int | None
     max_scan_tuples: int
+
+    def settings(self) -> dict[str, int | None]:
+        """The parameters of `scan_by_index`."""
+        return {
+            "least": self.least,
+            "ef_search": self.ef_search,
+            "usual": EF_SEARCH,
+            "max_scan_tuples": self.max_scan_tuples,
+        }
+
+
+LOOK = Scan(candidates=LOOKED_AT, least=LOOKED_AT, ef_search=LOOKED_AT, max_scan_tuples=SCAN_TUPLES_MIN)
 
 
 def plan_scan(effort: Effort, *, limit: int, oversample: int, inside: int) -> Scan | None:
@@ -127,6 +163,14 @@ def plan_scan(effort: Effort, *, limit: int, oversample: int, inside: int) -> Sc
         ef_search=wanted,
         max_scan_tuples=max(SCAN_TUPLES_MIN, inside // SCAN_SHARE),
     )
+
+
+def worth_scanning(scan: Scan, *, matching: int, inside: int) -> bool:
+    """Say whether a scan that is filtered takes less than comparing all, when `matching` of the first LOOKED_AT vectors match.
+
+    A candidate costs about ten comparisons; that is the bound of `plan_scan` with as many candidates as have to be looked at.
+    """
+    return inside > EXACT_BELOW * scan.candidates * LOOKED_AT / max(matching, 0.5) / CANDIDATES
 
 
 class PgvectorNeighbours:
@@ -150,36 +194,20 @@ class PgvectorNeighbours:
         compiled = compile_filter(where, vectors.COLUMNS, self._dialect, self._filters)
         dimension = len(query) // FLOAT32_BYTES
         parameters = {"space_id": free_space(dimension), "scope": scope, **compiled.parameters}
-        oversample = _FREE.oversample if scope is None and where is None else OVERSAMPLE_FILTERED
-        rows = await self._search(
-            executor,
-            _FREE,
-            query,
-            limit,
-            fragment=compiled.fragment,
-            parameters=parameters,
-            effort=effort,
-            oversample=oversample,
-        )
-        return [Neighbour(*row) for row in rows]
+        parameters |= {"query": self._dialect.vector(query), "limit": limit}
+        filtered = scope is not None or where is not None
+        asked = _Asked(_FREE, dimension, limit, compiled.fragment, parameters, effort, filtered)
+        return [Neighbour(*row) for row in await self._search(executor, asked)]
 
     async def memories(
         self, executor: Executor, *, space_id: str, query: bytes, limit: int, where: Node | None, now: object
     ) -> list[Scored]:
         compiled = compile_filter(where, memories.COLUMNS, self._dialect, self._filters)
+        dimension = len(query) // FLOAT32_BYTES
         parameters = {"space_id": space_id, "now": now, **compiled.parameters}
-        oversample = _MEMORIES.oversample if where is None else OVERSAMPLE_FILTERED
-        rows = await self._search(
-            executor,
-            _MEMORIES,
-            query,
-            limit,
-            fragment=compiled.fragment,
-            parameters=parameters,
-            effort=CONFIGURED,
-            oversample=oversample,
-        )
-        return [Scored(id, score) for id, score in rows]
+        parameters |= {"query": self._dialect.vector(query), "limit": limit}
+        asked = _Asked(_MEMORIES, dimension, limit, compiled.fragment, parameters, CONFIGURED, where is not None)
+        return [Scored(id, score) for id, score in await self._search(executor, asked)]
 
     async def index_status(self, unit: Unit, spaces: Sequence[SpaceCount]) -> list[VectorIndexStatus]:
         return [_status(space) for space in spaces]
@@ -205,50 +233,48 @@ class PgvectorNeighbours:
     def owners_deleted(self, *, dimension: int) -> list[Statement]:
         return []
 
-    async def _search(
-        self,
-        executor: Executor,
-        kind: _Kind,
-        query: bytes,
-        limit: int,
-        *,
-        fragment: str,
-        parameters: dict[str, Any],
-        effort: Effort,
-        oversample: int,
-    ) -> list[Row]:
-        dimension = len(query) // FLOAT32_BYTES
-        parameters = {**parameters, "query": self._dialect.vector(query), "limit": limit}
-        space = (executor.tenant, parameters["space_id"])
+    async def _search(self, executor: Executor, asked: _Asked) -> list[Row]:
+        space = (executor.tenant, asked.parameters["space_id"])
         inside = self._inside.get(space)
-        if inside is None and not effort.exact:
-            tail = self._queries.of(kind.tail, dimension).filtered(fragment)
-            state, found = _read(await executor.rows(tail, **parameters))
+        if inside is None and not asked.effort.exact:
+            state, found = _read(await executor.rows(self._query(asked.kind.tail, asked), **asked.parameters))
             if state == _OUTSIDE:
                 return _ranked(found)
             inside = self._remember(space, state)
-        half = dimension == HALF_PRECISION_DIMENSION
-        oversample = max(oversample, OVERSAMPLE_WINDOWS) if half else oversample
-        scan = plan_scan(effort, limit=limit, oversample=oversample, inside=inside or 0)
-        if scan is not None and parameters.get("scope") is not None:
-            few = self._queries.of("free_scope", dimension).filtered(fragment)
-            state, found = _read(await executor.rows(few, exact_below=SCOPE_EXACT_BELOW, **parameters))
-            if state != _STARVED:
-                return _ranked(found)
-        if scan is not None:
-            settings = {"least": scan.least, "ef_search": scan.ef_search, "usual": EF_SEARCH}
-            first = (self._queries.scan_by_index, {**settings, "max_scan_tuples": scan.max_scan_tuples})
-            union = self._queries.of(kind.half if half else kind.union, dimension).filtered(fragment)
-            rows = await executor.rows_after([first], union, candidates=scan.candidates, **parameters)
-            state, found = _read(rows)
-            if state != _STARVED:
-                self._remember(space, state)
-                return _ranked(found)
-        exact = self._queries.of(kind.exact, dimension).filtered(fragment)
-        state, found = _read(await executor.rows(exact, **parameters))
+        scan = plan_scan(asked.effort, limit=asked.limit, oversample=asked.oversample, inside=inside or 0)
+        found_by_scan = None if scan is None else await self._scan(executor, asked, scan, inside or 0)
+        if found_by_scan is not None:
+            return _ranked(found_by_scan)
+        state, found = _read(await executor.rows(self._query(asked.kind.exact, asked), **asked.parameters))
         if state != _OUTSIDE:
             self._remember(space, state)
         return _ranked(found)
+
+    async def _scan(self, executor: Executor, asked: _Asked, scan: Scan, inside: int) -> list[Row] | None:
+        """Search through the index, or one scope that is small; None where comparing all is quicker, or the only right way."""
+        parameters = asked.parameters
+        if parameters.get("scope") is not None:
+            few = self._query("free_scope", asked)
+            state, found = _read(await executor.rows(few, exact_below=SCOPE_EXACT_BELOW, **parameters))
+            if state != _STARVED:
+                return found
+        if asked.filtered and asked.kind.share is not None and not asked.half:
+            first = (self._queries.scan_by_index, LOOK.settings())
+            share = self._query(asked.kind.share, asked)
+            ((matching,),) = await executor.rows_after([first], share, candidates=LOOK.candidates, **parameters)
+            if not worth_scanning(scan, matching=matching, inside=inside):
+                return None
+        first = (self._queries.scan_by_index, scan.settings())
+        union = self._query(asked.kind.half if asked.half else asked.kind.union, asked)
+        rows = await executor.rows_after([first], union, candidates=scan.candidates, **parameters)
+        state, found = _read(rows)
+        if state == _STARVED:
+            return None
+        self._remember((executor.tenant, parameters["space_id"]), state)
+        return found
+
+    def _query(self, name: str, asked: _Asked) -> Query:
+        return self._queries.of(name, asked.dimension).filtered(asked.fragment)
 
     def _remember(self, space: tuple[TenantId, str], state: float) -> int:
         inside = self._inside[space] = max(0, int(state) - 1)

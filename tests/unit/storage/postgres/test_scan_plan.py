@@ -76,6 +76,16 @@ def test_a_scan_looks_at_no_more_than_a_share_of_the_space() -> None:
     assert planned(CONFIGURED, inside=1_001).max_scan_tuples == nearest.SCAN_TUPLES_MIN
 
 
+def test_a_filter_that_lets_little_pass_where_the_question_is_is_answered_by_comparing_all() -> None:
+    scan = planned(CONFIGURED, oversample=nearest.OVERSAMPLE_FILTERED, inside=20_000)
+
+    assert [nearest.worth_scanning(scan, matching=n, inside=20_000) for n in (0, 1, 4, 5, 10, 100)] == [
+        *(False, False, False),
+        *(True, True, True),
+    ]
+    assert nearest.worth_scanning(scan, matching=1, inside=1_000_000)
+
+
 @pytest.mark.parametrize(
     ("of_database", "ef_search", "least", "expected"),
     [
@@ -174,3 +184,4 @@ async def test_a_scope_with_few_vectors_of_a_large_space_is_compared_one_by_one(
         assert [hit.id for hit in hits] == exact(data[rows], data[0], ids[rows], 8)
         assert ("nearest.free_union_384" in counts.queries) is scanned
         assert counts.queries["nearest.free_scope_384"] == 1
+        assert counts.queries["nearest.free_share_384"] == scanned

@@ -125,6 +125,18 @@ near AS (
 SELECT owner_id, score, scope, metadata FROM best
 UNION ALL SELECT NULL::uuid, {state}, NULL, NULL FROM promoted p WHERE {set_back};
 
+-- name: free_share_{dim} -> value
+-- How many of the nearest vectors in the approximate index match: what a filter lets pass where the question is.
+-- Run it behind `scan_by_index`.
+-- only: this database searches by itself
+WITH near AS MATERIALIZED (
+  SELECT v.scope, v.metadata, v.created_at, v.updated_at FROM llmspell.vector_embeddings_{dim} v
+  WHERE v.ann AND v.tenant_id = :tenant_id AND v.space_id = :space_id
+  ORDER BY v.embedding OPERATOR(public.<=>) :query::public.vector LIMIT :candidates
+),
+counted AS MATERIALIZED (SELECT count(*) FILTER (WHERE {in_scope} AND {filters}) AS matching FROM near v)
+SELECT c.matching FROM counted c WHERE {set_back};
+
 -- name: free_exact_{dim} -> rows
 -- Nearest free vectors, all of them compared, wherever they are.
 -- only: this database searches by itself
