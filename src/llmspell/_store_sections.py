@@ -72,7 +72,7 @@ class SqliteSettings(Section, frozen=True, kw_only=True):
     busy_timeout_secs: Annotated[float, about("Wait this long for another process's write.", gt=0, le=600)] = 30.0
     vector_cache_mb: Annotated[
         int, about("Memory for vectors and their indexes, in MiB for each process.", ge=1, le=1_048_576)
-    ] = 512
+    ] = 2_048
     index_threads: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=1_024)] | None,
         about("Threads that build indexes in the background. Unset: half of the cores, at least one."),

@@ -1,6 +1,7 @@
 """Written by scripts/generate_blocking_stub.py: what type checkers know of the synchronous twin."""
 
 import builtins
+from array import array
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime
@@ -405,6 +406,8 @@ class BlockingVectorCollection:
         """Delete every vector of a scope, and return how many were there."""
     def stats(self, *, scope: str | None = None) -> VectorStats:
         """Count what is stored."""
+    def sample(self, space_id: str, *, limit: int = 1000) -> list[array[float]]:
+        """Return up to `limit` (20,000 at most) embeddings of a space, spread evenly over it, to measure something on real data."""
     def index_status(self) -> list[VectorIndexStatus]:
         """Say how each of the tenant's embedding spaces is searched, those of memories included, ordered by their ids."""
     def build_index(self, *, dimension: int | None = None) -> list[VectorIndexStatus]:

@@ -29,7 +29,7 @@ READS = frozenset({
     "find", "find_sealed", "list_sealed", "pepper",
     "mentioned", "entity_history", "rank", "question",
     "read", "stream", "download", "frequency", "learned", "predict", "predict_next", "counts", "items", "get_many",
-    "tail", "statistics", "index_status",
+    "tail", "statistics", "index_status", "sample",
 })  # fmt: skip
 """Storage methods that do not bring a tenant into being."""
 T = TypeVar("T")

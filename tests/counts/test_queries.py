@@ -112,6 +112,26 @@ async def test_many_keys_are_written_in_one_round_trip(tenant: Tenant) -> None:
     assert totals(counts)[1] == 1
 
 
+async def test_vectors_are_kept_in_one_round_trip_by_one_query_each(tenant: Tenant) -> None:
+    await tenant.vectors.insert({"embedding": [1.0] * 384})
+
+    for many in (1, MANY):
+        entries = [{"embedding": [1.0] * 384, "metadata": {"n": n}} for n in range(many)]
+        counts = await counted(tenant.vectors.insert(entries))
+
+        assert counts.queries["vectors.insert_384"] in (1, many)  # one statement that runs for each
+        assert set(counts.queries) <= {"vectors.insert_384", "vectors.space_changed"}
+        assert totals(counts)[1] == 1
+
+
+async def test_only_ids_that_are_given_are_looked_for(tenant: Tenant) -> None:
+    counts = await counted(
+        tenant.vectors.insert([{"embedding": [1.0] * 384, "id": uuid4()}, {"embedding": [1.0] * 384}])
+    )
+
+    assert counts.queries["vectors.taken"] == 1
+
+
 async def test_a_memory_is_kept_in_one_round_trip_after_the_first(tenant: Tenant) -> None:
     for text in ("Ada moved to Bern.", "Ada moved to Basel."):
         queries, round_trips = totals(await counted(tenant.memory.add(text)))

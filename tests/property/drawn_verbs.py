@@ -88,6 +88,7 @@ VECTORS: dict[str, Drawn] = {
     "delete": lambda d: given(d.ids("vector")),
     "delete_scope": lambda d: given(d.pick(SCOPES)),
     "stats": lambda d: given(scope=d.maybe(lambda: d.pick(SCOPES))),
+    "sample": lambda d: given(d.pick(["free-384", "free-768", "a"]), limit=d.maybe(lambda: d.number(1, 5))),
 }
 PROCEDURES: dict[str, Drawn] = {
     "record": lambda d: given(

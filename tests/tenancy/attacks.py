@@ -246,6 +246,7 @@ MEMORY: dict[str, list[Attack]] = {
     "vectors.delete": [lambda t, x: t.vectors.delete(x.vector_id)],
     "vectors.delete_scope": [lambda t, x: t.vectors.delete_scope(x.scope)],
     "vectors.index_status": [lambda t, x: t.vectors.index_status()],
+    "vectors.sample": [lambda t, x: t.vectors.sample("free-384")],
     "vectors.build_index": [lambda t, x: t.vectors.build_index(), lambda t, x: t.vectors.build_index(dimension=384)],
     "vectors.stats": [lambda t, x: t.vectors.stats(), lambda t, x: t.vectors.stats(scope=x.scope)],
 }

@@ -205,6 +205,10 @@ STORAGE_ATTACKS: dict[str, list[Callable[[Any, Belongings], Awaitable[Any]]]] = 
     ],
     "storages.vectors.delete_scope": [lambda t, x: vectors(t).delete_scope(x.scope)],
     "storages.vectors.index_status": [lambda t, x: vectors(t).index_status()],
+    "storages.vectors.sample": [
+        lambda t, x: vectors(t).sample("free-384"),
+        wide(lambda t, x, n: vectors(t).sample(f"free-{n}", limit=3)),
+    ],
     "storages.vectors.build_index": [lambda t, x: vectors(t).build_index(dimension=384)],
     "storages.vectors.stats": [lambda t, x: vectors(t).stats(scope=x.scope)],
     "storages.graph.assert_fact": [

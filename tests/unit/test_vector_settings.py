@@ -13,7 +13,7 @@ from llmspell.settings import Settings, find_setting, load_settings, schema
 from llmspell.storage.contracts.vector_index import HnswConfig, IndexChoice
 from llmspell.storage.open import index_choice, open_backend
 from llmspell.storage.sqlite.backend import SqliteBackend, default_index_threads, open_sqlite
-from llmspell.storage.sqlite.nearest import IndexOptions
+from llmspell.storage.sqlite.index_options import IndexOptions
 
 FILE = """\
 [storage]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -92,6 +93,16 @@ class VectorCollection:
     async def stats(self, *, scope: str | None = None) -> VectorStats:
         """Count what is stored."""
         return await self._storage.stats(scope=scope)
+
+    async def sample(self, space_id: str, *, limit: int = 1_000) -> list[array[float]]:
+        """Return up to `limit` (20,000 at most) embeddings of a space, spread evenly over it, to measure something on real data.
+
+        Each is `array('f')` of shape (dimension,), exactly as stored. `index_status()` lists the spaces; an unknown one is empty.
+
+        Raises:
+            InvalidInput: an argument is refused; the error names it.
+        """
+        return await self._storage.sample(space_id, limit=limit)
 
     async def index_status(self) -> list[VectorIndexStatus]:
         """Say how each of the tenant's embedding spaces is searched, those of memories included, ordered by their ids."""

@@ -25,6 +25,8 @@ from llmspell.storage.contracts.vector_index import CONFIGURED, Effort, VectorIn
 
 DEFAULT_SCOPE = "default"
 INSERT_MAX = 10_000
+SAMPLE_MAX = 20_000
+"""Embeddings of one sample: 30 MB at 384 dimensions, 250 MB at 3072."""
 SCORE_DECIMALS = 6
 FREE_SPACE = "free"
 """The embedding space of vectors that own themselves: those inserted through this contract."""
@@ -120,6 +122,13 @@ class Vectors(Protocol):
 
     async def stats(self, *, scope: str | None = None) -> VectorStats:
         """Count what is stored (VEC-08)."""
+        ...
+
+    async def sample(self, space_id: str, *, limit: int = 1_000) -> list[array[float]]:
+        """Return up to 20,000 embeddings of a space, spread evenly over it in the order of their owners; none of an unknown one.
+
+        Each is `array('f')` of shape (dimension,), exactly as stored. The spaces are those of `index_status`.
+        """
         ...
 
     async def index_status(self) -> list[VectorIndexStatus]:

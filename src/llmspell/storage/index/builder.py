@@ -23,6 +23,7 @@ import numpy as np
 
 from llmspell.clock import Clock
 from llmspell.errors import LlmspellError
+from llmspell.observe import notify_index
 from llmspell.storage.contracts.vector_index import HnswConfig
 from llmspell.storage.index import files, planner
 from llmspell.storage.index.blocks import Block, Positions, joined
@@ -136,6 +137,7 @@ class Builder:
         stored = None if source.token is None else files.read(self._path(name), name, token=source.token)
         if stored is not None and stored.header.change <= source.version.change:
             space.restore(stored.base, stored.indexed, source.version._replace(change=stored.header.change))
+            _tell(name, space)
 
     # --- on the thread ------------------------------------------------------------------------------------------------
 
@@ -208,6 +210,7 @@ class Builder:
         with space.lock:
             if space.epoch == epoch and space.version is not None:
                 space.install(base, indexed, len(view), kept)
+                _tell(name, space)
 
     def _seen(self, name: Name, source: Source) -> _Seen | None:
         epochs: list[int] = []
@@ -229,6 +232,7 @@ class Builder:
             if version is None or len(stored.indexed.graph) <= have or stored.header.change > version.change:
                 return False
             space.restore(stored.base, stored.indexed, version._replace(change=stored.header.change))
+            _tell(name, space)
         return True
 
     def _graph(self, base: Block, view: View, config: HnswConfig, *, anew: bool) -> Graph:
@@ -263,3 +267,9 @@ class Builder:
             _log.warning("An index file could not be kept, so the index lives as long as its process: %s", exc)
             return base, indexed
         return (stored.base, stored.indexed) if stored is not None else (base, indexed)
+
+
+def _tell(name: Name, space: Space) -> None:
+    """Tell observers what a space takes that has got an index. Its lock is held."""
+    file_bytes = space.indexed.file_bytes if space.indexed is not None else None
+    notify_index(name.tenant, name.space_id, file_bytes or 0, space.size_bytes)

@@ -19,11 +19,16 @@ class SpaceCache:
     """Spaces by any key."""
 
     def __init__(
-        self, max_bytes: int = CACHE_MAX_BYTES, *, begin: Callable[[Hashable, Space, Source], None] | None = None
+        self,
+        max_bytes: int = CACHE_MAX_BYTES,
+        *,
+        begin: Callable[[Hashable, Space, Source], None] | None = None,
+        gone: Callable[[Hashable], None] = lambda key: None,
     ) -> None:
-        """`begin` fills a space that is new here as far as it can, before the rows are read."""
+        """`begin` fills a space that is new here as far as it can, before the rows are read; `gone` is told of one that left."""
         self.max_bytes = max_bytes
         self._begin = begin
+        self._gone = gone
         self._spaces: OrderedDict[Hashable, Space] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -68,6 +73,7 @@ class SpaceCache:
         return view, chosen
 
     def _evict(self, newest: Hashable) -> None:
+        left: list[Hashable] = []
         with self._lock:
             total = sum(space.size_bytes for space in self._spaces.values())
             for key in list(self._spaces):
@@ -75,3 +81,6 @@ class SpaceCache:
                     break
                 if key != newest:
                     total -= self._spaces.pop(key).size_bytes
+                    left.append(key)
+        for key in left:
+            self._gone(key)

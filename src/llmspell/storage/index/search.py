@@ -65,7 +65,8 @@ def search(view: View, question: Question, fetch: Fetch, *, chosen: Positions | 
         asked = way.candidates * WIDER
         way = Plan(Path.GRAPH, asked) if asked <= min(BEAM_MAX, graph // 2) else Plan(Path.GATHER)
     positions, scores = _by_all(view, question, way, chosen)
-    return Answer(_scored(view, question, _near(view, positions, scores, question.limit), fetch), way)
+    candidates = _near(view, positions, scores, question.limit)
+    return Answer(_scored(view, question, candidates, fetch), way)
 
 
 def _by_graph(

@@ -36,6 +36,7 @@ from llmspell.storage.contracts.vectors import (
     FILTER_FIELDS,
     FREE_SPACE,
     INSERT_MAX,
+    SAMPLE_MAX,
     SCORE_DECIMALS,
     VectorEntry,
     VectorHit,
@@ -223,6 +224,17 @@ class InMemoryVectors:
             storage_bytes=sum(len(one.embedding.values) * FLOAT32_BYTES for one in counted),
         )
 
+    async def sample(self, space_id: str, *, limit: int = 1_000) -> list[array[float]]:
+        require_key(space_id, field="space_id")
+        require_limit(limit, maximum=SAMPLE_MAX)
+        found = await self._unit.read(lambda state: _space(state, space_id))
+        kept = min(limit, len(found))
+        return [
+            values[:]
+            for number, values in enumerate(found, start=1)
+            if number * kept // len(found) > (number - 1) * kept // len(found)
+        ]
+
     async def index_status(self) -> list[VectorIndexStatus]:
         counts = await self._unit.read(_count_spaces)
         return [
@@ -235,11 +247,29 @@ class InMemoryVectors:
         return [status for status in await self.index_status() if only in (None, status.dimension)]
 
 
+def _space(state: State, space_id: str) -> list[array[float]]:
+    """The embeddings of one space, by their owners and parts."""
+    free = {
+        one.id: [one.embedding] for one in state.vectors.rows() if free_space(len(one.embedding.values)) == space_id
+    }
+    owned = {
+        memory.record.id: list(memory.embeddings[space_id])
+        for memory in state.memories.rows()
+        if space_id in memory.embeddings
+    }
+    return [window.values for _, windows in sorted({**free, **owned}.items()) for window in windows]
+
+
+def free_space(dimension: int) -> str:
+    """Return the id of the space that holds free vectors of one dimension."""
+    return f"{FREE_SPACE}-{dimension}"
+
+
 def _count_spaces(state: State) -> Counter[tuple[str, int]]:
     counts: Counter[tuple[str, int]] = Counter()
     for one in state.vectors.rows():
         dimension = len(one.embedding.values)
-        counts[f"{FREE_SPACE}-{dimension}", dimension] += 1
+        counts[free_space(dimension), dimension] += 1
     for memory in state.memories.rows():
         for space_id, windows in memory.embeddings.items():
             counts[space_id, len(windows[0].values)] += len(windows)

@@ -216,6 +216,9 @@ class PgvectorNeighbours:
         if space.vectors > EXACT_BELOW:
             await promote(unit, self._catalog, space_id=space.id, dimension=space.dimension, clock=self._clock)
 
+    async def inserted_rows(self, unit: Unit, *, space_id: str, dimension: int, count: int) -> None:
+        """Nothing needs to run: a job finds what has outgrown exact search."""
+
     def is_light(
         self, tenant: TenantId, space_id: str, dimension: int, *, scope: str | None, where: Node | None
     ) -> bool:

@@ -71,6 +71,10 @@ class NearestNeighbours(Protocol):
         """Index what of a space is large enough to be indexed and is not yet; done when it returns."""
         ...
 
+    async def inserted_rows(self, unit: Unit, *, space_id: str, dimension: int, count: int) -> None:
+        """Take note of vectors that were inserted. Called after their unit of work, which may be part of a transaction."""
+        ...
+
     def is_light(
         self, tenant: TenantId, space_id: str, dimension: int, *, scope: str | None, where: Node | None
     ) -> bool:

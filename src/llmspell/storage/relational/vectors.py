@@ -5,6 +5,7 @@ Rule: every write tells `nearest` about itself in its own transaction, so that a
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -29,6 +30,7 @@ from llmspell.storage.contracts.vectors import (
     FILTER_FIELDS,
     FREE_SPACE,
     INSERT_MAX,
+    SAMPLE_MAX,
     VectorEntry,
     VectorHit,
     VectorRecord,
@@ -63,7 +65,7 @@ class RelationalVectors:
         checked = [self._checked(entry, id, now, at) for at, (entry, id) in enumerate(zip(entries, made, strict=True))]
         ids = [id for id, _, _ in checked]
         given = [id for id, entry in zip(ids, entries, strict=True) if entry.id is not None]
-        if len(set(given)) < len(given) or not set(given).isdisjoint(made):
+        if given and len(set(ids)) < len(ids):
             raise AlreadyExists("Two entries have the same id.")
         if not checked:
             return []
@@ -74,6 +76,7 @@ class RelationalVectors:
         statements = [one for dim in sorted(by_dimension) for one in self._statements(dim, by_dimension[dim])]
         if not given:  # nobody has had an id that was made just now
             await self._unit.batch(statements)
+            await self._note(by_dimension)
             return ids
 
         async def work(executor: Executor) -> None:
@@ -83,7 +86,14 @@ class RelationalVectors:
             await executor.batch(statements)
 
         await self._unit.write(work)
+        await self._note(by_dimension)
         return ids
+
+    async def _note(self, inserted: Mapping[int, Sequence[Any]]) -> None:
+        for dimension, rows in inserted.items():
+            await self._runtime.nearest.inserted_rows(
+                self._unit, space_id=free_space(dimension), dimension=dimension, count=len(rows)
+            )
 
     def _statements(self, dimension: int, rows: list[dict[str, Any]]) -> list[Statement]:
         before = self._runtime.nearest.inserted(space_id=free_space(dimension), dimension=dimension)
@@ -203,6 +213,22 @@ class RelationalVectors:
             scopes=len({name for _, name, _ in rows}),
             storage_bytes=sum(dimension * count * FLOAT32_BYTES for dimension, count in by_dimension.items()),
         )
+
+    async def sample(self, space_id: str, *, limit: int = 1_000) -> list[array[float]]:
+        require_key(space_id, field="space_id")
+        require_limit(limit, maximum=SAMPLE_MAX)
+
+        async def work(executor: Executor) -> list[Row]:
+            dimension = {free_space(free): free for free in DIMENSIONS}.get(space_id)
+            if dimension is None:
+                space = await executor.row(self._queries.space, space_id=space_id)
+                if space is None:
+                    return []
+                dimension = int(space[1])
+            return await executor.rows(self._queries.of("sample", dimension), space_id=space_id, wanted=limit)
+
+        rows = await self._unit.read(work, heavy=True)
+        return [unpack_vector(self._runtime.dialect.to_vector(row[0])) for row in rows]
 
     async def index_status(self) -> list[VectorIndexStatus]:
         return await self._runtime.nearest.index_status(self._unit, await self._spaces())

@@ -42,7 +42,8 @@ from llmspell.storage.sqlite import migrator, pragmas
 from llmspell.storage.sqlite.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.sqlite.database import Database, FileUnit, transaction
 from llmspell.storage.sqlite.dialect import SqliteDialect, SqliteFilters
-from llmspell.storage.sqlite.nearest import VECTOR_CACHE_BYTES, IndexOptions, InProcessNeighbours
+from llmspell.storage.sqlite.index_options import VECTOR_CACHE_BYTES, IndexOptions
+from llmspell.storage.sqlite.nearest import InProcessNeighbours
 from llmspell.storage.text.analyser import Analyser
 from llmspell.tenant import DEFAULT_TENANT, TenantId, tenant_id
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from llmspell.clock import ManualClock
 from llmspell.codec import DIMENSIONS, pack_vector, unpack_vector
-from llmspell.errors import AlreadyExists, InvalidLimit, InvalidVector
+from llmspell.errors import AlreadyExists, InvalidKey, InvalidLimit, InvalidVector
 from llmspell.storage.contracts.backend import Backend
 from llmspell.storage.contracts.vector_index import Effort
 from llmspell.storage.contracts.vectors import DEFAULT_SCOPE, VectorEntry, VectorStats
-from llmspell.testing.contract import ids_of, open_tenant, random_vector, turned_vector
+from llmspell.testing.contract import SPACE, ids_of, open_tenant, random_vector, turned_vector
+from llmspell.testing.contract.memories import embedded, with_space
 
 FLOAT32_BYTES = 4
 
@@ -316,3 +317,41 @@ class VectorsContract:
 
         with pytest.raises(InvalidLimit, match="`dimension` must be one of 384, 768, 1536, 3072"):
             await vectors.build_index(dimension=100)
+
+    @pytest.mark.parametrize("dimension", DIMENSIONS)
+    async def test_a_sample_is_spread_evenly_over_a_space(self, backend: Backend, dimension: int) -> None:
+        vectors = (await open_tenant(backend)).vectors
+        stored = [array("f", random_vector(n, dimension)) for n in range(10)]
+        # Ids in the reverse order of insertion: a sample goes by the ids.
+        await vectors.insert([VectorEntry(embedding=one, id=UUID(int=100 - n)) for n, one in enumerate(stored)])
+        in_order = stored[::-1]
+
+        assert await vectors.sample(f"free-{dimension}", limit=10) == in_order
+        assert await vectors.sample(f"free-{dimension}") == in_order
+        assert await vectors.sample(f"free-{dimension}", limit=4) == [in_order[n] for n in (2, 4, 7, 9)]
+        assert await vectors.sample(f"free-{dimension}", limit=1) == in_order[-1:]
+
+    async def test_a_sample_of_a_space_of_memories_has_every_window(self, backend: Backend, clock: ManualClock) -> None:
+        storages = await with_space(backend)
+        await storages.memories.add([embedded(clock, "long", 90, 20)], space_id=SPACE.space_id)
+        await storages.vectors.insert([VectorEntry(embedding=random_vector(1))])
+
+        found = await storages.vectors.sample(SPACE.space_id)
+
+        assert found == [array("f", turned_vector(angle)) for angle in (90, 20)]
+
+    async def test_a_sample_holds_nothing_of_another_space_or_tenant(self, backend: Backend) -> None:
+        first, second = await open_tenant(backend), await open_tenant(backend)
+        await first.vectors.insert([VectorEntry(embedding=random_vector(1))])
+
+        assert await second.vectors.sample("free-384") == []
+        assert await first.vectors.sample("free-768") == []
+        assert await first.vectors.sample("nobody's space") == []
+
+    async def test_a_sample_has_its_limits(self, backend: Backend) -> None:
+        vectors = (await open_tenant(backend)).vectors
+
+        with pytest.raises(InvalidLimit, match="`limit`"):
+            await vectors.sample("free-384", limit=20_001)
+        with pytest.raises(InvalidKey, match="`space_id`"):
+            await vectors.sample("", limit=1)

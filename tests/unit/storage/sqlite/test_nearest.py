@@ -160,7 +160,7 @@ async def test_another_tenants_vectors_are_never_found(backend: SqliteBackend) -
 
 
 async def test_a_space_larger_than_the_cache_is_searched_all_the_same(backend: SqliteBackend) -> None:
-    backend._runtime.nearest._index()[0].max_bytes = 1  # type: ignore[attr-defined]
+    backend._runtime.nearest.search_in_process()._cache.max_bytes = 1  # type: ignore[attr-defined]
     await backend.storages(TENANT).vectors.insert([entry(n, seed=n % 3) for n in range(1, 20)])
 
     assert await found(backend, 1, limit=4) == [1, 4, 7, 10]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import apsw
 import pytest
 
+from llmspell import observe
 from llmspell.errors import AlreadyExists, DiskFull, StorageError, Unavailable
 from llmspell.storage.relational.catalog import Query
 from llmspell.storage.relational.database import Executor
@@ -166,6 +167,32 @@ async def test_a_batch_counts_the_rows_of_each_statement(backend: SqliteBackend)
     counts = await backend.unit(TENANT).batch([(queries.set, items), (queries.clear, {}), (queries.set, items[:1])])
 
     assert counts == [3, 3, 1]
+
+
+async def test_a_statement_that_runs_for_many_is_noted_for_each(backend: SqliteBackend) -> None:
+    queries = backend._runtime.catalog.kv
+    items = [{"kv_id": b"i" * 16, "key": k, "value": b"v", "expires_at": None, "now": 0} for k in "abc"]
+
+    with observe.counting_queries() as counts:
+        await backend.unit(TENANT).batch([(queries.set, items)])
+
+    assert dict(counts.queries) == {queries.set.label: 3}
+    assert counts.rows == 3
+    assert counts.seconds > 0
+
+
+async def test_of_a_statement_that_fails_for_one_of_many_the_error_names_the_query(backend: SqliteBackend) -> None:
+    queries = backend._runtime.catalog.kv
+    items = [
+        {"kv_id": b"i" * 16, "key": k, "value": v, "expires_at": None, "now": 0} for k, v in (("a", b""), ("b", None))
+    ]
+
+    with observe.counting_queries() as counts, pytest.raises(StorageError) as refused:
+        await backend.unit(TENANT).batch([(queries.set, items)])
+
+    assert refused.value.fields["query"] == queries.set.label
+    assert refused.value.fields["constraint"] == "kv_store.value"
+    assert dict(counts.queries) == {queries.set.label: 1}
 
 
 async def test_a_delete_that_returns_a_value_is_a_write(backend: SqliteBackend) -> None:

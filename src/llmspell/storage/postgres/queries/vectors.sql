@@ -73,6 +73,17 @@ UNION ALL
 SELECT 3072 AS dimension, scope, count(*) AS vectors FROM llmspell.vector_embeddings_3072
 WHERE tenant_id = :tenant_id AND space_id = 'free-3072' AND (:scope::text IS NULL OR scope = :scope::text) GROUP BY scope;
 
+-- name: sample_{dim} -> rows
+-- Some embeddings of a space, spread evenly over it in the order of their owners.
+SELECT e.embedding FROM (
+  SELECT owner_id, part_no, row_number() OVER (ORDER BY owner_id, part_no) AS n, count(*) OVER () AS stored FROM llmspell.vector_embeddings_{dim}
+  WHERE tenant_id = (SELECT :tenant_id) AND space_id = :space_id
+) numbered
+JOIN llmspell.vector_embeddings_{dim} e
+  ON e.tenant_id = (SELECT :tenant_id) AND e.space_id = :space_id AND e.owner_id = numbered.owner_id AND e.part_no = numbered.part_no
+WHERE n * least(:wanted::bigint, stored) / stored > (n - 1) * least(:wanted::bigint, stored) / stored
+ORDER BY e.owner_id, e.part_no LIMIT :wanted;
+
 -- name: register_space -> count
 -- Register an embedding space, unless it is.
 INSERT INTO llmspell.embedding_spaces (tenant_id, space_id, model, dimension, created_at, updated_at)
