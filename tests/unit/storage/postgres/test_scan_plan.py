@@ -73,7 +73,7 @@ def test_a_small_space_is_compared_one_by_one_and_a_large_answer_takes_a_larger_
 
 def test_a_scan_looks_at_no_more_than_a_share_of_the_space() -> None:
     assert planned(CONFIGURED).max_scan_tuples == LARGE // nearest.SCAN_SHARE
-    assert planned(CONFIGURED, inside=1_001).max_scan_tuples == nearest.SCAN_TUPLES_MIN
+    assert planned(CONFIGURED, inside=5_000).max_scan_tuples == 2_500
 
 
 def test_a_filter_that_lets_little_pass_where_the_question_is_is_answered_by_comparing_all() -> None:
