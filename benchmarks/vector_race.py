@@ -24,6 +24,7 @@ BLOCKS = 20
 PROBED = 100
 """Questions that look for the effort; all of them confirm it."""
 STANDARD_ERRORS = 3
+EXACT = "numpy"
 PLAIN_GRAPHS = ("hnswlib", "faiss", "usearch")
 PLAIN_EFFORT = 32
 
@@ -63,6 +64,8 @@ class Race:
                 "effort": engine.effort if self.efforts[name] is None else f"{engine.effort} {self.efforts[name]}",
                 "recall_reached": recall >= RECALL,
             }
+        if EXACT in self.engines and statistics.fmean(recalls[EXACT]) < 1:
+            self._wrong.append(f"{EXACT}, {label}: exact search differs from the exact answers")
         if OURS in self.engines:
             self._judge(recalls[OURS], claim=claim, label=label)
             found["llmspell_over"] = {

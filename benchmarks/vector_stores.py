@@ -85,6 +85,8 @@ class Chroma(Store):
         self._collections[tenant].add(**columns)
 
     def aim(self, effort: int) -> None:
+        if all(one.configuration_json["hnsw"]["ef_search"] == effort for one in self._collections):
+            return
         # A client keeps the graph as it was opened, so the setting takes effect for the next one.
         for collection in self._collections:
             collection.modify(configuration={"hnsw": {"ef_search": effort}})

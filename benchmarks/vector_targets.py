@@ -5,6 +5,7 @@ A target that nobody measured in this run is not in the table; one that was miss
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -84,10 +85,7 @@ def lines(document: dict[str, Any]) -> list[str]:
         text += _processes(figures["process"])
     if "postgres" in figures:
         text += ["", "postgres", *_flat(figures["postgres"])]
-    text += ["", f"{'target':40} {'wanted':34} {'measured':24} verdict"]
-    text += [
-        f"{one['figure']:40} {one['target']:34} {one['measured']:24} {one['verdict']}" for one in document["targets"]
-    ]
+    text += _verdicts(document["targets"])
     hardware = document["hardware"]
     return [
         *text,
@@ -96,13 +94,21 @@ def lines(document: dict[str, Any]) -> list[str]:
     ]
 
 
+def _verdicts(table: Table) -> list[str]:
+    columns = ("figure", "target", "measured", "verdict")
+    rows = [dict(zip(columns, columns, strict=True)), *table]
+    widths = {column: max(len(row[column]) for row in rows) for column in columns}
+    return ["", *("  ".join(f"{row[column]:{widths[column]}}" for column in columns).rstrip() for row in rows)]
+
+
 def _searches(part: str, found: dict[str, Any], engines: list[str]) -> list[str]:
     heading = f"{part:14} {'p50 ms':>10} {'p95 ms':>10} {'recall':>8}  {'effort':14} llmspell takes (95 %)"
     text = ["", heading]
     if plain := found.get("plain_graph"):
         text.insert(1, f"a plain graph ({plain['engine']}) has a recall of {plain['recall']} at ef {plain['ef']}")
     for name in engines:
-        one = found[name]
+        if (one := found.get(name)) is None:
+            continue
         over = found.get("llmspell_over", {}).get(name)
         times = f"{over['ratio']} x ({over['interval_95'][0]} to {over['interval_95'][1]})" if over else ""
         short = "" if one["recall_reached"] else f"  below {RECALL}"
@@ -143,6 +149,8 @@ def _processes(found: dict[str, Any]) -> list[str]:
 
 
 def _flat(value: Any, prefix: str = "") -> list[str]:
+    if isinstance(value, list):
+        return [line for one in value for line in _flat(json.dumps(one), prefix)]
     if not isinstance(value, dict):
         return [f"{prefix.rstrip('.'):60} {value}"]
     return [line for name, one in value.items() if name != "targets" for line in _flat(one, f"{prefix}{name}.")]

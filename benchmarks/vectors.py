@@ -66,6 +66,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     questions: int
     seed: int
     names: list[str]
+    skipped: list[str]
     parts: list[str]
 
 
@@ -75,21 +76,30 @@ def say(text: str) -> None:
 
 
 @asynccontextmanager
-async def built(
-    names: Sequence[str], data: Data
-) -> AsyncIterator[tuple[dict[str, Any], dict[str, Path], dict[str, float]]]:
-    """Build every engine on the same data; gives the engines, their folders, and how long each took."""
+async def built(asked: Asked, data: Data) -> AsyncIterator[tuple[dict[str, Any], dict[str, Path], dict[str, float]]]:
+    """Build every engine on the same data; gives the engines, their folders, and how long each took.
+
+    A peer that fails is left out from here on, and named.
+    """
     engines, folders, seconds = {}, {}, {}
     with tempfile.TemporaryDirectory() as place:
         try:
-            for name in names:
-                folders[name] = Path(place) / name
-                folders[name].mkdir()
+            for name in list(asked.names):
+                folder = Path(place) / name
+                folder.mkdir()
                 opened = engine(name)
                 started = time.perf_counter()
-                await done(opened.build(folders[name], data))
+                try:
+                    await done(opened.build(folder, data))
+                except Exception as error:  # whatever a peer raises is no reason to lose the others' figures
+                    if name == OURS:
+                        raise
+                    asked.names.remove(name)
+                    asked.skipped.append(f"{name}: not measured, {type(error).__name__}: {error}")
+                    say(asked.skipped[-1])
+                    continue
                 seconds[name] = round(time.perf_counter() - started, 2)
-                engines[name] = opened
+                engines[name], folders[name] = opened, folder
                 say(f"{data.name}: {name} built in {seconds[name]} s")
             yield engines, folders, seconds
         finally:
@@ -101,7 +111,7 @@ async def on_a_set(asked: Asked, name: str, wrong: list[str]) -> dict[str, Any]:
     """Everything that is asked of one built set."""
     data = make(name, rows=asked.rows, questions=asked.questions, seed=asked.seed)
     found: dict[str, Any] = {}
-    async with built(asked.names, data) as (engines, folders, seconds):
+    async with built(asked, data) as (engines, folders, seconds):
         race = Race(engines, wrong)
         if name in asked.parts or (name == "easy" and "process" in asked.parts):
             found[name] = await race.run(data, claim=RECALL, label=name)
@@ -124,7 +134,7 @@ async def on_a_set(asked: Asked, name: str, wrong: list[str]) -> dict[str, Any]:
 async def tenants(asked: Asked, wrong: list[str]) -> dict[str, Any]:
     """The hard set, divided among tenants."""
     data = among_tenants(make("hard", rows=asked.rows, questions=asked.questions, seed=asked.seed))
-    async with built(asked.names, data) as (engines, _, seconds):
+    async with built(asked, data) as (engines, _, seconds):
         found = await Race(engines, wrong).run(data, claim=1.0, label="tenants")
         found["build_seconds"] = seconds
     say("tenants: measured")
@@ -177,10 +187,11 @@ async def inserts(asked: Asked, wrong: list[str]) -> dict[str, Any]:
     data = make("easy", rows=rows, questions=1, seed=asked.seed)
     names = [name for name in asked.names if engine(name).persists]
     rounds: dict[str, list[tuple[list[float], float]]] = {name: [] for name in names}
+    missed: dict[str, list[str]] = {name: [] for name in names}
     for turn in range(ROUNDS):
         for name in in_turn(names, turn):
             with tempfile.TemporaryDirectory() as folder:
-                rounds[name].append(await inserted(engine(name), data, Path(folder), wrong))
+                rounds[name].append(await inserted(engine(name), data, Path(folder), missed[name]))
         say(f"insert: round {turn + 1} of {ROUNDS} measured")
     found: dict[str, Any] = {"rows": rows, "batch": BATCH}
     for name, measured in rounds.items():
@@ -188,16 +199,18 @@ async def inserts(asked: Asked, wrong: list[str]) -> dict[str, Any]:
             "vectors_per_s": round(statistics.median(rows / sum(seconds) for seconds, _ in measured)),
             "batch": quantiles([one for seconds, _ in measured for one in seconds]),
             "indexed_after_s": round(statistics.median(sum(seconds) + more for seconds, more in measured), 3),
+            "not_found_at_once": len(missed[name]),
             **syncs(name, size=BATCH, seed=asked.seed),
         }
         if found[name]["syncs_per_batch"] == 0:
             found[name]["note"] = NEVER_SYNCED
             if name == OURS:
                 wrong.append(f"{OURS}: {NEVER_SYNCED}")
+    wrong += missed.get(OURS, [])
     return {"insert": found}
 
 
-async def inserted(store: Any, data: Data, folder: Path, wrong: list[str]) -> tuple[list[float], float]:
+async def inserted(store: Any, data: Data, folder: Path, missed: list[str]) -> tuple[list[float], float]:
     """Fill one store; return the seconds of each batch, and those until its index has caught up after the last."""
     await done(store.start(folder, data))
     seconds = []
@@ -211,7 +224,7 @@ async def inserted(store: Any, data: Data, folder: Path, wrong: list[str]) -> tu
             question = Question(data.vectors[rows[-1]])
             answer = (await done(store.measure([question])))[0][1]
             if rows[-1] not in store.found(answer, question):
-                wrong.append(f"{store.name}: row {rows[-1]} was inserted and is not found")
+                missed.append(f"{store.name}: row {rows[-1]} was inserted and is not found")
     started = time.perf_counter()
     await done(store.finish(data))
     finished = time.perf_counter() - started
@@ -232,7 +245,7 @@ async def on_postgres(asked: Asked, wrong: list[str]) -> dict[str, Any]:
     return found
 
 
-async def run(asked: Asked, skipped: list[str]) -> dict[str, Any]:
+async def run(asked: Asked) -> dict[str, Any]:
     """Measure the parts that are asked for, and return one document."""
     wrong: list[str] = []
     figures: dict[str, Any] = {}
@@ -254,7 +267,7 @@ async def run(asked: Asked, skipped: list[str]) -> dict[str, Any]:
         "questions": asked.questions,
         "seed": asked.seed,
         "engines": asked.names,
-        "skipped": skipped,
+        "skipped": asked.skipped,
         "sets": {name: described_set(name) for name in SETS},
         "temporary_files_on": file_system(Path(tempfile.gettempdir())),
         "figures": figures,
@@ -316,9 +329,10 @@ def main() -> None:
         questions=arguments.questions,
         seed=arguments.seed,
         names=names,
+        skipped=skipped,
         parts=arguments.only,
     )
-    document = asyncio.run(run(asked, skipped))
+    document = asyncio.run(run(asked))
     if arguments.json:
         show(document, as_json=True)
     else:

@@ -478,7 +478,7 @@ def same_ids(spell: Spell, seed: int) -> Iterator[Callable[[], None]]:
     with pytest.MonkeyPatch.context() as patch:
 
         def same_again() -> None:
-            patch.setattr("llmspell.ids.secrets.randbits", random.Random(seed).getrandbits)
+            patch.setattr("llmspell.ids.secrets.token_bytes", random.Random(seed).randbytes)
             patch.setattr(spell._ids, "_tick", 0)
 
         same_again()

@@ -68,6 +68,7 @@ NOTHING_SAID = {
         "fingerprint",
         "from_entity",
         "id",
+        "index_token",
         "job_id",
         "key_hash",
         "key_id",

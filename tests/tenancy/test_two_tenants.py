@@ -146,9 +146,9 @@ async def test_vectors_in_memory_are_kept_by_tenant(request: pytest.FixtureReque
             await spell.tenants.create(tenant)
             await spell.tenant(tenant).vectors.insert({"embedding": vector})
             assert len(await spell.tenant(tenant).vectors.search([1.0] * 384)) == 1
-        spaces = spell._backend._runtime.nearest._spaces()._spaces  # type: ignore[attr-defined]
+        spaces = spell._backend._runtime.nearest.search_in_process()._cache._spaces  # type: ignore[attr-defined]
 
-    assert {key[0] for key in spaces} == {"a", "b"}
+    assert {key.tenant for key in spaces} == {"a", "b"}
 
 
 @pytest.mark.parametrize("backend", STORES)

@@ -40,7 +40,7 @@ COMMANDS: dict[str, Entry] = {
     "api-keys": Entry("api_keys:api_keys", "Keep the keys of model providers, sealed."),
     "access-keys": Entry("access_keys:access_keys", "Issue and revoke credentials to llmspell."),
     "jobs": Entry("jobs:jobs", "Run jobs, and look after the queue."),
-    "index": Entry("index:index", "See how vectors are searched, index them, and choose parameters."),
+    "index": Entry("index:index", "See how vectors are searched, index them now, and choose parameters."),
     "embed": Entry("embed:embed", "Compute embeddings that are still pending."),
     "database": Entry("database:database", "Migrate, verify and tune the store."),
     "dev": Entry("dev:dev", "Run a private database server for development."),

@@ -9,6 +9,7 @@ Rule 3: whatever fails here costs speed, never an answer: it is logged, and trie
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -80,6 +81,8 @@ class Builder:
         self._queue: OrderedDict[Name, threading.Event] = OrderedDict()
         self._working: Work | None = None
         self._not_before: dict[Name, float] = {}
+        self._forgotten: dict[Name, int] = {}
+        """How often a space had to forget: what was read before must not be written after."""
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopped = False
@@ -131,6 +134,16 @@ class Builder:
             self._wake.notify()
         if self._thread is not None:
             self._thread.join()
+
+    def forget(self, name: Name) -> None:
+        """Remove the file of a space, also the one that is being made now."""
+        with self._wake:
+            self._forgotten[name] = self._forgotten.get(name, 0) + 1
+        self._remove(name)
+
+    def _remove(self, name: Name) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._path(name).unlink()
 
     def restore(self, name: Name, space: Space, source: Source) -> None:
         """Fill a space from its file, if there is one that agrees with the database. The space's lock is held."""
@@ -186,6 +199,7 @@ class Builder:
 
     def _build_and_keep(self, name: Name, path: Path | None) -> None:
         space = self._cache.space(name, name.dimension)
+        forgotten = self._forgotten.get(name, 0)
         seen: _Seen | None = self._options.read(name, lambda source: self._seen(name, source))
         if seen is None or not self.is_wanted(space):
             return
@@ -207,6 +221,9 @@ class Builder:
         indexed = Indexed(graph, recall, config.m, config.ef_construction, self._options.clock.now())
         if path is not None:
             base, indexed = self._kept(name, path, view.change, base, indexed)
+        if self._forgotten.get(name, 0) != forgotten:
+            self._remove(name)
+            raise Stopped
         with space.lock:
             if space.epoch == epoch and space.version is not None:
                 space.install(base, indexed, len(view), kept)

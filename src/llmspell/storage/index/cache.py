@@ -30,13 +30,14 @@ class SpaceCache:
         self._begin = begin
         self._gone = gone
         self._spaces: OrderedDict[Hashable, Space] = OrderedDict()
+        self._sizes: dict[Hashable, int] = {}
+        self._total = 0
         self._lock = threading.Lock()
 
     @property
     def size_bytes(self) -> int:
-        """What all spaces take."""
-        with self._lock:
-            return sum(space.size_bytes for space in self._spaces.values())
+        """What all spaces take, as they were when they were last looked at."""
+        return self._total
 
     def __len__(self) -> int:
         return len(self._spaces)
@@ -54,6 +55,13 @@ class SpaceCache:
             self._spaces.move_to_end(key)
         return space
 
+    def drop(self, key: Hashable) -> None:
+        """Let a space go."""
+        with self._lock:
+            known = self._pop(key)
+        if known:
+            self._gone(key)
+
     def view(
         self, key: Hashable, source: Source, choose: Callable[[Space, View], Positions | None] | None = None
     ) -> tuple[View | None, Positions | None]:
@@ -63,24 +71,33 @@ class SpaceCache:
         """
         space = self.space(key, source.dimension)
         with space.lock:
-            known = space.version
-            if known is None and self._begin is not None:
+            if space.version is None and self._begin is not None:
                 self._begin(key, space, source)
             view = space.view(source, self.max_bytes)
             chosen = choose(space, view) if choose is not None and view is not None else None
-        if known != space.version:
-            self._evict(key)
+            size = space.size_bytes
+        if size != self._sizes.get(key):
+            self._weigh(key, size)
         return view, chosen
 
-    def _evict(self, newest: Hashable) -> None:
+    def _weigh(self, key: Hashable, size: int) -> None:
+        """Note what a space takes, and let others go when that is too much."""
         left: list[Hashable] = []
         with self._lock:
-            total = sum(space.size_bytes for space in self._spaces.values())
-            for key in list(self._spaces):
-                if total <= self.max_bytes and len(self._spaces) <= SPACES_MAX:
-                    break
-                if key != newest:
-                    total -= self._spaces.pop(key).size_bytes
-                    left.append(key)
-        for key in left:
-            self._gone(key)
+            if key in self._spaces:
+                self._total += size - self._sizes.get(key, 0)
+                self._sizes[key] = size
+            while (self._total > self.max_bytes or len(self._spaces) > SPACES_MAX) and len(self._spaces) > 1:
+                oldest = next(iter(self._spaces))
+                if oldest == key:
+                    self._spaces.move_to_end(key)
+                    continue
+                self._pop(oldest)
+                left.append(oldest)
+        for one in left:
+            self._gone(one)
+
+    def _pop(self, key: Hashable) -> bool:
+        """Forget a space, and say whether it was here. The lock is held."""
+        self._total -= self._sizes.pop(key, 0)
+        return self._spaces.pop(key, None) is not None

@@ -12,6 +12,7 @@ Rule 3: rows are finite and of length 1 before they come here: usearch would acc
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 LIBRARY: Final = "usearch-2"
 """Whose bytes a saved graph is; a file of another library is not read."""
-ADDED_AT_ONCE: Final = 1_024
+ADDED_AT_ONCE: Final = 512
 """Rows between two looks at whether the work is still wanted: some tenths of a second."""
 Going: TypeAlias = Callable[[int, int], bool]
 """Told how many rows are done and how many there are; False ends the work."""
@@ -94,7 +95,7 @@ class Graph:
     def __len__(self) -> int:
         return len(self._index)
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         """What it takes, in memory or in the file behind it."""
         return int(self._index.serialized_length)

@@ -220,6 +220,9 @@ class PgvectorNeighbours:
     async def inserted_rows(self, unit: Unit, *, space_id: str, dimension: int, count: int) -> None:
         """Nothing needs to run: a job finds what has outgrown exact search."""
 
+    async def forgotten(self, unit: Unit) -> None:
+        """Nothing is kept outside of the database."""
+
     def is_light(
         self, tenant: TenantId, space_id: str, dimension: int, *, scope: str | None, where: Node | None
     ) -> bool:

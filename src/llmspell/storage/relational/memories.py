@@ -288,7 +288,10 @@ class RelationalMemories:
             )
             return True
 
-        return await self._folding(work)
+        forgotten = await self._folding(work)
+        if forgotten:
+            await self._runtime.nearest.forgotten(self._unit)
+        return forgotten
 
     async def history(self, id: UUID) -> list[MemoryVersion]:
         return await self._history(self._unit, parse_id(id))

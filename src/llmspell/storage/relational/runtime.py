@@ -75,6 +75,10 @@ class NearestNeighbours(Protocol):
         """Take note of vectors that were inserted. Called after their unit of work, which may be part of a transaction."""
         ...
 
+    async def forgotten(self, unit: Unit) -> None:
+        """Let go what is kept outside of the database of embeddings of memories. Called when one was erased."""
+        ...
+
     def is_light(
         self, tenant: TenantId, space_id: str, dimension: int, *, scope: str | None, where: Node | None
     ) -> bool:

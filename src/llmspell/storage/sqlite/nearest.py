@@ -151,6 +151,11 @@ class InProcessNeighbours:
         if self._options.indexes and not unit.in_transaction:
             await self.search_in_process().build_index(unit, space)
 
+    async def forgotten(self, unit: Unit) -> None:
+        for space_id, dimension in await unit.rows(self._catalog.nearest.index_files):
+            if space_id != vectors.free_space(dimension):
+                await self.search_in_process().forget(unit.tenant, space_id, dimension)
+
     def close(self) -> None:
         if self._loaded is not None:
             self._loaded.close()

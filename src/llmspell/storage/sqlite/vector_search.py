@@ -177,6 +177,12 @@ class VectorSearch:
             await asyncio.to_thread(self._builder.schedule(name).wait)
             self._waiting[name] = 0
 
+    async def forget(self, tenant: TenantId, space_id: str, dimension: int) -> None:
+        """Drop the index of a space and its file: they hold what was erased."""
+        name = Name(tenant, space_id, dimension)
+        self._cache.drop(name)
+        await asyncio.to_thread(self._builder.forget, name)
+
     async def build_index(self, unit: Unit, space: SpaceCount) -> None:
         """Build until there is nothing left to do. Blocks a thread, not the loop."""
         name = Name(unit.tenant, space.id, space.dimension)

@@ -15,6 +15,7 @@ from llmspell.clock import ManualClock
 from llmspell.codec import pack_vector
 from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryQuery, NewMemory
 from llmspell.storage.contracts.vectors import VectorEntry
+from llmspell.storage.index import planner
 from llmspell.storage.sqlite.backend import SqliteBackend, open_sqlite
 from llmspell.tenant import TenantId
 
@@ -217,3 +218,29 @@ async def test_memories_count_by_their_best_window_and_only_while_they_live(
     assert await dense(odd) == [1]
     await memories.delete(number(1))
     assert await dense(question) == [2, 4]
+
+
+async def test_what_was_erased_is_in_no_index_file(
+    backend: SqliteBackend, path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "SCAN_COMPONENTS", 100 * DIMENSION)
+    storages = backend.storages(TENANT)
+    await storages.memories.ensure_space(EmbeddingSpace(space_id="s", model="m", dimension=DIMENSION))
+    embedded = [
+        NewMemory(id=number(n), content=f"text {n}", at=clock.now(), embeddings=(pack_vector(vector(n)),))
+        for n in range(1, 200)
+    ]
+    await storages.memories.add(embedded, space_id="s")
+    await storages.vectors.insert([entry(n) for n in range(1, 200)])
+    await storages.vectors.build_index()
+    files = sorted(path.parent.glob("*.vectors/*.vectors"))
+    assert len(files) == 2
+
+    assert await storages.memories.forget(number(7))
+
+    (kept,) = path.parent.glob("*.vectors/*.vectors")
+    assert kept in files
+    query = MemoryQuery(embedding=pack_vector(vector(7)), space_id="s", candidates=3)
+    assert number(7) not in [one.id for one in (await storages.memories.search(query)).dense]
+    assert {one.state for one in await storages.vectors.build_index()} == {"ready"}
+    assert len(list(path.parent.glob("*.vectors/*.vectors"))) == 2

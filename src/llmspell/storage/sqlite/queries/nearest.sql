@@ -10,6 +10,12 @@ WHERE tenant_id = :tenant_id AND space_id = :space_id;
 UPDATE embedding_spaces SET index_change = :change, index_token = :token
 WHERE tenant_id = :tenant_id AND space_id = :space_id;
 
+-- name: index_files -> rows
+-- The spaces of which there is an index file.
+-- only: the other database has no index files
+SELECT space_id, dimension FROM embedding_spaces
+WHERE tenant_id = :tenant_id AND index_token IS NOT NULL;
+
 -- name: changes -> rows
 -- What was removed or rewritten after a change.
 -- only: caches outside the database drop what was deleted
