@@ -6,6 +6,8 @@ Rule 2: everything applied is verified before anything runs.
 Rule 3: serving roles never migrate: a role without the right to create is told which URL to use. Nor does a superuser: its
 functions and tables would ignore row-level security.
 Rule 4: a migration that cannot have a lock soon gives way, and tries again a bounded number of times.
+Rule 5: nothing runs while vectors are on their way into partitions: a column that only one of the two tables had would make the
+trigger between them refuse every write.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ _TURN = "schema_migrations"  # what runs before a migration: waiting for the tur
 _ROLE = "SELECT rolname::text, rolsuper, rolbypassrls FROM pg_catalog.pg_roles WHERE rolname = current_user"
 TABLE_EXISTS = "SELECT to_regclass('llmspell.schema_migrations') IS NOT NULL"
 APPLIED = "SELECT version::int8, name::text, sha256::text FROM llmspell.schema_migrations ORDER BY version"
+_MOVING = r"""
+SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'llmspell' AND c.relname ~ '^vector_embeddings_\d+_parted$' ORDER BY c.relname LIMIT 1
+"""
 _LIMIT_LOCKS = "SELECT set_config('lock_timeout', %s, true)"
 _RECORD = "INSERT INTO llmspell.schema_migrations (version, name, sha256) VALUES (%s, %s, %s)"
 _OWN_ERRORS: dict[str, type[LlmspellError]] = {"LS307": UnsafeRole, "LS308": MissingExtension}
@@ -53,7 +59,8 @@ def migrate(admin_url: str, *, announce: Callable[[str], None] | None = None) ->
         UnsafeRole: the role is a superuser or has BYPASSRLS, or leaves the serving roles rights that they must not have.
         MissingExtension: an administrator must create `vector` first.
         MigrationModified, SchemaTooNew, MigrationError: what is applied does not fit this release; nothing ran.
-        MigrationFailed: names the migration and what the server said; earlier ones stay applied.
+        MigrationFailed: names the migration and what the server said, or that a move of vectors into partitions is not finished;
+            earlier ones stay applied.
     """
     migrations = load(PACKAGE)
     with connected(admin_url) as connection:
@@ -168,6 +175,7 @@ def _apply_next(
             pending = plan(migrations, _applied(connection)).pending
             if not pending:
                 return None
+            _require_no_move(connection, pending[0])
             migration = pending[0]
             if migration.version == migrations[0].version:
                 connection.execute(bookkeeping(PACKAGE).encode())
@@ -179,6 +187,21 @@ def _apply_next(
     except psycopg.Error as exc:
         raise _failed(exc, running, connection.info.user) from exc
     return migration
+
+
+def _require_no_move(connection: psycopg.Connection[Any], migration: Migration) -> None:
+    """Refuse while a move of vectors is not finished. A move begins under the lock of migrations, so none begins meanwhile."""
+    row = connection.execute(_MOVING).fetchone()
+    if row is None:
+        return
+    dimension = row[0].removeprefix("vector_embeddings_").removesuffix("_parted")
+    raise MigrationFailed(
+        f"The vectors of {dimension} dimensions are on their way into partitions; no migration runs until that is over.",
+        hint=f"Give the move up: llmspell database partition-vectors --dimension {dimension} --abandon. Or finish it, with the same"
+        " command and number of partitions, and migrate then.",
+        table=row[0],
+        migration=migration.name,
+    )
 
 
 def _failed(exc: psycopg.Error, migration: str, role: str) -> LlmspellError:

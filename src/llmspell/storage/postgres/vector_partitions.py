@@ -10,7 +10,8 @@ transaction puts the new table in the place of the old.
 Rule 1: reads and writes go on until that last transaction, and see one of the two tables, whole.
 Rule 2: a row is locked while it is copied: whoever changes or deletes it does so after, and the trigger repeats it.
 Rule 3: it may be stopped anywhere, and goes on from there when it is called again; or is given up, and the old table stays.
-Rule 4: a partition has the policies of every table of tenants, and the serving role no right to it: it goes by the parent (RLS-13).
+Rule 4: no migration runs while a move is unfinished (`migrate`): the trigger repeats rows of one shape.
+Rule 5: a partition has the policies of every table of tenants, and the serving role no right to it: it goes by the parent (RLS-13).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from llmspell.codec import DIMENSIONS, require_limit
 from llmspell.errors import Conflict, InvalidLimit, InvalidSetting, StorageError
 from llmspell.storage.postgres import vector_indexes
-from llmspell.storage.postgres.migrate import connected
+from llmspell.storage.postgres.migrate import LOCK_KEY, connected
 from llmspell.storage.postgres.signing import LOCK_ATTEMPTS, LOCK_PAUSE_S, LOCK_TIMEOUT
 
 if TYPE_CHECKING:
@@ -233,6 +234,8 @@ def _partition_name(table: str, number: int) -> str:
 def _prepare(owner: psycopg.Connection[Any], table: str, partitions: int) -> None:
     with owner.transaction():
         owner.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+        # The lock of migrations: one that runs would change the table behind the copy's back, once it has looked for a move.
+        owner.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
         owner.execute(_sql(_PREPARE, table))
         for number in range(partitions):
             name = _partition_name(table, number)

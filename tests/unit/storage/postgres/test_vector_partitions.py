@@ -10,12 +10,13 @@ from uuid import uuid4
 import pytest
 from tests.unit.storage.postgres.test_nearest import exact, some_vectors
 
-from llmspell.errors import Conflict, InvalidLimit
+from llmspell.errors import Conflict, InvalidLimit, MigrationFailed
 from llmspell.observe import counting_queries
 from llmspell.storage.contracts.vectors import VectorEntry
-from llmspell.storage.postgres import nearest, vector_indexes, vector_partitions
+from llmspell.storage.postgres import migrate, nearest, vector_indexes, vector_partitions
 from llmspell.storage.postgres.backend import PostgresBackend, open_postgres
 from llmspell.storage.postgres.tenancy import rls_audit
+from llmspell.storage.relational.migrations import Migration, load
 from llmspell.storage.relational.vectors import free_space
 from llmspell.tenant import TenantId
 
@@ -47,28 +48,57 @@ def moved(database: PostgresDatabase, **more: Any) -> list[str]:
     )
 
 
-def shape(database: PostgresDatabase, table: str) -> tuple[Any, ...]:
-    """Columns with their storage, checks, and indexes of a table."""
+OF_A_TABLE = {
+    "columns": """
+        SELECT a.attname, a.atttypid::regtype::text, a.atttypmod, a.attnotnull, a.attstorage::text, a.attstattarget,
+            a.attcollation::regcollation::text, a.attidentity::text, a.attgenerated::text, a.attcompression::text,
+            pg_get_expr(d.adbin, d.adrelid)
+        FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = %(table)s::regclass AND a.attnum > 0 AND NOT a.attisdropped""",
+    "constraints": """
+        SELECT conname, contype::text, convalidated, condeferrable, pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE conrelid = %(table)s::regclass""",
+    "keys of other tables": """
+        SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE confrelid = %(table)s::regclass AND conparentid = 0""",
+    "indexes": """
+        SELECT i.indexrelid::regclass::text, i.indisunique, i.indisvalid,
+            replace(pg_get_indexdef(i.indexrelid), ' ON ONLY ', ' ON ')
+        FROM pg_index i WHERE i.indrelid = %(table)s::regclass""",
+    "triggers": """
+        SELECT tgname, tgenabled::text, pg_get_triggerdef(oid) FROM pg_trigger
+        WHERE tgrelid = %(table)s::regclass AND NOT tgisinternal""",
+    "policies": """
+        SELECT polname, polcmd::text, polpermissive, polroles::regrole[]::text, pg_get_expr(polqual, polrelid),
+            pg_get_expr(polwithcheck, polrelid)
+        FROM pg_policy WHERE polrelid = %(table)s::regclass""",
+    "grants": """
+        SELECT c.relowner::regrole::text, a.grantee::regrole::text, a.privilege_type, a.is_grantable
+        FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = %(table)s::regclass""",
+    "grants of columns": """
+        SELECT a.attname, p.grantee::regrole::text, p.privilege_type FROM pg_attribute a, aclexplode(a.attacl) p
+        WHERE a.attrelid = %(table)s::regclass""",
+    "the rest": """
+        SELECT c.relrowsecurity, c.relforcerowsecurity, c.relreplident::text, c.relpersistence::text, c.reloptions,
+            obj_description(c.oid, 'pg_class'), (SELECT count(*) FROM pg_rewrite r WHERE r.ev_class = c.oid),
+            (SELECT count(*) FROM pg_statistic_ext s WHERE s.stxrelid = c.oid),
+            (SELECT count(*) FROM pg_publication_rel p WHERE p.prrelid = c.oid)
+        FROM pg_class c WHERE c.oid = %(table)s::regclass""",
+}
+"""Whatever the catalogue says of a table; what a migration adds to it must be in the copy too. The order of columns is not: the
+copy takes rows whole, so it is compared by itself."""
+COLUMNS_IN_ORDER = """
+SELECT attname FROM pg_attribute WHERE attrelid = %(table)s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
+
+
+def shape(database: PostgresDatabase, table: str) -> dict[str, list[Any]]:
+    """What the catalogue says of a table, in an order that does not depend on when it was made."""
+    named = {"table": f"llmspell.{table}"}
     with psycopg.connect(database.admin_url) as owner:
-        columns = owner.execute(
-            "SELECT attname, atttypid::regtype::text, atttypmod, attnotnull, attstorage::text, attstattarget"
-            " FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attname",
-            (f"llmspell.{table}",),
-        ).fetchall()
-        checks = owner.execute(
-            "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = %s::regclass"
-            " AND contype IN ('c', 'p', 'u') ORDER BY conname",
-            (f"llmspell.{table}",),
-        ).fetchall()
-        indexes = owner.execute(
-            "SELECT indexname, replace(indexdef, ' ON ONLY ', ' ON ') FROM pg_indexes WHERE tablename = %s ORDER BY 1",
-            (table,),
-        ).fetchall()
-        triggers = owner.execute(
-            "SELECT tgname, tgenabled::text FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal ORDER BY 1",
-            (f"llmspell.{table}",),
-        ).fetchall()
-    return columns, checks, indexes, triggers
+        found = {
+            part: sorted(owner.execute(query.encode(), named).fetchall(), key=repr)
+            for part, query in OF_A_TABLE.items()
+        }
+        return {**found, "columns in order": owner.execute(COLUMNS_IN_ORDER.encode(), named).fetchall()}
 
 
 def holes(database: PostgresDatabase) -> list[Any]:
@@ -203,6 +233,65 @@ async def test_a_move_that_was_interrupted_goes_on_and_can_be_given_up(
         vector_partitions.partition(
             postgres_database.admin_url, postgres_database.operator_url, dimension=384, partitions=8
         )
+
+
+@pytest.mark.parametrize("dimension", [384, 768, 1536, 3072])
+def test_a_table_in_partitions_is_to_the_catalogue_what_it_was(
+    postgres_database: PostgresDatabase, dimension: int
+) -> None:
+    """Whoever adds an index, a trigger, a check, a policy or a right to these tables adds it to the move as well."""
+    table = f"vector_embeddings_{dimension}"
+    before = shape(postgres_database, table)
+    assert {part for part, rows in before.items() if not rows} <= {"keys of other tables", "grants of columns"}
+
+    vector_partitions.partition(
+        postgres_database.admin_url, postgres_database.operator_url, dimension=dimension, partitions=2
+    )
+
+    assert shape(postgres_database, table) == before
+
+
+async def test_no_migration_runs_while_a_move_is_unfinished(
+    backend: PostgresBackend, postgres_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column that only one of the tables had would make the trigger between them refuse every insert."""
+    tenant, _ = await tenant_with(backend, some_vectors(5, 384))
+    known = load(migrate.PACKAGE)
+    sql = f"ALTER TABLE llmspell.{TABLE} ADD COLUMN note text"
+    later = Migration(len(known) + 1, "V999__a_note", sql, "0" * 64)
+
+    def stopped(line: str) -> None:
+        if line.startswith("build"):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        moved(postgres_database, announce=stopped)
+    assert migrate.migrate(postgres_database.admin_url).pending == ()  # nothing is pending, and nothing refused
+    monkeypatch.setattr(migrate, "load", lambda _: (*known, later))
+
+    with pytest.raises(MigrationFailed, match="384 dimensions are on their way into partitions") as refused:
+        migrate.migrate(postgres_database.admin_url)
+
+    assert "llmspell database partition-vectors --dimension 384 --abandon" in (refused.value.hint or "")
+    assert migrate.status(postgres_database.admin_url).pending == ("V999__a_note",)
+    await backend.storages(tenant).vectors.insert([VectorEntry(embedding=row) for row in some_vectors(5, 384)])
+    assert vector_partitions.abandon(postgres_database.admin_url, dimension=384)
+    assert migrate.migrate(postgres_database.admin_url).pending == ()
+    await backend.storages(tenant).vectors.insert([VectorEntry(embedding=row) for row in some_vectors(5, 384)])
+    assert (await backend.storages(tenant).vectors.stats()).total_vectors == 15
+
+
+def test_a_move_does_not_begin_while_a_migration_runs(
+    postgres_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_partitions, "LOCK_TIMEOUT", "1ms")
+    monkeypatch.setattr(vector_partitions, "LOCK_ATTEMPTS", 1)
+    with psycopg.connect(postgres_database.admin_url) as migrating:
+        migrating.execute("SELECT pg_advisory_xact_lock(%s)", (migrate.LOCK_KEY,))
+        with pytest.raises(Conflict):
+            moved(postgres_database)
+
+    assert vector_partitions.abandon(postgres_database.admin_url, dimension=384) is False
 
 
 async def test_quotas_of_vectors_hold_in_partitions(
