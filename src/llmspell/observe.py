@@ -115,7 +115,8 @@ class SearchObserver(Protocol):
     """Who wants to know of searches of vectors and of their indexes. Called in the thread that did it; it must return quickly."""
 
     def search(self, path: str, seconds: float, candidates: int) -> None:
-        """One search for neighbours ended: by "exact" or "ann", how long it took, how many vectors it scored in full."""
+        """One search for neighbours ended: by "exact" or "ann", how long it took, how many vectors it scored in full. A server
+        scores by itself: then `candidates` are those that its index was asked for, or the hits where it compared all."""
         ...
 
     def index(self, tenant: str, space_id: str, file_bytes: int, memory_bytes: int) -> None:

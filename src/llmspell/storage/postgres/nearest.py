@@ -15,6 +15,7 @@ Rule 4: no cache of vectors exists outside the database, so writers have nothing
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import msgspec
 
 from llmspell.codec import DIMENSIONS, require_limit
 from llmspell.errors import InvalidLimit, NotFound
+from llmspell.observe import notify_search, searches_observed
 from llmspell.storage.contracts.backend import Promotable
 from llmspell.storage.contracts.memories import Scored
 from llmspell.storage.contracts.vector_index import (
@@ -241,30 +243,42 @@ class PgvectorNeighbours:
         return []
 
     async def _search(self, executor: Executor, asked: _Asked) -> list[Row]:
+        if not searches_observed():
+            return _ranked((await self._answer(executor, asked))[0])
+        started = time.perf_counter()
+        found, candidates = await self._answer(executor, asked)
+        path = "exact" if candidates is None else "ann"
+        notify_search(path, time.perf_counter() - started, len(found) if candidates is None else candidates)
+        return _ranked(found)
+
+    async def _answer(self, executor: Executor, asked: _Asked) -> tuple[list[Row], int | None]:
+        """Return the hits, and how many candidates the index was asked for; None where all that counts were compared."""
         space = (executor.tenant, asked.parameters["space_id"])
         inside = self._inside.get(space)
         if inside is None and not asked.effort.exact:
             state, found = _read(await executor.rows(self._query(asked.kind.tail, asked), **asked.parameters))
             if state == _OUTSIDE:
-                return _ranked(found)
+                return found, None
             inside = self._remember(space, state)
         scan = plan_scan(asked.effort, limit=asked.limit, oversample=asked.oversample, inside=inside or 0)
-        found_by_scan = None if scan is None else await self._scan(executor, asked, scan, inside or 0)
-        if found_by_scan is not None:
-            return _ranked(found_by_scan)
+        answer = None if scan is None else await self._scan(executor, asked, scan, inside or 0)
+        if answer is not None:
+            return answer
         state, found = _read(await executor.rows(self._query(asked.kind.exact, asked), **asked.parameters))
         if state != _OUTSIDE:
             self._remember(space, state)
-        return _ranked(found)
+        return found, None
 
-    async def _scan(self, executor: Executor, asked: _Asked, scan: Scan, inside: int) -> list[Row] | None:
+    async def _scan(
+        self, executor: Executor, asked: _Asked, scan: Scan, inside: int
+    ) -> tuple[list[Row], int | None] | None:
         """Search through the index, or one scope that is small; None where comparing all is quicker, or the only right way."""
         parameters = asked.parameters
         if parameters.get("scope") is not None:
             few = self._query("free_scope", asked)
             state, found = _read(await executor.rows(few, exact_below=SCOPE_EXACT_BELOW, **parameters))
             if state != _STARVED:
-                return found
+                return found, None
         if asked.filtered and asked.kind.share is not None and not asked.half:
             first = (self._queries.scan_by_index, LOOK.settings())
             share = self._query(asked.kind.share, asked)
@@ -278,7 +292,7 @@ class PgvectorNeighbours:
         if state == _STARVED:
             return None
         self._remember((executor.tenant, parameters["space_id"]), state)
-        return found
+        return found, scan.candidates
 
     def _query(self, name: str, asked: _Asked) -> Query:
         return self._queries.of(name, asked.dimension).filtered(asked.fragment)
