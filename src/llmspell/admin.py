@@ -253,7 +253,7 @@ class Admin:
         """Move a tenant's embedding space into the approximate index, and return how many vectors moved.
 
         Raises:
-            Unsupported: this backend searches every space exactly.
+            Unsupported: this backend searches exactly, or builds its index by itself (`tenant.vectors.build_index`).
         """
         return await self._backend.promote(tenant_id(tenant), space_id, dimension=dimension)
 

@@ -142,11 +142,12 @@ def test_a_server_that_cannot_be_reached_is_exit_code_3(shell: Shell) -> None:
         assert shell("database", *command, "--store", url).code == 3
 
 
-def test_a_backend_that_searches_exactly_promotes_nothing(empty: Shell) -> None:
+def test_a_file_that_builds_its_index_by_itself_promotes_nothing_and_says_what_to_run(empty: Shell) -> None:
     arguments = ("database", "ann", "promote", "--space", "m@384", "--dimension", "384")
 
     for done in (empty(*arguments), empty(*arguments, "--dry-run")):
-        assert (done.code, "searches every space exactly" in done.err) == (1, True)
+        assert (done.code, "builds its index by itself" in done.err) == (1, True)
+        assert "llmspell index build" in done.err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--space", "m@384"], ["--space", "m@7", "--dimension", "7"]])

@@ -157,7 +157,10 @@ async def promote(space: str, dimension: str, dry_run: bool) -> None:
     async with open_spell() as spell:
         if dry_run:
             if Capability.ANN_PROMOTION not in spell.capabilities:
-                raise Unsupported("This backend searches every space exactly; there is no index to move vectors into.")
+                raise Unsupported(
+                    "This backend searches exactly, or builds its index by itself; no vectors are moved by hand.",
+                    hint="Run: llmspell index build, to index now what is large enough.",
+                )
             document = {"space": space, "dimension": int(dimension), "dry_run": True}
             output.emit(document, lines=lambda: [f"{space} would be moved into the index; nothing was changed"])
             return

@@ -221,7 +221,7 @@ class Backend(Protocol):
         """Move a tenant's space into the approximate index, and return how many vectors moved (at most `limit`, if given).
 
         Raises:
-            Unsupported: this backend searches every space exactly (`Capability.ANN_PROMOTION`).
+            Unsupported: this backend searches exactly, or builds its index by itself (`Capability.ANN_PROMOTION`).
         """
         ...
 
@@ -260,7 +260,7 @@ class Backend(Protocol):
         In the order of (tenant, space), beyond `after`. It is the operator's.
 
         Raises:
-            Unsupported: this backend searches every space exactly.
+            Unsupported: as `promote` says.
         """
         ...
 

@@ -112,7 +112,8 @@ class SqliteBackend:
 
     async def promote(self, tenant: TenantId, space_id: str, *, dimension: int, limit: int | None = None) -> int:
         raise Unsupported(
-            "This backend searches every space exactly; there is no index to move vectors into.",
+            "This backend builds its index by itself; no vectors are moved into it by hand.",
+            hint="Run: llmspell index build, to have it now.",
             capability=Capability.ANN_PROMOTION.value,
         )
 
@@ -120,7 +121,8 @@ class SqliteBackend:
         self, *, threshold: int, after: tuple[TenantId, str] | None = None, limit: int = 1_000
     ) -> list[Promotable]:
         raise Unsupported(
-            "This backend searches every space exactly; there is no index to move vectors into.",
+            "This backend builds its index by itself; no vectors are moved into it by hand.",
+            hint="Run: llmspell index build, to have it now.",
             capability=Capability.ANN_PROMOTION.value,
         )
 

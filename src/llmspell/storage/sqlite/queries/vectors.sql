@@ -103,14 +103,14 @@ VALUES (:tenant_id, :space_id, :model, :dimension, 1, :now, :now)
 ON CONFLICT (tenant_id, space_id) DO UPDATE SET change_seq = change_seq + 1;
 
 -- name: space_deleted -> count
--- Note that vectors of a space were deleted.
--- only: caches outside the database start again after a deletion
+-- Take the change number under which triggers have just noted deleted vectors of a space (V034).
+-- only: caches outside the database catch up by change numbers
 UPDATE embedding_spaces SET change_seq = change_seq + 1, deleted_seq = change_seq + 1
 WHERE tenant_id = :tenant_id AND space_id = :space_id;
 
 -- name: owners_deleted -> count
--- Note that the statement just before deleted embeddings of memories, if it did: in which space is not known.
--- only: caches outside the database start again after a deletion
+-- Do so where the statement just before deleted embeddings of memories, if it did: in which space is not known.
+-- only: caches outside the database catch up by change numbers
 UPDATE embedding_spaces SET change_seq = change_seq + 1, deleted_seq = change_seq + 1
 WHERE changes() > 0 AND tenant_id = :tenant_id AND dimension = :dimension AND space_id <> 'free-' || :dimension;
 
