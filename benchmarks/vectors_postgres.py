@@ -1,7 +1,7 @@
 """Is vector search on a server faster than pgvector used plainly, on the same rows and at the same recall?
 
     python benchmarks/vectors_postgres.py [--json] [--rows 20000] [--questions 200] [--seed 1] [--sets easy hard]
-        [--crowded] [--partitions 16]
+        [--crowded] [--partitions 16] [--crowd 1000000]
 
 A tenant of `--rows` vectors, 24 tenants of 1,000, and one of 50, all in one table of the embedded server; everything is asked as
 `llmspell_app`, under row-level security. Ours is the public API: `tenant.vectors.search` and `insert`, with metadata and score. The
@@ -9,6 +9,9 @@ large tenant has been promoted into the approximate index, the others have not, 
 promotes all of them, and gives the others as many rows as the large one; `--partitions` moves the vectors into hash partitions by
 tenant first. Plain is one table with the same rows and policies, one HNSW index with the same parameters, and
 `WHERE tenant_id = … ORDER BY embedding <=> … LIMIT 10` with an iterative scan in a transaction of psycopg.
+
+`--crowd N` asks the tenant of 50 alone, among N rows of tenants of 10,000: each answer must be the exact one, hit by hit. The rows
+arrive in bounded batches, each tenant's made as it comes. With `--crowded` all of them, and the 50, are in the approximate index.
 
 Every answer is compared with the exact one (`vector_data.Exact`), every score with the true one. A side takes the least effort
 with which its answers to all questions reach recall 0.99, or its greatest one; then both are asked in turns. The temporary server
@@ -43,6 +46,10 @@ from vector_data import FILTERS, SETS, TOLERANCE, Data, Exact, K, Question, desc
 ROWS = 20_000
 OTHERS, OTHERS_ROWS, FEW = 24, 1_000, 50
 LARGE, SMALL = 0, OTHERS + 1
+CROWD_TENANT = 10_000
+"""Rows of a tenant of the crowd: as many as its vectors stay outside of the index by default."""
+CROWD_BATCH = 1_000
+CROWD_SAID_EVERY = 5
 BATCH = 500
 RECALL = 0.99
 SEARCH_MS, INSERT_MS = 1.5, 0.6
@@ -289,6 +296,82 @@ async def on_a_set(
     return found
 
 
+async def insert_of(spell: Spell, name: str, data: Data) -> list[UUID]:
+    """Register a tenant, and insert its rows in bounded batches."""
+    await spell.tenants.create(name)
+    tenant, ids = spell.tenant(name), []
+    for start in range(0, data.rows, CROWD_BATCH):
+        rows = range(start, min(start + CROWD_BATCH, data.rows))
+        entries = [VectorEntry(embedding=data.vectors[row], metadata=data.metadata(row)) for row in rows]
+        ids += await tenant.vectors.insert(entries)
+    return ids
+
+
+async def in_a_crowd(name: str, *, crowd: int, questions: int, seed: int, promoted: bool) -> dict[str, Any]:
+    """Ask a tenant of 50 rows that came in the middle of `crowd` rows of others; each answer must be the exact one."""
+    few, wrong = make(name, rows=FEW, questions=questions, seed=seed), []
+    sizes = [min(CROWD_TENANT, crowd - start) for start in range(0, crowd, CROWD_TENANT)]
+    async with opened("postgres") as store:
+        started, ids = time.perf_counter(), []
+        for number, size in enumerate(sizes):
+            if number == len(sizes) // 2:
+                ids = await insert_of(store.spell, "few", few)
+            await insert_of(
+                store.spell, tenant_name(number), make(name, rows=size, questions=0, seed=seed + 1 + number)
+            )
+            if number % CROWD_SAID_EVERY == 0:
+                rows = sum(sizes[: number + 1])
+                say(f"{name}: {rows:,} of {crowd:,} rows, {rows / (time.perf_counter() - started):,.0f} a second")
+        inserted = time.perf_counter() - started
+        if promoted:
+            await promote_all(store, ["few", *map(tenant_name, range(len(sizes)))])
+        with psycopg.connect(store.superuser_url, autocommit=True) as superuser:
+            superuser.execute("VACUUM ANALYZE llmspell.vector_embeddings_384")
+        row_of = {id: row for row, id in enumerate(ids)}
+        exact, tenant, seconds, recalls = Exact(few), store.spell.tenant("few"), [], []
+        for number, question in enumerate(few.questions):
+            started = time.perf_counter()
+            hits = await tenant.vectors.search(question.vector, limit=K)
+            seconds.append(time.perf_counter() - started)
+            if foreign := [hit.id for hit in hits if hit.id not in row_of]:
+                wrong.append(f"{name}: {len(foreign)} hits of question {number} are not of the tenant")
+                continue
+            answer = [(row_of[hit.id], hit.score) for hit in hits]
+            recalls.append(exact.recall(number, [row for row, _ in answer]))
+            if recalls[-1] < 1 or len(answer) != K:
+                wrong.append(f"{name}: the answer to question {number} is not the exact one")
+            if any(abs(score - true_score(few, row, question)) > TOLERANCE for row, score in answer):
+                wrong.append(f"{name}: a wrong score to question {number}")
+    where = "in the index" if promoted else "outside of the index"
+    return {
+        "name": f"{name}, {FEW} rows among {crowd:,} of {len(sizes)} tenants, all {where}",
+        **quantiles(seconds),
+        "recall": round(float(np.mean(recalls or [0.0])), 4),
+        "inserted_per_s": round((crowd + FEW) / inserted),
+        "wrong": wrong,
+    }
+
+
+async def promote_all(store: Opened, tenants: Sequence[str]) -> None:
+    """Have the vectors of all these tenants in one index, which is built over them once."""
+    with psycopg.connect(store.superuser_url, autocommit=True) as superuser:
+        superuser.execute(f"DROP INDEX llmspell.{INDEX}".encode())
+    for tenant in tenants:
+        await store.spell.admin.promote(tenant, "free-384", dimension=384)
+    vector_indexes.rebuild(store.owner_url, dimension=384, memory="1GB")
+
+
+async def measure_crowd(*, crowd: int, questions: int, seed: int, sets: Sequence[str], crowded: bool) -> dict[str, Any]:
+    """Measure `in_a_crowd` on each set, and return the rows, and what was wrong."""
+    found = [await in_a_crowd(name, crowd=crowd, questions=questions, seed=seed, promoted=crowded) for name in sets]
+    return {
+        "crowd": crowd,
+        "crowded": crowded,
+        "wrong": [line for row in found for line in row.pop("wrong")],
+        "rows": found,
+    }
+
+
 def targets(found: Sequence[dict[str, Any]], *, rows: int) -> list[dict[str, Any]]:
     """Return figure, target, measured and verdict of what this run measured."""
     by_name = {row["name"]: row for row in found}
@@ -355,18 +438,18 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--crowded", action="store_true", help="promote every tenant, not the large one alone")
     parser.add_argument("--partitions", type=int, default=0, help="hash partitions by tenant; 0 for none")
+    parser.add_argument(
+        "--crowd", type=int, default=0, help=f"ask {FEW} rows among so many of others, and nothing else"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     asked = parser.parse_args()
-    found = asyncio.run(
-        measure(
-            rows=asked.rows,
-            questions=asked.questions,
-            seed=asked.seed,
-            sets=asked.sets,
-            crowded=asked.crowded,
-            partitions=asked.partitions,
-        )
+    common = {"questions": asked.questions, "seed": asked.seed, "sets": asked.sets, "crowded": asked.crowded}
+    measured = (
+        measure_crowd(crowd=asked.crowd, **common)
+        if asked.crowd
+        else measure(rows=asked.rows, partitions=asked.partitions, **common)
     )
+    found = asyncio.run(measured)
     about = {name: described_set(name) for name in asked.sets}
     document = {"benchmark": "vectors_postgres", "sets": about, "questions": asked.questions, **found, **described()}
     show(document, as_json=asked.json)
