@@ -134,6 +134,13 @@ def test_an_estimate_without_a_preset_is_of_what_is_configured_and_opens_no_stor
     assert not shell.file.exists()
 
 
+@pytest.mark.parametrize(("vectors", "fits"), [("1000000", True), ("1000001", False)])
+def test_the_shards_of_the_policy_make_no_room_in_one_process(shell: Shell, vectors: str, fits: bool) -> None:
+    asked = ("index", "estimate", "--vectors", vectors, "--dimension", "384", "--preset", "auto", "--json")
+
+    assert shell(*asked).document["fits"] is fits
+
+
 def test_the_guide_shows_what_an_estimate_prints(shell: Shell) -> None:
     steps = told(CONSOLE.findall((GUIDES / "how-to" / "tune-vector-search.md").read_text("utf-8")))
     (expected,) = [lines for command, lines in steps if "index estimate" in command]

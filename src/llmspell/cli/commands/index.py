@@ -177,7 +177,7 @@ def estimate(vectors: int, dimension: str, preset: str | None) -> None:
         "vector_bytes": each,
         "vectors_bytes": each * vectors,
         "overhead_bytes": estimate_overhead_bytes(vectors, m=config.m),
-        "fits": vectors <= config.max_elements * config.shards,
+        "fits": vectors <= config.max_elements,
     }
     current_output().emit(document, lines=lambda: _estimate_lines(document, config))
 

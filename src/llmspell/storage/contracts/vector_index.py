@@ -37,8 +37,9 @@ class HnswConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Parameters of a Hierarchical Navigable Small World graph (Malkov and Yashunin, 2016).
 
     `m`: links of a node; the lowest layer has twice as many. `ef_construction`, `ef_search`: candidates kept while a vector is
-    inserted, and while one is searched. `max_elements`: vectors that one index is made for. `max_neighbors`, `shards` and
-    `replicas` are what the policy of HNS-06 names; one process has one shard and no replica.
+    inserted, and while one is searched. `max_elements`: vectors that one index is made for; nothing is refused beyond it.
+    `max_neighbors`, `batch_size`, `shards` and `replicas` are what the policy of HNS-06 names, for other stores to read: the graph
+    in process keeps twice `m` in its lowest layer, and one process has one shard and no replica (decision 0007).
     """
 
     m: int = 16
