@@ -1,4 +1,4 @@
-"""An index that is built while everybody writes and searches: no error, no row missed, none of a tenant else, nothing built twice."""
+"""An index that is built while everybody writes and searches: no error, no row missed, no foreign one, nothing built twice."""
 
 from __future__ import annotations
 

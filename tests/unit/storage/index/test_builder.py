@@ -222,6 +222,7 @@ def test_a_space_whose_positions_mean_other_rows_by_then_takes_nothing_in(
     ended = process.builder.schedule(NAME)
     assert held.reached.wait(WAIT_S)
     table.delete(*range(20))
+    table.insert(*(f"n{n}" for n in range(20)))  # as many rows as before, at other positions
     if how == "forgotten":
         with process.space.lock:
             process.space._forget()
