@@ -37,6 +37,7 @@ bench: .venv/.stamp ## Run the benchmarks on small sizes; FILE=dialogues.json ad
 	$(PYTHON_BIN) benchmarks/row_level_security.py --small
 	$(PYTHON_BIN) benchmarks/small_tenants.py --small
 	$(PYTHON_BIN) benchmarks/vectors.py --rows 10000 --questions 200
+	$(PYTHON_BIN) benchmarks/vectors_postgres.py --rows 2000 --questions 50 --sets easy
 	$(PYTHON_BIN) benchmarks/graph.py --small
 	$(PYTHON_BIN) benchmarks/storage.py --small
 	$(PYTHON_BIN) benchmarks/access_keys.py --small

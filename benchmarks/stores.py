@@ -22,10 +22,12 @@ DATABASES = ("sqlite", "postgres")
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
-    """An open store. The URLs are of the serving role and of a superuser; empty without a server."""
+    """An open store. The URLs are of the serving role, the owner, the operator and a superuser; empty without a server."""
 
     spell: Any
     url: str = ""
+    owner_url: str = ""
+    operator_url: str = ""
     superuser_url: str = ""
 
 
@@ -39,16 +41,23 @@ async def opened(backend: str, *, clock: Clock | None = None) -> AsyncIterator[O
             ) as spell:
                 yield Opened(spell=spell)
         return
-    from llmspell.ops.embedded_postgres import APP_ROLE, DEV_DATABASE, OWNER_ROLE, SUPERUSER, EmbeddedCluster
+    from llmspell.ops.embedded_postgres import (
+        APP_ROLE,
+        DEV_DATABASE,
+        OPERATOR_ROLE,
+        OWNER_ROLE,
+        SUPERUSER,
+        EmbeddedCluster,
+    )
     from llmspell.storage.postgres.migrate import migrate
 
     with EmbeddedCluster.temporary() as cluster:
-        app, owner, superuser = (
-            cluster.url(role=role, database=DEV_DATABASE) for role in (APP_ROLE, OWNER_ROLE, SUPERUSER)
+        app, owner, operator, superuser = (
+            cluster.url(role=role, database=DEV_DATABASE) for role in (APP_ROLE, OWNER_ROLE, OPERATOR_ROLE, SUPERUSER)
         )
         migrate(owner)
         async with _connected(app, clock) as spell:
-            yield Opened(spell=spell, url=app, superuser_url=superuser)
+            yield Opened(spell=spell, url=app, owner_url=owner, operator_url=operator, superuser_url=superuser)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from tests.fixtures.postgres import PostgresDatabase, PostgresServer
-from tests.meta.test_plans import HERE, VALUES, query_of
+from tests.meta.test_plans import HERE, VALUES, plan_for_the_index, query_of
 
 from llmspell.storage.postgres import statements
 
@@ -70,8 +70,6 @@ def executed(database: PostgresDatabase, label: str, mode: str) -> dict[str, Any
     command = statements.command(query_of("postgres", label, None))
     values = {
         **VALUES,
-        "max_scan_tuples": "20000",
-        "exact_below": 0,
         "ids": "{" + ",".join(IDS) + "}",
         "id": IDS[0],
         "terms": COMMON if label.endswith("rank_memories") else "{common-1,common-2}",
@@ -82,6 +80,7 @@ def executed(database: PostgresDatabase, label: str, mode: str) -> dict[str, Any
     with psycopg.connect(database.app_url) as app:
         app.execute("SELECT set_config('app.current_tenant_id', %s, true)", (STRANGER,))
         app.execute("SELECT set_config('plan_cache_mode', %s, true)", (mode,))
+        plan_for_the_index(app, label)
         app.execute(sql.SQL("PREPARE hot ({}) AS ").format(types) + sql.SQL(command.sql.decode()))
         arguments = sql.SQL(", ").join(sql.Literal(values[name]) for name in command.names)
         explain = sql.SQL("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE hot ({})").format(arguments)

@@ -276,12 +276,51 @@ BUGS: dict[str, Bug] = {
         edits=(
             Edit(
                 "storage/postgres/queries/nearest.sql",
-                "OFFSET (SELECT count(*) FROM near)\n  ) THEN 2.0::float8",
-                "OFFSET (SELECT count(*) FROM near)\n  ) THEN 1.0::float8",
+                "OFFSET (SELECT count(*) FROM near)\n  ) THEN -1.0::float8",
+                "OFFSET (SELECT count(*) FROM near)\n  ) THEN p.state",
             ),
         ),
         caught_by=(
             "tests/unit/storage/postgres/test_nearest.py::test_new_vectors_never_stand_in_for_nearer_ones_that_the_index_did_not_give",
+        ),
+    ),
+    "index_left_to_the_planner": Bug(
+        what="the planner decides whether a search goes through the approximate index, and sorts a large tenant's rows instead",
+        edits=(
+            Edit(
+                "storage/postgres/queries/nearest.sql",
+                "set_config('enable_sort', 'off', true),",
+                "set_config('enable_sort', 'on', true),",
+            ),
+        ),
+        caught_by=(
+            "tests/meta/test_plans.py::test_a_search_through_the_approximate_index_scans_it_whatever_the_planner_takes_the_tenant_for",
+        ),
+    ),
+    "promotion_not_counted": Bug(
+        what="vectors that moved into the approximate index are not counted in the transaction that moved them",
+        edits=(
+            Edit(
+                "storage/postgres/queries/nearest.sql",
+                "SET ann_vectors = ann_vectors + (SELECT count(*) FROM moved)",
+                "SET ann_vectors = ann_vectors",
+            ),
+        ),
+        caught_by=(
+            "tests/unit/storage/postgres/test_promotions.py::test_a_promotion_that_stops_anywhere_loses_and_doubles_nothing_and_goes_on",
+        ),
+    ),
+    "write_lost_while_partitioning": Bug(
+        what="a delete is not repeated in the partitions that the vectors are being moved into",
+        edits=(
+            Edit(
+                "storage/postgres/vector_partitions.py",
+                "AFTER INSERT OR UPDATE OR DELETE ON llmspell.{table}",
+                "AFTER INSERT OR UPDATE ON llmspell.{table}",
+            ),
+        ),
+        caught_by=(
+            "tests/unit/storage/postgres/test_vector_partitions.py::test_what_is_written_while_the_vectors_move_arrives",
         ),
     ),
     "secret_of_another_row_opens": Bug(

@@ -20,6 +20,7 @@ import click
 from llmspell.cli.commands.database_diagnostics import isolation, pool_size
 from llmspell.cli.commands.database_partitions import partitions
 from llmspell.cli.commands.database_signing import signing
+from llmspell.cli.commands.database_vectors import partition_vectors, vector_indexes
 from llmspell.cli.output import async_command, counted, current_options, current_output, group, printable
 from llmspell.cli.problems import ExitCode
 from llmspell.cli.session import current_settings, open_spell, require_store
@@ -51,6 +52,8 @@ database.add_command(isolation)
 database.add_command(pool_size)
 database.add_command(partitions)
 database.add_command(signing)
+database.add_command(vector_indexes)
+database.add_command(partition_vectors)
 
 
 @database.command()

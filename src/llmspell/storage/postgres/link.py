@@ -199,7 +199,7 @@ class Link:
     def _send(self, bound: Bound, expected: list[tuple[Bound, bytes | None]]) -> None:
         pgconn, command = self._pgconn, bound.command
         name = self._prepared.get(command.sql)
-        if name is None and not command.planned_anew and self._to_prepare(command.sql):
+        if name is None and self._to_prepare(command.sql):
             self._names += 1
             name = b"s%d_%s" % (self._names, self._own)
             pgconn.send_prepare(name, command.sql, command.types)

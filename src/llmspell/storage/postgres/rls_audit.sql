@@ -300,6 +300,8 @@ UNION ALL
 SELECT t.subject, format('has the trigger %s, which is not one of ours and sees the rows of all tenants', g.tgname)
 FROM tables AS t JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid
 WHERE NOT g.tgisinternal AND g.oid NOT IN (SELECT oid FROM ours)
+    -- What a partition has of its parent's is the parent's, as long as it is on when that is on.
+    AND NOT EXISTS (SELECT FROM ours AS o WHERE o.oid = g.tgparentid AND o.tgenabled = g.tgenabled)
 UNION ALL
 SELECT format('llmspell.%I', k.relname), format('does not run the trigger %s: it is missing, disabled or says something else than ours', k.tgname)
 FROM triggers AS k CROSS JOIN counting AS c

@@ -839,7 +839,8 @@ CREATE TABLE llmspell.embedding_spaces (
     change_seq bigint NOT NULL DEFAULT 0,
     deleted_seq bigint NOT NULL DEFAULT 0,
     created_at timestamp with time zone NOT NULL DEFAULT now(),
-    updated_at timestamp with time zone NOT NULL DEFAULT now()
+    updated_at timestamp with time zone NOT NULL DEFAULT now(),
+    ann_vectors bigint NOT NULL DEFAULT 0
 ) ENABLE ROW LEVEL SECURITY FORCE ROW LEVEL SECURITY;
 
 CREATE TABLE llmspell.entities (
@@ -1263,6 +1264,7 @@ ALTER TABLE llmspell.audit_log ADD CONSTRAINT audit_log_sequence_check CHECK ((s
 ALTER TABLE llmspell.audit_log ADD CONSTRAINT audit_log_tenant_id_check CHECK (((tenant_id)::text <> ''::text));
 ALTER TABLE llmspell.audit_log ADD CONSTRAINT valid_decision CHECK (((decision)::text = ANY ((ARRAY['allow'::character varying, 'deny'::character varying, 'allow_with_filters'::character varying])::text[])));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT created_at_in_calendar CHECK (((created_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (created_at < '10000-01-01 00:00:00+00'::timestamp with time zone)));
+ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT embedding_spaces_ann_vectors_check CHECK ((ann_vectors >= 0));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT embedding_spaces_change_seq_check CHECK ((change_seq >= 0));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT embedding_spaces_deleted_seq_check CHECK ((deleted_seq >= 0));
 ALTER TABLE llmspell.embedding_spaces ADD CONSTRAINT embedding_spaces_pkey PRIMARY KEY (tenant_id, space_id);

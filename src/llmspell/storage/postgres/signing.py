@@ -229,7 +229,7 @@ def _in_turn(admin_url: str, work: Callable[[psycopg.Connection[Any]], SigningSt
                     return work(connection)
             except psycopg.Error as exc:
                 if exc.sqlstate not in _BUSY:
-                    raise _refused(exc, connection.info.user) from exc
+                    raise refused(exc, connection.info.user) from exc
             if attempt < LOCK_ATTEMPTS:
                 time.sleep(LOCK_PAUSE_S)
     raise Conflict(
@@ -269,7 +269,8 @@ def _status(connection: psycopg.Connection[Any]) -> SigningStatus:
     )
 
 
-def _refused(exc: psycopg.Error, role: str) -> StorageError:
+def refused(exc: psycopg.Error, role: str) -> StorageError:
+    """Return what a refusal of a change by the owner of the schema means."""
     message = exc.diag.message_primary or str(exc)
     if exc.sqlstate == "42501":
         return AccessRefused(

@@ -45,6 +45,9 @@ class NearestNeighbours(Protocol):
     Both return scores = 1 - cosine distance rounded to 1e-6, best first, ties by id; always min(limit, matching) of them.
     """
 
+    one_statement: bool
+    """Whether an answer of `free` comes whole from one statement, however many were tried, so that it needs no common snapshot."""
+
     async def free(
         self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None, effort: Effort
     ) -> Sequence[Neighbour]:

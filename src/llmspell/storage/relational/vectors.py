@@ -166,6 +166,8 @@ class RelationalVectors:
                 if item.id in records  # a hit whose row is gone is no hit
             ]
 
+        if self._runtime.nearest.one_statement and not include_embedding:
+            return await work(self._unit)  # in one round trip
         light = self._runtime.nearest.is_light(
             self._unit.tenant, free_space(dimension), dimension, scope=scope, where=where
         )

@@ -37,6 +37,8 @@ SCOPE: Final = FILTER_FIELDS.by_name["scope"]
 class InProcessNeighbours:
     """`NearestNeighbours` by `storage.index`."""
 
+    one_statement = False
+
     def __init__(
         self,
         catalog: Catalog,

@@ -35,15 +35,6 @@ async def backend(postgres_shared_database: PostgresDatabase) -> AsyncIterator[P
     await found.close()
 
 
-@pytest.fixture
-async def index_scans(postgres_shared_database: PostgresDatabase) -> AsyncIterator[PostgresBackend]:
-    """A store whose server scans the approximate index even where the tenant's few rows could be sorted."""
-    url = postgres_shared_database.app_url
-    found = await open_postgres(f"{url}{'&' if '?' in url else '?'}options=-c%20enable_sort%3Doff", pool_size=3)
-    yield found
-    await found.close()
-
-
 async def fresh_tenant(backend: PostgresBackend) -> TenantId:
     tenant = TenantId(f"t-{uuid4()}")
     await backend.tenants.create(tenant)
@@ -147,20 +138,20 @@ async def test_half_precision_loses_no_vector_however_long_it_is(backend: Postgr
 
 
 async def test_new_vectors_never_stand_in_for_nearer_ones_that_the_index_did_not_give(
-    index_scans: PostgresBackend, monkeypatch: pytest.MonkeyPatch
+    backend: PostgresBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # So small a scan ends among the crowd; in earnest it takes tens of thousands of vectors of other tenants.
-    monkeypatch.setattr(nearest, "SCAN_TUPLES_MAX", 1)
-    monkeypatch.setattr(nearest, "EF_SEARCH_MIN", 1)
-    crowd, tenant = await fresh_tenant(index_scans), await fresh_tenant(index_scans)
+    # So small a scan ends among the crowd; in earnest it takes thousands of vectors of other tenants.
+    monkeypatch.setattr(nearest, "SCAN_TUPLES_MIN", 1)
+    monkeypatch.setattr(nearest, "EF_SEARCH", 1)
+    crowd, tenant = await fresh_tenant(backend), await fresh_tenant(backend)
     center = some_vectors(1, 384, seed=11)[0]
     near = center + some_vectors(800, 384, seed=3) * 0.01
-    await index_scans.storages(crowd).vectors.insert([VectorEntry(embedding=row) for row in near])
-    await index_scans.promote(crowd, free_space(384), dimension=384)
-    storage = index_scans.storages(tenant).vectors
+    await backend.storages(crowd).vectors.insert([VectorEntry(embedding=row) for row in near])
+    await backend.promote(crowd, free_space(384), dimension=384)
+    storage = backend.storages(tenant).vectors
     good, poor = center + some_vectors(5, 384, seed=5) * 0.3, -center + some_vectors(30, 384, seed=6)
     ids = await storage.insert([VectorEntry(embedding=row) for row in good])
-    await index_scans.promote(tenant, free_space(384), dimension=384)
+    await backend.promote(tenant, free_space(384), dimension=384)
     ids += await storage.insert([VectorEntry(embedding=row) for row in poor])
     with counting_queries() as counts:
         hits = await storage.search(center, limit=3)
@@ -245,9 +236,23 @@ async def test_an_unknown_space_or_a_wrong_dimension_is_not_promoted(backend: Po
         await backend.promote(tenant, free_space(384), dimension=100)
 
 
-async def test_a_search_takes_three_round_trips(backend: PostgresBackend) -> None:
-    storage = backend.storages(await fresh_tenant(backend)).vectors
-    await storage.insert([VectorEntry(embedding=row) for row in some_vectors(20, 384)])
+async def test_a_search_takes_one_round_trip(backend: PostgresBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Past the vectors that other tests have left in the index.
+    monkeypatch.setattr(nearest, "SCAN_TUPLES_MIN", 100_000)
+    tenant = await fresh_tenant(backend)
+    storage = backend.storages(tenant).vectors
+    data = some_vectors(20, 384)
+    await storage.insert([VectorEntry(embedding=row) for row in data])
     with counting_queries() as counts:
-        await storage.search(some_vectors(1, 384)[0], limit=5)
-    assert dict(counts.round_trips) == {"nearest.free_384": 1, "vectors.hydrate_384": 1, "driver.commit": 1}
+        await storage.search(data[0], limit=5)
+    assert dict(counts.round_trips) == {"nearest.free_384": 1}
+    await backend.promote(tenant, free_space(384), dimension=384)
+    await storage.search(data[0], limit=5)  # learns that the space is in the index
+    with counting_queries() as counts:
+        await storage.search(data[0], limit=5)
+    assert dict(counts.round_trips) == {"nearest.free_union_384": 1}
+    monkeypatch.setattr(nearest, "EXACT_BELOW", SMALL)
+    with counting_queries() as counts:
+        await storage.search(data[0], limit=5)
+        await storage.search(data[0], limit=5, include_embedding=True)
+    assert dict(counts.round_trips) == {"nearest.free_exact_384": 2, "vectors.hydrate_384": 1, "driver.commit": 1}

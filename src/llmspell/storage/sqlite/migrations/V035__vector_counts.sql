@@ -1,0 +1,1 @@
+-- V035: nothing to do. The index over a file's vectors is in process, and knows what it holds.
