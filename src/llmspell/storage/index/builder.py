@@ -73,6 +73,8 @@ class Work(msgspec.Struct):
     name: Name
     done: int = 0
     total: int = 0
+    forgotten: int = 0
+    """How often the space had had to forget when it began."""
 
 
 class Builder:
@@ -121,18 +123,20 @@ class Builder:
             self._wake.notify()
         return ended
 
-    def wait_for_others(self, name: Name) -> None:
-        """Wait while another process builds the file of a space: what it makes is taken over then. Blocks."""
+    def wait_for_others(self, name: Name, then: Callable[[], None] = lambda: None) -> None:
+        """Wait while another process builds the file of a space, then do something before anybody begins with it again. Blocks."""
         give_up = time.monotonic() + OTHERS_MAX_S
         while not self._stopped and time.monotonic() < give_up:
             try:
                 with files.building(self._path(name)) as free:
                     if free:
+                        then()
                         return
             except OSError:  # nobody keeps files here
-                return
+                break
             with self._wake:
                 self._wake.wait(LOOK_AGAIN_S)
+        then()
 
     def state(self, name: Name) -> Work | None:
         """Return the build of a space that waits or goes on."""
@@ -153,10 +157,10 @@ class Builder:
             self._thread.join()
 
     def forget(self, name: Name) -> None:
-        """Remove the file of a space, also the one that is being made now."""
+        """Remove the file of a space, also one that is being made now, here or by another process. Blocks until that is done."""
         with self._wake:
             self._forgotten[name] = self._forgotten.get(name, 0) + 1
-        self._remove(name)
+        self.wait_for_others(name, lambda: self._remove(name))
 
     def _remove(self, name: Name) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -182,7 +186,7 @@ class Builder:
                 if self._stopped:
                     return
                 name = next(iter(self._queue))
-                self._working = Work(name)
+                self._working = Work(name, forgotten=self._forgotten.get(name, 0))
                 ended = self._queue.pop(name)
             try:
                 self._build(name)
@@ -199,6 +203,8 @@ class Builder:
         working = self._working
         if working is not None:
             working.done, working.total = done, total
+            if self._forgotten.get(working.name, 0) != working.forgotten:
+                return False
         return not self._stopped
 
     def _path(self, name: Name) -> Path:
@@ -219,7 +225,6 @@ class Builder:
             self._build_and_keep(name, path)
 
     def _build_and_keep(self, name: Name, path: Path | None) -> None:
-        forgotten = self._forgotten.get(name, 0)
         seen: _Seen | None = self._options.read(name, lambda source: self._seen(name, source))
         if seen is None or not self.is_wanted(seen.space):
             return
@@ -230,20 +235,22 @@ class Builder:
         alive = view.alive
         dead = len(view) - view.count
         kept: Positions | None = None
-        if alive is not None and planner.wants_anew(indexed_before, len(view) - indexed_before, dead):
+        # A file that the database knows and that is gone was removed for what had to be erased: this process may still have that.
+        erased = path is not None and seen.token is not None and not path.exists()
+        if alive is not None and (erased or planner.wants_anew(indexed_before, len(view) - indexed_before, dead)):
             kept = np.flatnonzero(alive)
         base = joined(view.base, view.tail) if kept is None else joined(view.base, view.tail).at(kept)
         config = self._options.config(name, len(base))
         graph = self._graph(base, view, config, anew=kept is not None)
         recall = measure(graph, base.halves, going=lambda: self._going(len(base), len(base)))
-        if self._stopped:
+        if not self._going(len(base), len(base)):
             return
         indexed = Indexed(graph, recall, config.m, config.ef_construction, self._options.clock.now())
         if path is not None:
             base, indexed = self._kept(name, path, view.change, base, indexed)
-        if self._forgotten.get(name, 0) != forgotten:
+        if not self._going(len(base), len(base)) and not self._stopped:
             self._remove(name)
-            raise Stopped
+            return
         with space.lock:
             if space.epoch == epoch and space.version is not None:
                 space.install(base, indexed, len(view), kept)

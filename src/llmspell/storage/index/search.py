@@ -56,11 +56,10 @@ def search(view: View, question: Question, fetch: Fetch, *, chosen: Positions | 
     matching = view.count if chosen is None else len(chosen)
     graph = len(view.indexed.graph) if view.indexed is not None and question.candidates else 0
     way = plan(rows=len(view), matching=matching, graph=graph, candidates=question.candidates)
-    wanted = min(question.limit * view.windows, matching)
     while not way.exact:
-        positions, scores = _by_graph(view, question, way.candidates, chosen)
-        candidates = _near(view, positions, scores, question.limit)
-        if len(positions) >= wanted or len(np.unique(view.owners(positions), axis=0)) >= min(question.limit, matching):
+        positions, scores, given = _by_graph(view, question, way.candidates, chosen)
+        if _is_enough(view, question, positions[:given], matching - (len(positions) - given)):
+            candidates = _near(view, positions, scores, question.limit)
             return Answer(_scored(view, question, candidates, fetch), way)
         asked = way.candidates * WIDER
         way = Plan(Path.GRAPH, asked) if asked <= min(BEAM_MAX, graph // 2) else Plan(Path.GATHER)
@@ -69,10 +68,18 @@ def search(view: View, question: Question, fetch: Fetch, *, chosen: Positions | 
     return Answer(_scored(view, question, candidates, fetch), way)
 
 
+def _is_enough(view: View, question: Question, given: Positions, matching: int) -> bool:
+    """Say whether a graph gave all that can be wanted of its `matching` rows: those behind it never stand in for them."""
+    if len(given) >= min(question.limit * view.windows, matching):
+        return True
+    return len(np.unique(view.owners(given), axis=0)) >= min(question.limit, matching)
+
+
 def _by_graph(
     view: View, question: Question, candidates: int, chosen: Positions | None
-) -> tuple[Positions, NDArray[np.float64]]:
-    """Return the rows that the graph gives and those behind it, of those that count, with their scores in half precision."""
+) -> tuple[Positions, NDArray[np.float64], int]:
+    """Return the rows that the graph gives, then those behind it, of those that count; their scores in half precision; and how many
+    the graph gave."""
     if view.indexed is None:
         raise AssertionError("a plan by a graph needs one")
     query = question.unit.astype(np.float16)
@@ -83,7 +90,7 @@ def _by_graph(
         near = near[chosen[np.minimum(at, len(chosen) - 1)] == near]
     scores = scan(view.base.halves[near], query)
     if not len(view.tail):
-        return near, scores
+        return near, scores, len(near)
     first = len(view.base)
     if chosen is not None:
         behind = chosen[np.searchsorted(chosen, first) :]
@@ -93,7 +100,7 @@ def _by_graph(
         behind = np.arange(first, len(view))
     rows = view.tail.halves if len(behind) == len(view.tail) else view.tail.halves[behind - first]
     more = scan(rows, query)
-    return np.concatenate((near, behind)), np.concatenate((scores, more))
+    return np.concatenate((near, behind)), np.concatenate((scores, more)), len(near)
 
 
 def _by_all(

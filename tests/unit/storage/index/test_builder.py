@@ -222,6 +222,7 @@ def test_a_space_whose_positions_mean_other_rows_by_then_takes_nothing_in(
     ended = process.builder.schedule(NAME)
     assert held.reached.wait(WAIT_S)
     table.delete(*range(20))
+    table.insert(*(f"n{n}" for n in range(20)))  # as many rows as before, at other positions
     if how == "forgotten":
         with process.space.lock:
             process.space._forget()
@@ -382,3 +383,67 @@ def test_a_file_that_is_newer_than_the_snapshot_is_not_taken(process: Process, t
 
     assert names(view) == sorted(map(str, range(100)))
     assert other.indexed == 0
+
+
+# --- what had to be erased --------------------------------------------------------------------------------------------
+
+
+def test_no_process_writes_into_a_file_what_another_had_erased(process: Process, table: Table, folder: Path) -> None:
+    process.seen()
+    process.build()
+    assert owned(folder, table) == 100
+    table.delete(7)
+    other = Process(table, folder)
+    other.builder.forget(NAME)
+    assert not (folder / NAME.file).exists()
+    table.insert(*(f"n{n}" for n in range(30)))
+    process.seen()
+
+    process.build()
+
+    assert owned(folder, table) == 129, "the row that is gone is not among them"
+    assert process.seen() == everything(table)
+
+
+def owned(folder: Path, table: Table) -> int:
+    """How many rows the index file has, there or not."""
+    assert table.token is not None
+    stored = files.read(folder / NAME.file, NAME, token=table.token)
+    assert stored is not None
+    return len(stored.base)
+
+
+def test_who_erases_waits_for_what_another_process_is_writing(
+    process: Process, table: Table, folder: Path, held: Held
+) -> None:
+    process.seen()
+    ended = process.builder.schedule(NAME)
+    assert held.reached.wait(WAIT_S)
+    table.delete(7)
+    other = Process(table, folder)
+    erasing = threading.Thread(target=other.builder.forget, args=(NAME,))
+    erasing.start()
+
+    held.go.set()
+
+    assert ended.wait(WAIT_S)
+    erasing.join(WAIT_S)
+    assert not (folder / NAME.file).exists()
+    assert process.seen() == everything(table)
+
+
+def test_a_build_ends_when_its_space_has_to_forget(process: Process, table: Table, folder: Path, held: Held) -> None:
+    process.seen()
+    ended = process.builder.schedule(NAME)
+    assert held.reached.wait(WAIT_S)
+    erasing = threading.Thread(target=process.builder.forget, args=(NAME,))
+    erasing.start()
+    while not process.builder._forgotten:
+        pass
+
+    held.go.set()
+
+    assert ended.wait(WAIT_S)
+    erasing.join(WAIT_S)
+    assert process.indexed == 0
+    assert list(folder.glob("*.vectors")) == process.noted == []
