@@ -47,7 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What a builder needs of its surroundings.
 
     `read` runs work over one snapshot of a space; `commit` notes the token of a file and the change it goes up to. `config` gives
-    the parameters for so many rows. `folder`: where files are kept.
+    the parameters for so many rows. `folder`: where files are kept. `mapped`: they are mapped, not read.
     """
 
     read: Callable[[Name, Callable[[Source], Any]], Any]
@@ -55,6 +55,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     config: Callable[[Name, int], HnswConfig]
     folder: Path
     threads: int
+    mapped: bool = False
     clock: Clock
 
 
@@ -97,8 +98,20 @@ class Builder:
 
     def consider(self, name: Name, space: Space) -> None:
         """Build when there is enough to do. Called after each search, so it is cheap."""
+        if space.indexed is not None and not planner.wants_graph(space.rows - space.dead, space.dimension):
+            self._shrink(name, space)
         if self.is_wanted(space) and time.monotonic() >= self._not_before.get(name, 0.0):
             self.schedule(name)
+
+    def _shrink(self, name: Name, space: Space) -> None:
+        """Let the graph of a space go that has become small and is mostly gone, and its file."""
+        if space.dead <= space.rows - space.dead or not space.lock.acquire(blocking=False):
+            return
+        try:
+            space.shrink()
+        finally:
+            space.lock.release()
+        self._remove(name)
 
     def is_wanted(self, space: Space) -> bool:
         """Say whether a space has outgrown its graph, or has none and is large."""
@@ -166,12 +179,19 @@ class Builder:
         with contextlib.suppress(FileNotFoundError):
             self._path(name).unlink()
 
+    def _stored(self, name: Name, token: str) -> files.Stored | None:
+        return files.read(self._path(name), name, token=token, mapped=self._options.mapped)
+
     def restore(self, name: Name, space: Space, source: Source) -> None:
         """Fill a space from its file, if there is one that agrees with the database. The space's lock is held."""
         if not self._cleared:
             self._cleared = True
             files.clear(self._options.folder)
-        stored = None if source.token is None else files.read(self._path(name), name, token=source.token)
+        stored = (
+            None
+            if source.token is None
+            else files.read(self._path(name), name, token=source.token, mapped=self._options.mapped)
+        )
         if stored is not None and stored.header.change <= source.version.change:
             space.restore(stored.base, stored.indexed, source.version._replace(change=stored.header.change))
             _tell(name, space)
@@ -267,7 +287,7 @@ class Builder:
 
     def _takes_over(self, name: Name, space: Space, path: Path, token: str) -> bool:
         """Take over what another process has built since, when that is more than this one has."""
-        stored = files.read(path, name, token=token)
+        stored = self._stored(name, token)
         if stored is None:
             return False
         with space.lock:
@@ -306,7 +326,7 @@ class Builder:
         try:
             files.write(path, header, base, indexed.graph)
             self._options.commit(name, change, token)
-            stored = files.read(path, name, token=token)
+            stored = self._stored(name, token)
         except (OSError, LlmspellError) as exc:
             _log.warning("An index file could not be kept, so the index lives as long as its process: %s", exc)
             return base, indexed

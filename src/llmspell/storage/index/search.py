@@ -22,8 +22,10 @@ from llmspell.storage.index.blocks import Positions, Words
 from llmspell.storage.index.exact import Doubles, Found, best, owner_bytes, rescored
 from llmspell.storage.index.half import error, scan
 from llmspell.storage.index.planner import BEAM_MAX, Path, Plan, plan
-from llmspell.storage.index.space import View
+from llmspell.storage.index.space import Heavy, View
 
+LIGHT_COMPONENTS: Final = 4_000_000
+"""Up to so many components are compared one by one where a search shall take some tenths of a millisecond."""
 WIDER: Final = 4
 """How much more is asked of a graph that gave too little, each time."""
 _ROUNDING: Final = 10.0**-SCORE_DECIMALS
@@ -39,6 +41,12 @@ class Question:
     unit: Doubles
     limit: int
     candidates: int
+    light: bool = False
+    """It shall be answered in some tenths of a millisecond or not at all."""
+
+
+class Harmed(Exception):
+    """What is kept in memory is not what the database has: it must be let go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,10 @@ def search(view: View, question: Question, fetch: Fetch, *, chosen: Positions | 
         chosen = view.there(chosen)
     matching = view.count if chosen is None else len(chosen)
     graph = len(view.indexed.graph) if view.indexed is not None and question.candidates else 0
-    way = plan(rows=len(view), matching=matching, graph=graph, candidates=question.candidates)
+    dimension = len(question.unit)
+    way = plan(rows=len(view), matching=matching, graph=graph, candidates=question.candidates, dimension=dimension)
+    if question.light and way.exact and matching * dimension > LIGHT_COMPONENTS:
+        raise Heavy
     while not way.exact:
         positions, scores, given = _by_graph(view, question, way.candidates, chosen)
         if _is_enough(view, question, positions[:given], matching - (len(positions) - given)):
@@ -84,6 +95,8 @@ def _by_graph(
         raise AssertionError("a plan by a graph needs one")
     query = question.unit.astype(np.float16)
     near = view.indexed.graph.search(question.unit.astype(np.float32), candidates)
+    if len(near) and int(near.max()) >= len(view.base):
+        raise Harmed
     near = view.there(near)
     if chosen is not None:
         at = np.searchsorted(chosen, near)
@@ -142,6 +155,10 @@ def _scored(view: View, question: Question, positions: Positions, fetch: Fetch) 
     parts = view.parts(positions)
     ids = owner_bytes(owners)
     rows = fetch(list(dict.fromkeys(ids)))
-    there = [n for n, key in enumerate(zip(ids, parts.tolist(), strict=True)) if key in rows]
-    embeddings = [rows[ids[n], int(parts[n])] for n in there]
-    return best(owners[there], rescored(embeddings, question.unit), question.limit)
+    try:
+        embeddings = [rows[key] for key in zip(ids, parts.tolist(), strict=True)]
+    except (
+        KeyError
+    ):  # what the arrays hold and what the database holds cannot differ, unless memory or a mapped file was harmed
+        raise Harmed from None
+    return best(owners, rescored(embeddings, question.unit), question.limit)

@@ -42,7 +42,7 @@ class Process:
         self.table = table
         self.noted: list[tuple[int, str]] = []
         self.fails: dict[str, Exception] = {}
-        self.cache = SpaceCache(begin=lambda _, space, source: self.builder.restore(NAME, space, source))
+        self.cache = SpaceCache(2**31, begin=lambda _, space, source: self.builder.restore(NAME, space, source))
         self.builder = Builder(
             self.cache,
             Options(
