@@ -7,6 +7,7 @@ from tests.planted.edits import Bug, Edit
 FILES = "tests/unit/storage/index/test_files.py::"
 SEARCH = "tests/unit/storage/index/test_search.py::"
 SPACE = "tests/unit/storage/index/test_space.py::"
+NEAREST = "tests/unit/storage/sqlite/test_nearest.py::"
 BUILDER = "tests/unit/storage/index/test_builder.py::"
 
 INDEX_BUGS: dict[str, Bug] = {
@@ -102,8 +103,7 @@ INDEX_BUGS: dict[str, Bug] = {
             ),
         ),
         caught_by=(
-            "tests/unit/storage/sqlite/test_nearest.py::"
-            "test_another_process_writes_nothing_into_an_index_file_that_was_erased_in_a_transaction",
+            f"{NEAREST}test_another_process_writes_nothing_into_an_index_file_that_was_erased_in_a_transaction",
         ),
     ),
 }
