@@ -7,6 +7,7 @@ from tests.planted.edits import Bug, Edit
 FILES = "tests/unit/storage/index/test_files.py::"
 SEARCH = "tests/unit/storage/index/test_search.py::"
 SPACE = "tests/unit/storage/index/test_space.py::"
+NEAREST = "tests/unit/storage/sqlite/test_nearest.py::"
 BUILDER = "tests/unit/storage/index/test_builder.py::"
 
 INDEX_BUGS: dict[str, Bug] = {
@@ -93,5 +94,16 @@ INDEX_BUGS: dict[str, Bug] = {
         what="a snapshot from before a deletion is answered by a space that was filled after it",
         edits=(Edit("storage/index/space.py", "self.floor = wanted.deletion", "pass"),),
         caught_by=(f"{SPACE}test_an_older_snapshot_is_not_served_when_rows_it_sees_may_never_have_been_read",),
+    ),
+    "index_file_of_what_was_erased": Bug(
+        what="an index file that was being made while a memory was erased is put in its place afterwards, and holds it",
+        edits=(
+            Edit(
+                "storage/sqlite/queries/nearest.sql", " AND index_token IS :known;", " AND coalesce(:known, '') <> '!';"
+            ),
+        ),
+        caught_by=(
+            f"{NEAREST}test_another_process_writes_nothing_into_an_index_file_that_was_erased_in_a_transaction",
+        ),
     ),
 }

@@ -46,12 +46,13 @@ LOOK_AGAIN_S: Final = 0.05
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What a builder needs of its surroundings.
 
-    `read` runs work over one snapshot of a space; `commit` notes the token of a file and the change it goes up to. `config` gives
-    the parameters for so many rows. `folder`: where files are kept. `mapped`: they are mapped, not read.
+    `read` runs work over one snapshot of a space; `commit` notes the token of a file and the change it goes up to, unless another
+    token than the known one was noted meanwhile, and says whether it did. `config` gives the parameters for so many rows. `folder`:
+    where files are kept. `mapped`: they are mapped, not read.
     """
 
     read: Callable[[Name, Callable[[Source], Any]], Any]
-    commit: Callable[[Name, int, str], None]
+    commit: Callable[[Name, int, str, str | None], bool]
     config: Callable[[Name, int], HnswConfig]
     folder: Path
     threads: int
@@ -136,20 +137,18 @@ class Builder:
             self._wake.notify()
         return ended
 
-    def wait_for_others(self, name: Name, then: Callable[[], None] = lambda: None) -> None:
-        """Wait while another process builds the file of a space, then do something before anybody begins with it again. Blocks."""
+    def wait_for_others(self, name: Name) -> None:
+        """Wait while another process builds the file of a space: what it makes is taken over then. Blocks."""
         give_up = time.monotonic() + OTHERS_MAX_S
         while not self._stopped and time.monotonic() < give_up:
             try:
                 with files.building(self._path(name)) as free:
                     if free:
-                        then()
                         return
             except OSError:  # nobody keeps files here
-                break
+                return
             with self._wake:
                 self._wake.wait(LOOK_AGAIN_S)
-        then()
 
     def state(self, name: Name) -> Work | None:
         """Return the build of a space that waits or goes on."""
@@ -170,13 +169,14 @@ class Builder:
             self._thread.join()
 
     def forget(self, name: Name) -> None:
-        """Remove the file of a space, also one that is being made now, here or by another process. Blocks until that is done."""
+        """Remove the file of a space, and end what is being built here. Another process that is at it finds that its file does not
+        count (`Options.commit`), and removes it."""
         with self._wake:
             self._forgotten[name] = self._forgotten.get(name, 0) + 1
-        self.wait_for_others(name, lambda: self._remove(name))
+        self._remove(name)
 
     def _remove(self, name: Name) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # one that cannot be removed does not count either
             self._path(name).unlink()
 
     def _stored(self, name: Name, token: str) -> files.Stored | None:
@@ -249,14 +249,17 @@ class Builder:
         if seen is None or not self.is_wanted(seen.space):
             return
         space, view, epoch = seen.space, seen.view, seen.epoch
-        if path is not None and seen.token is not None and self._takes_over(name, space, path, seen.token):
+        stored = self._stored(name, seen.token) if path is not None and seen.token is not None else None
+        if stored is not None and self._takes_over(name, space, stored):
             return
+        if path is not None and stored is None:
+            self._remove(name)  # the database does not know it: somebody was killed, or had to erase what it holds
         indexed_before = len(view.indexed.graph) if view.indexed is not None else 0
         alive = view.alive
         dead = len(view) - view.count
         kept: Positions | None = None
-        # A file that the database knows and that is gone was removed for what had to be erased: this process may still have that.
-        erased = path is not None and seen.token is not None and not path.exists()
+        # When something was erased the database has the token of a file that never was: this process may still keep the row.
+        erased = path is not None and seen.token is not None and stored is None
         if alive is not None and (erased or planner.wants_anew(indexed_before, len(view) - indexed_before, dead)):
             kept = np.flatnonzero(alive)
         base = joined(view.base, view.tail) if kept is None else joined(view.base, view.tail).at(kept)
@@ -267,7 +270,7 @@ class Builder:
             return
         indexed = Indexed(graph, recall, config.m, config.ef_construction, self._options.clock.now())
         if path is not None:
-            base, indexed = self._kept(name, path, view.change, base, indexed)
+            base, indexed = self._kept(name, path, seen, base, indexed)
         if not self._going(len(base), len(base)) and not self._stopped:
             self._remove(name)
             return
@@ -285,11 +288,8 @@ class Builder:
         self._cache.view(name, source, note)
         return seen[0] if seen else None
 
-    def _takes_over(self, name: Name, space: Space, path: Path, token: str) -> bool:
+    def _takes_over(self, name: Name, space: Space, stored: files.Stored) -> bool:
         """Take over what another process has built since, when that is more than this one has."""
-        stored = self._stored(name, token)
-        if stored is None:
-            return False
         with space.lock:
             have = len(space.indexed.graph) if space.indexed is not None else 0
             version = space.version
@@ -307,13 +307,13 @@ class Builder:
         more = base.halves[len(known) :]
         return known.extended(more, ef_construction=effort, threads=threads, going=self._going)
 
-    def _kept(self, name: Name, path: Path, change: int, base: Block, indexed: Indexed) -> tuple[Block, Indexed]:
+    def _kept(self, name: Name, path: Path, seen: _Seen, base: Block, indexed: Indexed) -> tuple[Block, Indexed]:
         """Write the file and return what it holds, mapped; without a file what was built stays in memory."""
         token = uuid4().hex
         header = Header(
             name=name,
             library=LIBRARY,
-            change=change,
+            change=seen.view.change,
             token=token,
             m=indexed.m,
             ef_construction=indexed.ef_construction,
@@ -325,11 +325,13 @@ class Builder:
         )
         try:
             files.write(path, header, base, indexed.graph)
-            self._options.commit(name, change, token)
-            stored = self._stored(name, token)
+            noted = self._options.commit(name, header.change, token, seen.token)
         except (OSError, LlmspellError) as exc:
             _log.warning("An index file could not be kept, so the index lives as long as its process: %s", exc)
-            return base, indexed
+            noted = False
+        if not noted:
+            self._remove(name)
+        stored = self._stored(name, token)
         return (stored.base, stored.indexed) if stored is not None else (base, indexed)
 
 

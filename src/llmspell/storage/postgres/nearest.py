@@ -243,6 +243,9 @@ class PgvectorNeighbours:
     def owners_deleted(self, *, dimension: int) -> list[Statement]:
         return []
 
+    def erased(self) -> list[Statement]:
+        return []
+
     async def _search(self, executor: Executor, asked: _Asked) -> list[Row]:
         space = (executor.tenant, asked.parameters["space_id"])
         inside = self._inside.get(space)

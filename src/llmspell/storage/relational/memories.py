@@ -289,6 +289,7 @@ class RelationalMemories:
                     *(self._removal([old]) if old is not None else ()),
                     (self._queries.redact_versions, {"id": self._dialect.id(identity)}),
                     (self._queries.insert_version, tombstone),
+                    *self._runtime.nearest.erased(),
                 ]
             )
             return True

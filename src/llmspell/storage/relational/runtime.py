@@ -113,6 +113,10 @@ class NearestNeighbours(Protocol):
         """Return what must run right after a statement that may have deleted embeddings of memories in any space."""
         ...
 
+    def erased(self) -> list[Statement]:
+        """Return what must run in the unit of work that erases a memory: no index outside of the database may go on holding it."""
+        ...
+
 
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     """The parts every shared storage is built on."""

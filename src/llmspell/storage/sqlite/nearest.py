@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from llmspell.clock import Clock
 from llmspell.storage.contracts.filters import And, Compare, Node
@@ -177,6 +177,10 @@ class InProcessNeighbours:
     def owners_deleted(self, *, dimension: int) -> list[Statement]:
         """Return the statement that does so in the spaces of a dimension, if the one before it deleted anything."""
         return [(self._catalog.vectors.owners_deleted, {"dimension": dimension})]
+
+    def erased(self) -> list[Statement]:
+        """Return the statement after which no index file of memories counts, nor one that is being made."""
+        return [(self._catalog.nearest.index_erased, {"token": uuid4().hex})]
 
 
 def _restriction(scope: str | None, where: Node | None) -> Node | None:

@@ -280,15 +280,15 @@ class VectorSearch:
 
         return self._database.snapshot(TenantId(name.tenant), inside)
 
-    def _commit(self, name: Name, change: int, token: str) -> None:
-        """Note an index file, from a thread that has no event loop."""
+    def _commit(self, name: Name, change: int, token: str, known: str | None) -> bool:
+        """Note an index file, from a thread that has no event loop; False when another one, or an erasure, was noted meanwhile."""
         unit = FileUnit(self._database, TenantId(name.tenant))
         query = self._catalog.nearest.index_kept
 
-        async def note() -> None:
-            await unit.execute(query, space_id=name.space_id, change=change, token=token)
+        async def note() -> int:
+            return await unit.execute(query, space_id=name.space_id, change=change, token=token, known=known)
 
-        asyncio.run(note())
+        return asyncio.run(note()) > 0
 
 
 def _let_go(name: Any) -> None:

@@ -60,11 +60,20 @@ class Process:
             raise self.fails["read"]
         return work(self.table.source())
 
-    def _commit(self, name: Name, change: int, token: str) -> None:
+    def _commit(self, name: Name, change: int, token: str, known: str | None) -> bool:
         if "commit" in self.fails:
             raise self.fails["commit"]
+        if self.table.token != known:
+            return False
         self.noted.append((change, token))
         self.table.token = token
+        return True
+
+    def erase(self, name: object) -> None:
+        """What a database does with a row that is erased: its index file does not count any more."""
+        self.table.delete(name)
+        self.table.token = "e" * 32
+        self.builder.forget(NAME)
 
     def seen(self) -> list[str]:
         return names(self.cache.view(NAME, self.table.source())[0])
@@ -392,9 +401,7 @@ def test_no_process_writes_into_a_file_what_another_had_erased(process: Process,
     process.seen()
     process.build()
     assert owned(folder, table) == 100
-    table.delete(7)
-    other = Process(table, folder)
-    other.builder.forget(NAME)
+    Process(table, folder).erase(7)
     assert not (folder / NAME.file).exists()
     table.insert(*(f"n{n}" for n in range(30)))
     process.seen()
@@ -413,37 +420,53 @@ def owned(folder: Path, table: Table) -> int:
     return len(stored.base)
 
 
-def test_who_erases_waits_for_what_another_process_is_writing(
+def test_what_is_written_while_another_process_erases_is_removed_again(
     process: Process, table: Table, folder: Path, held: Held
 ) -> None:
     process.seen()
     ended = process.builder.schedule(NAME)
     assert held.reached.wait(WAIT_S)
-    table.delete(7)
-    other = Process(table, folder)
-    erasing = threading.Thread(target=other.builder.forget, args=(NAME,))
-    erasing.start()
+    Process(table, folder).erase(7)
 
     held.go.set()
 
     assert ended.wait(WAIT_S)
-    erasing.join(WAIT_S)
     assert not (folder / NAME.file).exists()
     assert process.seen() == everything(table)
+
+
+def test_a_file_of_somebody_who_was_killed_before_it_was_noted_is_removed(
+    process: Process, table: Table, folder: Path
+) -> None:
+    process.seen()
+    process.build()
+    process.erase(7)
+    process.fails["commit"] = Unavailable("killed")
+    process.seen()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(process.builder, "_remove", lambda name: None)
+        table.insert(*(f"n{n}" for n in range(30)))
+        process.cache.drop(NAME)
+        process.seen()
+        process.build()
+    assert (folder / NAME.file).exists()
+    process.fails.clear()
+    table.insert(*(f"m{n}" for n in range(30)))
+    process.seen()
+
+    process.build()
+
+    assert owned(folder, table) == 159
 
 
 def test_a_build_ends_when_its_space_has_to_forget(process: Process, table: Table, folder: Path, held: Held) -> None:
     process.seen()
     ended = process.builder.schedule(NAME)
     assert held.reached.wait(WAIT_S)
-    erasing = threading.Thread(target=process.builder.forget, args=(NAME,))
-    erasing.start()
-    while not process.builder._forgotten:
-        pass
+    process.erase(7)
 
     held.go.set()
 
     assert ended.wait(WAIT_S)
-    erasing.join(WAIT_S)
     assert process.indexed == 0
     assert list(folder.glob("*.vectors")) == process.noted == []
