@@ -101,7 +101,7 @@ class VectorSearch:
         self._beams: dict[tuple[Name, Effort, int], tuple[Recall, int]] = {}
         self._waiting: dict[Name, int] = {}
         """Rows that this process has inserted into a space since a build of it began."""
-        self._cache = SpaceCache(options.vector_cache_bytes, begin=self._begin, gone=_let_go)
+        self._cache = SpaceCache(options.vector_cache_bytes, begin=self._begin, gone=self._let_go)
         self._builder = builders.Builder(
             self._cache,
             builders.Options(
@@ -262,6 +262,10 @@ class VectorSearch:
         """End what is being built. Blocks."""
         self._builder.stop()
 
+    def _let_go(self, name: Any) -> None:
+        self._waiting.pop(name, None)
+        notify_index(name.tenant, name.space_id, 0, 0)
+
     def _config(self, name: Name, count: int) -> HnswConfig:
         return self._options.choice(name.space_id).config(count)
 
@@ -289,10 +293,6 @@ class VectorSearch:
             return await unit.execute(query, space_id=name.space_id, change=change, token=token, known=known)
 
         return asyncio.run(note()) > 0
-
-
-def _let_go(name: Any) -> None:
-    notify_index(name.tenant, name.space_id, 0, 0)
 
 
 def configured(choice: IndexChoice, counted: SpaceCount) -> VectorIndexStatus:
