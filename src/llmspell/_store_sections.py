@@ -77,3 +77,11 @@ class SqliteSettings(Section, frozen=True, kw_only=True):
         Annotated[int, msgspec.Meta(ge=1, le=1_024)] | None,
         about("Threads that build indexes in the background. Unset: half of the cores, at least one."),
     ] = None
+    vector_mmap: Annotated[
+        bool,
+        about(
+            "Map index files instead of reading them: processes share the memory, and a file that is harmed while it is open "
+            "ends them.",
+            row="HNS-19",
+        ),
+    ] = False

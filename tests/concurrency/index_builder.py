@@ -1,6 +1,6 @@
 """One of two processes on one file: it builds the index of a space, and says how often it made a graph.
 
-python index_builder.py PATH SECONDS          `begun` when it makes its first graph, for which it takes so long at least; `builds N`
+python index_builder.py PATH          `begun` when it makes its first graph, for which it waits for a line on stdin; `builds N`
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ def say(word: str) -> None:
     os.write(1, f"{word}\n".encode())
 
 
-async def main(path: str, seconds: float) -> None:
+async def main(path: str) -> None:
     builds = 0
     build = Graph.build
 
@@ -32,7 +31,7 @@ async def main(path: str, seconds: float) -> None:
         nonlocal builds
         builds += 1
         say("begun")
-        time.sleep(seconds)
+        sys.stdin.readline()
         return build(*args, **options)
 
     Graph.build = counted  # type: ignore[method-assign]
@@ -44,4 +43,4 @@ async def main(path: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], float(sys.argv[2])))
+    asyncio.run(main(sys.argv[1]))

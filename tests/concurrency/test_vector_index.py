@@ -1,5 +1,4 @@
-"""An index that is built while everybody writes and searches: no error, no row missed,
-none of another tenant, nothing built twice."""
+"""An index that is built while everybody writes and searches: no error, no row missed, no foreign one, nothing built twice."""
 
 from __future__ import annotations
 
@@ -7,7 +6,8 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,7 @@ from tests.fixtures.soak import size, tell
 
 from llmspell.storage.contracts.vector_index import Effort
 from llmspell.storage.contracts.vectors import VectorEntry
-from llmspell.storage.index import planner, recall
+from llmspell.storage.index import files, planner, recall
 from llmspell.storage.index.graph import Graph
 from llmspell.storage.sqlite.backend import SqliteBackend, open_sqlite
 from llmspell.tenant import TenantId
@@ -150,22 +150,37 @@ async def test_threads_with_loops_of_their_own_search_one_store_while_it_grows(t
     await backend.close()
 
 
-def other_process(path: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, index_builder.__file__, str(path), str(seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def other_process(path: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, index_builder.__file__, str(path)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
 
 async def test_what_another_process_is_building_is_waited_for_and_taken_over(
-    backend: SqliteBackend, tmp_path: Path, builds: list[int]
+    backend: SqliteBackend, tmp_path: Path, builds: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    waits = threading.Event()
+    building = files.building
+
+    @contextmanager
+    def watched(path: Path) -> Iterator[bool]:
+        with building(path) as mine:
+            if not mine:
+                waits.set()
+            yield mine
+
+    monkeypatch.setattr(files, "building", watched)
     vectors = backend.storages(TENANT).vectors
     await vectors.insert(entries(1, 400))
-    with other_process(tmp_path / "store.db", 1.0) as other:
+    with other_process(tmp_path / "store.db") as other:
+        assert other.stdin is not None
         assert other.stdout is not None
         assert (await asyncio.to_thread(other.stdout.readline)).strip() == "begun"
         assert len(await vectors.search(vector(7))) == 10
 
-        (status,) = await vectors.build_index()
+        asked = asyncio.create_task(vectors.build_index())
+        assert await asyncio.to_thread(waits.wait, LIMIT_S)
+        other.stdin.write("go\n")
+        (status,) = await asked
 
         said = (await asyncio.to_thread(other.stdout.read)).split()
     assert (status.indexed, status.state, builds) == (400, "ready", [])
@@ -179,7 +194,7 @@ async def test_a_builder_that_is_killed_leaves_the_work_to_another(
 ) -> None:
     vectors = backend.storages(TENANT).vectors
     await vectors.insert(entries(1, 400))
-    with other_process(tmp_path / "store.db", LIMIT_S) as other:
+    with other_process(tmp_path / "store.db") as other:
         assert other.stdout is not None
         assert (await asyncio.to_thread(other.stdout.readline)).strip() == "begun"
         other.kill()

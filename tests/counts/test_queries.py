@@ -232,7 +232,8 @@ async def test_jobs_are_taken_and_read_in_one_round_trip_after_another_that_asks
         assert totals(await counted(queue.lease(worker="w", kinds=kinds, tenants=[tenant.id]))) == cost
 
 
-# (queries, round trips) at most. In process, the rows that may be among the best are read to be scored in full. A file answers a whole snapshot in one hand-over to its thread; a server one by one.
+# (queries, round trips) at most. In process, the rows that may be among the best are read, to be scored in full.
+# A file answers a whole snapshot in one hand-over to its thread; a server one by one.
 LIMITS: dict[str, tuple[Callable[[Tenant], Awaitable[object]], dict[str, tuple[int, int]]]] = {
     "memory.search": (
         lambda tenant: tenant.memory.search("Who likes tea?"),

@@ -30,7 +30,7 @@ from llmspell.storage.index import planner, recall
 from llmspell.storage.index.files import Name
 from llmspell.storage.sqlite.backend import SqliteBackend, open_sqlite
 
-LIVES = size(ci=24, soak=900)
+LIVES = size(ci=24, soak=600)
 SEED = usual(20_265)
 LIMIT_S = 60
 PHASES = ("build", "file", "note", "begin")
@@ -163,7 +163,7 @@ class Store:
         if self._copied is not None:
             harms += [self.older_index, self.older_store, self.older_both]
         chosen = self._choose.choice(harms)
-        if chosen != self.nothing and not self.index.exists():
+        if chosen != self.nothing and not (self.index.exists() and self.index.stat().st_size):
             chosen = self.nothing
         chosen()
         self.done[chosen.__name__] += 1

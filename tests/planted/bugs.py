@@ -5,31 +5,11 @@ Each was seen in a public system, or made here once. A test file that protects a
 
 from __future__ import annotations
 
-import msgspec
+from tests.planted.edits import Bug, Edit, everywhere
+from tests.planted.index_bugs import INDEX_BUGS
 
 POWER_CUTS = "tests/crash/test_power_cuts.py::test_a_power_cut_loses_nothing_acknowledged_and_leaves_nothing_half_done"
 GRAPH_INSTANTS = "r.valid_time_start <= :as_of AND r.valid_time_end > :as_of"
-
-
-class Edit(msgspec.Struct, frozen=True):
-    """One change of the text of a file below `llmspell`: every occurrence of `old`, and there must be one."""
-
-    file: str
-    old: str
-    new: str
-
-
-class Bug(msgspec.Struct, frozen=True, kw_only=True):
-    """A fault: `what` goes wrong, by which `edits`, and `caught_by` which tests."""
-
-    what: str
-    edits: tuple[Edit, ...]
-    caught_by: tuple[str, ...]
-
-
-def everywhere(file: str, old: str, new: str) -> tuple[Edit, ...]:
-    """The same change in the catalogues of both databases."""
-    return tuple(Edit(f"storage/{database}/{file}", old, new) for database in ("sqlite", "postgres"))
 
 
 BUGS: dict[str, Bug] = {
@@ -577,4 +557,6 @@ BUGS: dict[str, Bug] = {
             "tests/property/test_columns.py::test_columns_select_what_the_model_selects",
         ),
     ),
+    # --- the index of vectors ---------------------------------------------------------------------------------------------
+    **INDEX_BUGS,
 }

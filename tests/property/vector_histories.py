@@ -134,6 +134,7 @@ class Histories:
             (0.25, self.reopen),
             (0.15, self.lose_the_log),
             (0.15, self.lose_the_files),
+            (0.15, self.skip_numbers),
             (0.6, self.hold_a_snapshot),
             (1, self.ask_a_snapshot),
             (5, self.search),
@@ -277,6 +278,12 @@ class Histories:
             connection.execute(
                 "BEGIN IMMEDIATE; DELETE FROM vector_changes; UPDATE embedding_spaces SET logged_from = change_seq; COMMIT"
             )
+
+    async def skip_numbers(self) -> None:
+        """As if some thousands of changes had come between: the database then trims its log by itself."""
+        with closing(apsw.Connection(str(self.path))) as connection:
+            connection.set_busy_timeout(10_000)
+            connection.execute("UPDATE embedding_spaces SET change_seq = change_seq + 9000")
 
     async def lose_the_files(self) -> None:
         for file in Path(f"{self.path}.vectors").glob("*.vectors"):

@@ -52,6 +52,7 @@ async def open_backend(url: str, *, settings: Settings, clock: Clock, ids: IdSou
             indexes=settings.storage.vector_backend == "hnsw",
             vector_cache_bytes=embedded.vector_cache_mb * MEBIBYTE,
             index_threads=embedded.index_threads,
+            vector_mmap=embedded.vector_mmap,
         )
     if url.startswith(POSTGRESQL):
         from llmspell.storage.postgres.backend import open_postgres

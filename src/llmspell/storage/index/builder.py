@@ -46,15 +46,17 @@ LOOK_AGAIN_S: Final = 0.05
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What a builder needs of its surroundings.
 
-    `read` runs work over one snapshot of a space; `commit` notes the token of a file and the change it goes up to. `config` gives
-    the parameters for so many rows. `folder`: where files are kept.
+    `read` runs work over one snapshot of a space; `commit` notes the token of a file and the change it goes up to, unless another
+    token than the known one was noted meanwhile, and says whether it did. `config` gives the parameters for so many rows. `folder`:
+    where files are kept. `mapped`: they are mapped, not read.
     """
 
     read: Callable[[Name, Callable[[Source], Any]], Any]
-    commit: Callable[[Name, int, str], None]
+    commit: Callable[[Name, int, str, str | None], bool]
     config: Callable[[Name, int], HnswConfig]
     folder: Path
     threads: int
+    mapped: bool = False
     clock: Clock
 
 
@@ -73,6 +75,8 @@ class Work(msgspec.Struct):
     name: Name
     done: int = 0
     total: int = 0
+    forgotten: int = 0
+    """How often the space had had to forget when it began."""
 
 
 class Builder:
@@ -95,8 +99,20 @@ class Builder:
 
     def consider(self, name: Name, space: Space) -> None:
         """Build when there is enough to do. Called after each search, so it is cheap."""
+        if space.indexed is not None and not planner.wants_graph(space.rows - space.dead, space.dimension):
+            self._shrink(name, space)
         if self.is_wanted(space) and time.monotonic() >= self._not_before.get(name, 0.0):
             self.schedule(name)
+
+    def _shrink(self, name: Name, space: Space) -> None:
+        """Let the graph of a space go that has become small and is mostly gone, and its file."""
+        if space.dead <= space.rows - space.dead or not space.lock.acquire(blocking=False):
+            return
+        try:
+            space.shrink()
+        finally:
+            space.lock.release()
+        self._remove(name)
 
     def is_wanted(self, space: Space) -> bool:
         """Say whether a space has outgrown its graph, or has none and is large."""
@@ -153,21 +169,29 @@ class Builder:
             self._thread.join()
 
     def forget(self, name: Name) -> None:
-        """Remove the file of a space, also the one that is being made now."""
+        """Remove the file of a space, and end what is being built here. Another process that is at it finds that its file does not
+        count (`Options.commit`), and removes it."""
         with self._wake:
             self._forgotten[name] = self._forgotten.get(name, 0) + 1
         self._remove(name)
 
     def _remove(self, name: Name) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # one that cannot be removed does not count either
             self._path(name).unlink()
+
+    def _stored(self, name: Name, token: str) -> files.Stored | None:
+        return files.read(self._path(name), name, token=token, mapped=self._options.mapped)
 
     def restore(self, name: Name, space: Space, source: Source) -> None:
         """Fill a space from its file, if there is one that agrees with the database. The space's lock is held."""
         if not self._cleared:
             self._cleared = True
             files.clear(self._options.folder)
-        stored = None if source.token is None else files.read(self._path(name), name, token=source.token)
+        stored = (
+            None
+            if source.token is None
+            else files.read(self._path(name), name, token=source.token, mapped=self._options.mapped)
+        )
         if stored is not None and stored.header.change <= source.version.change:
             space.restore(stored.base, stored.indexed, source.version._replace(change=stored.header.change))
             _tell(name, space)
@@ -182,7 +206,7 @@ class Builder:
                 if self._stopped:
                     return
                 name = next(iter(self._queue))
-                self._working = Work(name)
+                self._working = Work(name, forgotten=self._forgotten.get(name, 0))
                 ended = self._queue.pop(name)
             try:
                 self._build(name)
@@ -199,6 +223,8 @@ class Builder:
         working = self._working
         if working is not None:
             working.done, working.total = done, total
+            if self._forgotten.get(working.name, 0) != working.forgotten:
+                return False
         return not self._stopped
 
     def _path(self, name: Name) -> Path:
@@ -219,31 +245,35 @@ class Builder:
             self._build_and_keep(name, path)
 
     def _build_and_keep(self, name: Name, path: Path | None) -> None:
-        forgotten = self._forgotten.get(name, 0)
         seen: _Seen | None = self._options.read(name, lambda source: self._seen(name, source))
         if seen is None or not self.is_wanted(seen.space):
             return
         space, view, epoch = seen.space, seen.view, seen.epoch
-        if path is not None and seen.token is not None and self._takes_over(name, space, path, seen.token):
+        stored = self._stored(name, seen.token) if path is not None and seen.token is not None else None
+        if stored is not None and self._takes_over(name, space, stored):
             return
+        if path is not None and stored is None:
+            self._remove(name)  # the database does not know it: somebody was killed, or had to erase what it holds
         indexed_before = len(view.indexed.graph) if view.indexed is not None else 0
         alive = view.alive
         dead = len(view) - view.count
         kept: Positions | None = None
-        if alive is not None and planner.wants_anew(indexed_before, len(view) - indexed_before, dead):
+        # When something was erased the database has the token of a file that never was: this process may still keep the row.
+        erased = path is not None and seen.token is not None and stored is None
+        if alive is not None and (erased or planner.wants_anew(indexed_before, len(view) - indexed_before, dead)):
             kept = np.flatnonzero(alive)
         base = joined(view.base, view.tail) if kept is None else joined(view.base, view.tail).at(kept)
         config = self._options.config(name, len(base))
         graph = self._graph(base, view, config, anew=kept is not None)
         recall = measure(graph, base.halves, going=lambda: self._going(len(base), len(base)))
-        if self._stopped:
+        if not self._going(len(base), len(base)):
             return
         indexed = Indexed(graph, recall, config.m, config.ef_construction, self._options.clock.now())
         if path is not None:
-            base, indexed = self._kept(name, path, view.change, base, indexed)
-        if self._forgotten.get(name, 0) != forgotten:
+            base, indexed = self._kept(name, path, seen, base, indexed)
+        if not self._going(len(base), len(base)) and not self._stopped:
             self._remove(name)
-            raise Stopped
+            return
         with space.lock:
             if space.epoch == epoch and space.version is not None:
                 space.install(base, indexed, len(view), kept)
@@ -258,11 +288,8 @@ class Builder:
         self._cache.view(name, source, note)
         return seen[0] if seen else None
 
-    def _takes_over(self, name: Name, space: Space, path: Path, token: str) -> bool:
+    def _takes_over(self, name: Name, space: Space, stored: files.Stored) -> bool:
         """Take over what another process has built since, when that is more than this one has."""
-        stored = files.read(path, name, token=token)
-        if stored is None:
-            return False
         with space.lock:
             have = len(space.indexed.graph) if space.indexed is not None else 0
             version = space.version
@@ -280,13 +307,13 @@ class Builder:
         more = base.halves[len(known) :]
         return known.extended(more, ef_construction=effort, threads=threads, going=self._going)
 
-    def _kept(self, name: Name, path: Path, change: int, base: Block, indexed: Indexed) -> tuple[Block, Indexed]:
+    def _kept(self, name: Name, path: Path, seen: _Seen, base: Block, indexed: Indexed) -> tuple[Block, Indexed]:
         """Write the file and return what it holds, mapped; without a file what was built stays in memory."""
         token = uuid4().hex
         header = Header(
             name=name,
             library=LIBRARY,
-            change=change,
+            change=seen.view.change,
             token=token,
             m=indexed.m,
             ef_construction=indexed.ef_construction,
@@ -298,11 +325,13 @@ class Builder:
         )
         try:
             files.write(path, header, base, indexed.graph)
-            self._options.commit(name, change, token)
-            stored = files.read(path, name, token=token)
+            noted = self._options.commit(name, header.change, token, seen.token)
         except (OSError, LlmspellError) as exc:
             _log.warning("An index file could not be kept, so the index lives as long as its process: %s", exc)
-            return base, indexed
+            noted = False
+        if not noted:
+            self._remove(name)
+        stored = self._stored(name, token)
         return (stored.base, stored.indexed) if stored is not None else (base, indexed)
 
 

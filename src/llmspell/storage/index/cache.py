@@ -8,10 +8,8 @@ from collections.abc import Callable, Hashable
 from typing import Final
 
 from llmspell.storage.index.blocks import Positions
-from llmspell.storage.index.space import Source, Space, View
+from llmspell.storage.index.space import Heavy, Source, Space, View
 
-CACHE_MAX_BYTES: Final = 512 * 1024 * 1024
-"""What is kept per process by default: 380,000 vectors of 384 dimensions with their graph, 130,000 of 1536."""
 SPACES_MAX: Final = 10_000
 
 
@@ -20,7 +18,7 @@ class SpaceCache:
 
     def __init__(
         self,
-        max_bytes: int = CACHE_MAX_BYTES,
+        max_bytes: int,
         *,
         begin: Callable[[Hashable, Space, Source], None] | None = None,
         gone: Callable[[Hashable], None] = lambda key: None,
@@ -63,19 +61,33 @@ class SpaceCache:
             self._gone(key)
 
     def view(
-        self, key: Hashable, source: Source, choose: Callable[[Space, View], Positions | None] | None = None
+        self,
+        key: Hashable,
+        source: Source,
+        choose: Callable[[Space, View], Positions | None] | None = None,
+        *,
+        light: bool = False,
     ) -> tuple[View | None, Positions | None]:
         """Return the rows that the source's snapshot sees, and which of them `choose` says, ascending (None: all).
 
         No view: the space is ahead of the snapshot and cannot go back, or is larger than the whole cache.
+
+        Raises:
+            Heavy: `light` was asked for, and rows would have to be read, or somebody waited for.
         """
         space = self.space(key, source.dimension)
-        with space.lock:
+        if not space.lock.acquire(blocking=not light):
+            raise Heavy
+        try:
+            if light and not space.is_current(source):
+                raise Heavy
             if space.version is None and self._begin is not None:
                 self._begin(key, space, source)
             view = space.view(source, self.max_bytes)
             chosen = choose(space, view) if choose is not None and view is not None else None
             size = space.size_bytes
+        finally:
+            space.lock.release()
         if size != self._sizes.get(key):
             self._weigh(key, size)
         return view, chosen

@@ -96,6 +96,10 @@ class Columns:
             self._forget(PATHS_MAX - len(missing), keep=named)
         return missing
 
+    def has(self, node: Node) -> bool:
+        """Say whether every path that a filter names has a column. None is dropped or loaded."""
+        return all(path in self._held for path in self._named(node))
+
     def hold(self, paths: Iterable[Path], payloads: Iterable[Payload]) -> None:
         """Make columns for paths, from the payloads of all positions in their order. Paths that have one are left as they are.
 

@@ -10,7 +10,7 @@ that was, no longer agree, and then the file counts for nothing.
 
 Rule 1: a file is written beside its place, synced, and moved over it; nobody ever sees half of one.
 Rule 2: whatever is wrong with a file - torn, flipped, foreign, of another release - it is as if there were none.
-Rule 3: arrays are mapped, not read, after their digest was checked; what is mapped is never written.
+Rule 3: arrays are used where they lie, after their digest was checked; what is mapped is never written.
 """
 
 from __future__ import annotations
@@ -97,10 +97,17 @@ class Stored(msgspec.Struct, frozen=True):
     indexed: Indexed
 
 
-class Mapping:
-    """Keeps a file mapped for as long as an array of it is used."""
+class Contents:
+    """The bytes of a file, for as long as an array of it is used: read, or mapped.
 
-    def __init__(self, path: Path) -> None:
+    A mapped file that somebody truncates ends the process that looks at it, and one that is overwritten is not noticed; so files
+    are read where nobody asked for a mapping.
+    """
+
+    def __init__(self, path: Path, *, mapped: bool) -> None:
+        if not mapped:
+            self.bytes = np.fromfile(path, np.uint8).data
+            return
         with path.open("rb") as file:
             self.bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
@@ -160,16 +167,16 @@ def _after(place: int) -> int:
     return -(-place // _ALIGNED) * _ALIGNED
 
 
-def read(path: Path, name: Name, *, token: str) -> Stored | None:
+def read(path: Path, name: Name, *, token: str, mapped: bool = False) -> Stored | None:
     """Open and verify a file; None when there is none that can be used: then the rows are read, and another is built."""
     try:
         header = _header(path)
         if header is None or (header.name, header.token, header.library) != (name, token, LIBRARY):
             return None
-        mapping = Mapping(path)
-        if len(mapping.bytes) != header.size_bytes or not _is_whole(mapping, header):
+        contents = Contents(path, mapped=mapped)
+        if len(contents.bytes) != header.size_bytes or not _is_whole(contents, header):
             return None
-        arrays = {key: _mapped(mapping, header.arrays[key]) for key in (*_ROWS, _GRAPH)}
+        arrays = {key: _mapped(contents, header.arrays[key]) for key in (*_ROWS, _GRAPH)}
         count = len(arrays["seqs"])
         for key, (kind, width) in _ROWS.items():
             shape = (count,) if width == 1 else (count, name.dimension if width is None else width)
@@ -177,7 +184,7 @@ def read(path: Path, name: Name, *, token: str) -> Stored | None:
                 return None
         if arrays[_GRAPH].dtype != np.uint8:
             return None
-        graph = Graph.view(arrays.pop(_GRAPH).data, owner=mapping)
+        graph = Graph.view(arrays.pop(_GRAPH).data, owner=contents)
         if len(graph) != count:
             return None
         base = Block(**{**arrays, "died": arrays["died"].copy()})
@@ -197,13 +204,13 @@ def _header(path: Path) -> Header | None:
         return msgspec.json.decode(text, type=Header) if blake3(text).digest() == file.read(_DIGEST_BYTES) else None
 
 
-def _is_whole(mapping: Mapping, header: Header) -> bool:
+def _is_whole(contents: Contents, header: Header) -> bool:
     digest = blake3(max_threads=blake3.AUTO)
     for array in header.arrays.values():
         end = array.start + _bytes(array)
-        if not _HEADER_MAX_BYTES <= array.start <= end <= len(mapping.bytes):
+        if not _HEADER_MAX_BYTES <= array.start <= end <= len(contents.bytes):
             return False
-        digest.update(mapping.bytes[array.start : end])
+        digest.update(contents.bytes[array.start : end])
     return digest.hexdigest() == header.digest
 
 
@@ -211,8 +218,8 @@ def _bytes(array: Array) -> int:
     return math.prod(array.shape) * np.dtype(array.type).itemsize
 
 
-def _mapped(mapping: Mapping, array: Array) -> NDArray[Any]:
-    return np.frombuffer(mapping.bytes[array.start : array.start + _bytes(array)], array.type).reshape(array.shape)
+def _mapped(contents: Contents, array: Array) -> NDArray[Any]:
+    return np.frombuffer(contents.bytes[array.start : array.start + _bytes(array)], array.type).reshape(array.shape)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,9 @@ DEAD_SHARE: Final = 0.2
 GATHERED: Final = 2.5
 """Cost of a row that is copied out of its place before it is compared."""
 BEAM: Final = 160.0
-"""Cost of one candidate of a graph: what it visits lies anywhere in memory."""
+"""Cost of one candidate of a graph at 384 dimensions: what it visits lies anywhere in memory, and is 8 bits wide."""
+BEAM_SLOPE: Final = 0.8
+"""A candidate costs fewer rows the longer rows are: jumping about costs the same, and rows cost more (measured to 3,072)."""
 SPARE: Final = 1.3
 """Candidates beyond those that a filter will leave on average."""
 BEAM_MAX: Final = 4_096
@@ -58,7 +60,7 @@ def wants_graph(count: int, dimension: int) -> bool:
 
 def wants_more(indexed: int, unindexed: int, dead: int) -> bool:
     """Say whether a graph is worth being extended, or made anew."""
-    return unindexed > max(TAIL_ROWS, TAIL_SHARE * indexed) or dead > max(TAIL_ROWS, DEAD_SHARE * indexed)
+    return unindexed > max(TAIL_ROWS, TAIL_SHARE * indexed) or dead > DEAD_SHARE * indexed
 
 
 def wants_anew(indexed: int, unindexed: int, dead: int) -> bool:
@@ -83,7 +85,7 @@ def candidates(effort: Effort, limit: int, measured: Recall, *, ef_search: int, 
     return 0 if reached is None else max(least, reached)
 
 
-def plan(*, rows: int, matching: int, graph: int, candidates: int) -> Plan:
+def plan(*, rows: int, matching: int, graph: int, candidates: int, dimension: int) -> Plan:
     """Choose for a space of `rows` rows of which `matching` count, `graph` of them behind a graph that is asked for `candidates`.
 
     `graph` = 0: there is none, or the search shall be exact.
@@ -93,7 +95,7 @@ def plan(*, rows: int, matching: int, graph: int, candidates: int) -> Plan:
         return exact
     share = matching / rows
     asked = candidates if share >= 1 else int(candidates / share * SPARE) + 1
-    cost = BEAM * asked + (rows - graph)
+    cost = BEAM * min(1.0, (384 / dimension) ** BEAM_SLOPE) * asked + (rows - graph)
     if asked > min(BEAM_MAX, graph // 4) or cost >= min(matching * GATHERED, rows):
         return exact
     return Plan(Path.GRAPH, asked)

@@ -22,8 +22,10 @@ from llmspell.storage.index.blocks import Positions, Words
 from llmspell.storage.index.exact import Doubles, Found, best, owner_bytes, rescored
 from llmspell.storage.index.half import error, scan
 from llmspell.storage.index.planner import BEAM_MAX, Path, Plan, plan
-from llmspell.storage.index.space import View
+from llmspell.storage.index.space import Heavy, View
 
+LIGHT_COMPONENTS: Final = 4_000_000
+"""Up to so many components are compared one by one where a search shall take some tenths of a millisecond."""
 WIDER: Final = 4
 """How much more is asked of a graph that gave too little, each time."""
 _ROUNDING: Final = 10.0**-SCORE_DECIMALS
@@ -39,6 +41,12 @@ class Question:
     unit: Doubles
     limit: int
     candidates: int
+    light: bool = False
+    """It shall be answered in some tenths of a millisecond or not at all."""
+
+
+class Harmed(Exception):
+    """What is kept in memory is not what the database has: it must be let go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +63,14 @@ def search(view: View, question: Question, fetch: Fetch, *, chosen: Positions | 
         chosen = view.there(chosen)
     matching = view.count if chosen is None else len(chosen)
     graph = len(view.indexed.graph) if view.indexed is not None and question.candidates else 0
-    way = plan(rows=len(view), matching=matching, graph=graph, candidates=question.candidates)
-    wanted = min(question.limit * view.windows, matching)
+    dimension = len(question.unit)
+    way = plan(rows=len(view), matching=matching, graph=graph, candidates=question.candidates, dimension=dimension)
+    if question.light and way.exact and matching * dimension > LIGHT_COMPONENTS:
+        raise Heavy
     while not way.exact:
-        positions, scores = _by_graph(view, question, way.candidates, chosen)
-        candidates = _near(view, positions, scores, question.limit)
-        if len(positions) >= wanted or len(np.unique(view.owners(positions), axis=0)) >= min(question.limit, matching):
+        positions, scores, given = _by_graph(view, question, way.candidates, chosen)
+        if _is_enough(view, question, positions[:given], matching - (len(positions) - given)):
+            candidates = _near(view, positions, scores, question.limit)
             return Answer(_scored(view, question, candidates, fetch), way)
         asked = way.candidates * WIDER
         way = Plan(Path.GRAPH, asked) if asked <= min(BEAM_MAX, graph // 2) else Plan(Path.GATHER)
@@ -69,21 +79,31 @@ def search(view: View, question: Question, fetch: Fetch, *, chosen: Positions | 
     return Answer(_scored(view, question, candidates, fetch), way)
 
 
+def _is_enough(view: View, question: Question, given: Positions, matching: int) -> bool:
+    """Say whether a graph gave all that can be wanted of its `matching` rows: those behind it never stand in for them."""
+    if len(given) >= min(question.limit * view.windows, matching):
+        return True
+    return len(np.unique(view.owners(given), axis=0)) >= min(question.limit, matching)
+
+
 def _by_graph(
     view: View, question: Question, candidates: int, chosen: Positions | None
-) -> tuple[Positions, NDArray[np.float64]]:
-    """Return the rows that the graph gives and those behind it, of those that count, with their scores in half precision."""
+) -> tuple[Positions, NDArray[np.float64], int]:
+    """Return the rows that the graph gives, then those behind it, of those that count; their scores in half precision; and how many
+    the graph gave."""
     if view.indexed is None:
         raise AssertionError("a plan by a graph needs one")
     query = question.unit.astype(np.float16)
     near = view.indexed.graph.search(question.unit.astype(np.float32), candidates)
+    if len(near) and int(near.max()) >= len(view.base):
+        raise Harmed
     near = view.there(near)
     if chosen is not None:
         at = np.searchsorted(chosen, near)
         near = near[chosen[np.minimum(at, len(chosen) - 1)] == near]
     scores = scan(view.base.halves[near], query)
     if not len(view.tail):
-        return near, scores
+        return near, scores, len(near)
     first = len(view.base)
     if chosen is not None:
         behind = chosen[np.searchsorted(chosen, first) :]
@@ -93,7 +113,7 @@ def _by_graph(
         behind = np.arange(first, len(view))
     rows = view.tail.halves if len(behind) == len(view.tail) else view.tail.halves[behind - first]
     more = scan(rows, query)
-    return np.concatenate((near, behind)), np.concatenate((scores, more))
+    return np.concatenate((near, behind)), np.concatenate((scores, more)), len(near)
 
 
 def _by_all(
@@ -135,6 +155,10 @@ def _scored(view: View, question: Question, positions: Positions, fetch: Fetch) 
     parts = view.parts(positions)
     ids = owner_bytes(owners)
     rows = fetch(list(dict.fromkeys(ids)))
-    there = [n for n, key in enumerate(zip(ids, parts.tolist(), strict=True)) if key in rows]
-    embeddings = [rows[ids[n], int(parts[n])] for n in there]
-    return best(owners[there], rescored(embeddings, question.unit), question.limit)
+    try:
+        embeddings = [rows[key] for key in zip(ids, parts.tolist(), strict=True)]
+    except (
+        KeyError
+    ):  # what the arrays hold and what the database holds cannot differ, unless memory or a mapped file was harmed
+        raise Harmed from None
+    return best(owners, rescored(embeddings, question.unit), question.limit)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from llmspell.storage.index.columns import Columns, Payload
     from llmspell.storage.index.graph import Graph
     from llmspell.storage.index.recall import Recall
+
+
+DEAD_KEPT: Final = 1_024
+"""Rows that are gone and may be kept where no build drops them; beyond, they must not outnumber the others."""
+TRIED_AGAIN: Final = 64
+"""Changes after which a space that did not fit into memory is tried again: rows may have gone."""
+
+
+class Heavy(Exception):
+    """A search that was to take little would take more."""
 
 
 class Version(NamedTuple):
@@ -155,6 +165,8 @@ class Space:
         """Snapshots before this change cannot be served: rows that they see may have been dropped."""
         self.columns: Columns | None = None
         self.indexed: Indexed | None = None
+        self._too_large = (-1, 0)
+        """Until this change it is not tried again within this limit: what was read would be thrown away."""
         self.epoch = 0
         """Changes whenever positions begin to mean other rows."""
         self._forget()
@@ -195,9 +207,15 @@ class Space:
         """Rows that are gone and still kept."""
         return self._dead
 
+    def is_current(self, source: Source) -> bool:
+        """Say whether a view for this snapshot needs no reading."""
+        return self.version is not None and source.version.change <= self.version.change
+
     def view(self, source: Source, max_bytes: int) -> View | None:
         """Return the rows that the source's snapshot sees; None when the space is ahead of it and cannot go back, or too large."""
         wanted, known = source.version, self.version
+        if wanted.change < self._too_large[0] and max_bytes <= self._too_large[1]:
+            return None
         if known is None:
             self._forget()
         elif wanted.change < known.change:
@@ -239,6 +257,7 @@ class Space:
             self._append(page)
             if self.size_bytes > max_bytes:
                 self._forget()
+                self._too_large = (wanted.change + TRIED_AGAIN, max_bytes)
                 return False
         if self.columns is not None and not len(self.columns):
             self.columns = None
@@ -247,7 +266,25 @@ class Space:
             if len(self.columns) != self.rows:
                 self.columns = None
         self.version = wanted
+        if self.indexed is None and self._dead > max(DEAD_KEPT, self.rows - self._dead):
+            self._compact()
         return True
+
+    def _compact(self) -> None:
+        """Drop the rows that are gone. With a graph, a build does that."""
+        whole = joined(self._base, self._tail.upto(self._used))
+        kept = np.flatnonzero(whole.died == ALIVE)
+        self.floor = max(self.floor, self.version.change if self.version is not None else 0)
+        if self.columns is not None:
+            self.columns = self.columns.keep(kept)
+        self.epoch += 1
+        self._base, self._tail, self._used, self._dead = Block.empty(self.dimension), whole.at(kept), len(kept), 0
+        self._finders = self._view = None
+
+    def shrink(self) -> None:
+        """Let a graph go whose space has become small."""
+        self.indexed = None
+        self._compact()
 
     def _append(self, page: Rows) -> None:
         self._tail = self._tail.and_then(Block.of(page), self._used)
@@ -336,19 +373,19 @@ class Space:
         columns = self.columns or make()
         missing = columns.needs(node)
         if missing:
-            payloads = list(source.payloads(-1))
-            whole = np.concatenate((self._base.died, self._tail.died[: self._used])) == ALIVE
-            if len(payloads) != int(np.count_nonzero(whole)):
-                return None
-            if not payloads:
+            alive = np.concatenate((self._base.died, self._tail.died[: self._used])) == ALIVE
+            if not alive.any():
                 return np.empty(0, np.intp)
-            columns.hold(missing, _spread(payloads, whole))
+            try:
+                columns.hold(missing, _spread(source.payloads(-1), alive))
+            except Unequal:
+                return None
         self.columns = columns
         return columns.positions(node, self.rows)
 
     def holds(self, node: Node) -> bool:
         """Say whether a filter can be answered without reading rows."""
-        return self.columns is not None and not self.columns.needs(node)
+        return self.columns is not None and self.columns.has(node)
 
     # --- the graph ----------------------------------------------------------------------------------------------------
 
@@ -386,8 +423,23 @@ class Space:
         self._windows = int(base.parts.max()) + 1 if len(base) else 1
 
 
-def _spread(payloads: list[Payload], alive: NDArray[np.bool_]) -> Iterator[Payload]:
+class Unequal(Exception):
+    """There are not as many payloads as rows."""
+
+
+def _spread(payloads: Iterable[Payload], alive: NDArray[np.bool_]) -> Iterator[Payload]:
     """Yield a payload for each position; a row that is gone gets that of another one, and is stepped over by whoever asks."""
     each = iter(payloads)
-    for there in alive:
-        yield next(each) if there else payloads[0]
+    last = first = next(each, None)
+    if first is None:
+        raise Unequal
+    waiting = True  # the first one was taken, and not given
+    for there in alive.tolist():
+        if there and not waiting:
+            last = next(each, None)
+            if last is None:
+                raise Unequal
+        waiting = waiting and not there
+        yield last or first
+    if next(each, None) is not None:
+        raise Unequal

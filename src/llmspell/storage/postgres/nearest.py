@@ -192,7 +192,15 @@ class PgvectorNeighbours:
         self._inside: OrderedDict[tuple[TenantId, str], int] = OrderedDict()
 
     async def free(
-        self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None, effort: Effort
+        self,
+        executor: Executor,
+        *,
+        query: bytes,
+        limit: int,
+        scope: str | None,
+        where: Node | None,
+        effort: Effort,
+        light: bool = False,
     ) -> list[Neighbour]:
         compiled = compile_filter(where, vectors.COLUMNS, self._dialect, self._filters)
         dimension = len(query) // FLOAT32_BYTES
@@ -225,11 +233,6 @@ class PgvectorNeighbours:
     async def forgotten(self, unit: Unit) -> None:
         """Nothing is kept outside of the database."""
 
-    def is_light(
-        self, tenant: TenantId, space_id: str, dimension: int, *, scope: str | None, where: Node | None
-    ) -> bool:
-        return True
-
     def close(self) -> None:
         """Nothing goes on here."""
 
@@ -240,6 +243,9 @@ class PgvectorNeighbours:
         return []
 
     def owners_deleted(self, *, dimension: int) -> list[Statement]:
+        return []
+
+    def erased(self) -> list[Statement]:
         return []
 
     async def _search(self, executor: Executor, asked: _Asked) -> list[Row]:

@@ -126,7 +126,12 @@ class RelationalMemories:
             ],
         )
         await self._postings.fold_sometimes(self._unit)
+        await self._note_vectors(space_id, dimension, sum(len(windows) for _, windows in vectors))
         return [stored.record for stored in records]
+
+    async def _note_vectors(self, space_id: str | None, dimension: int | None, count: int) -> None:
+        if space_id is not None and dimension is not None and count:
+            await self._runtime.nearest.inserted_rows(self._unit, space_id=space_id, dimension=dimension, count=count)
 
     async def _insert(self, records: Sequence[Stored], statements: Sequence[Statement]) -> None:
         """Run the statements that store new memories.
@@ -284,6 +289,7 @@ class RelationalMemories:
                     *(self._removal([old]) if old is not None else ()),
                     (self._queries.redact_versions, {"id": self._dialect.id(identity)}),
                     (self._queries.insert_version, tombstone),
+                    *self._runtime.nearest.erased(),
                 ]
             )
             return True
@@ -460,7 +466,9 @@ class RelationalMemories:
                 await executor.batch(self._embedding_statements(attached, space_id, dimension))
             return len(attached)
 
-        return await self._unit.write(work)
+        attached = await self._unit.write(work)
+        await self._note_vectors(space_id, dimension, attached)
+        return attached
 
     async def mark_embedding_failed(self, ids: Sequence[UUID], *, space_id: str | None = None) -> int:
         if space_id is not None:

@@ -18,7 +18,6 @@ from llmspell.storage.relational.catalog import Catalog
 from llmspell.storage.relational.database import Dialect, Executor, Statement, Unit
 from llmspell.storage.relational.filters import FilterDialect
 from llmspell.storage.text.analyser import Analyser
-from llmspell.tenant import TenantId
 
 
 class SpaceCount(NamedTuple):
@@ -39,6 +38,10 @@ class Neighbour(NamedTuple):
     metadata: Any = None
 
 
+class TooMuch(Exception):
+    """A search does not belong on the thread that asks."""
+
+
 class NearestNeighbours(Protocol):
     """How a database finds the nearest vectors of one space: by its own index, or by ours in process.
 
@@ -49,9 +52,21 @@ class NearestNeighbours(Protocol):
     """Whether an answer of `free` comes whole from one statement, however many were tried, so that it needs no common snapshot."""
 
     async def free(
-        self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None, effort: Effort
+        self,
+        executor: Executor,
+        *,
+        query: bytes,
+        limit: int,
+        scope: str | None,
+        where: Node | None,
+        effort: Effort,
+        light: bool = False,
     ) -> Sequence[Neighbour]:
-        """Search free vectors of the query's dimension."""
+        """Search free vectors of the query's dimension.
+
+        Raises:
+            TooMuch: `light` was asked for, and this thread would be kept for longer than some tenths of a millisecond.
+        """
         ...
 
     async def memories(
@@ -79,12 +94,6 @@ class NearestNeighbours(Protocol):
         """Let go what is kept outside of the database of embeddings of memories. Called when one was erased."""
         ...
 
-    def is_light(
-        self, tenant: TenantId, space_id: str, dimension: int, *, scope: str | None, where: Node | None
-    ) -> bool:
-        """Say whether a search of free vectors takes so little that it may run on the thread that asks."""
-        ...
-
     def close(self) -> None:
         """End what goes on behind the calls. Blocks."""
         ...
@@ -102,6 +111,10 @@ class NearestNeighbours(Protocol):
 
     def owners_deleted(self, *, dimension: int) -> list[Statement]:
         """Return what must run right after a statement that may have deleted embeddings of memories in any space."""
+        ...
+
+    def erased(self) -> list[Statement]:
+        """Return what must run in the unit of work that erases a memory: no index outside of the database may go on holding it."""
         ...
 
 

@@ -5,8 +5,10 @@ Rule: every write tells `nearest` about itself in its own transaction, so that a
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
@@ -38,7 +40,7 @@ from llmspell.storage.contracts.vectors import (
 )
 from llmspell.storage.relational.database import Executor, Row, Statement, Unit
 from llmspell.storage.relational.filters import Columns
-from llmspell.storage.relational.runtime import Runtime, SpaceCount
+from llmspell.storage.relational.runtime import Runtime, SpaceCount, TooMuch
 
 COLUMNS = Columns({"scope": "v.scope", "created_at": "v.created_at", "updated_at": "v.updated_at"}, "v.metadata")
 """Where filters on free vectors look; the queries call the vector table `v`."""
@@ -141,9 +143,9 @@ class RelationalVectors:
         where = parse(filters, FILTER_FIELDS)
         to_json = self._runtime.dialect.to_json
 
-        async def work(executor: Executor) -> list[VectorHit]:
+        async def work(executor: Executor, *, light: bool = False) -> list[VectorHit]:
             found = await self._runtime.nearest.free(
-                executor, query=packed, limit=limit, scope=scope, where=where, effort=effort
+                executor, query=packed, limit=limit, scope=scope, where=where, effort=effort, light=light
             )
             kept = [item for item in found if least is None or item.score >= least]
             if not include_embedding and all(item.scope is not None for item in kept):
@@ -168,10 +170,10 @@ class RelationalVectors:
 
         if self._runtime.nearest.one_statement and not include_embedding:
             return await work(self._unit)  # in one round trip
-        light = self._runtime.nearest.is_light(
-            self._unit.tenant, free_space(dimension), dimension, scope=scope, where=where
-        )
-        return await self._unit.read(work, heavy=not light)
+        if not self._unit.in_transaction:
+            with contextlib.suppress(TooMuch):
+                return await self._unit.read(partial(work, light=True))
+        return await self._unit.read(work, heavy=True)
 
     async def update_metadata(self, id: UUID, metadata: Mapping[str, Any]) -> bool:
         changes = {
@@ -242,7 +244,10 @@ class RelationalVectors:
         return [status for status in await self.index_status() if status.space_id in built]
 
     async def _spaces(self) -> list[SpaceCount]:
-        return [SpaceCount(*row) for row in await self._unit.rows(self._queries.spaces)]
+        async def work(executor: Executor) -> list[SpaceCount]:
+            return [SpaceCount(*row) for row in await executor.rows(self._queries.spaces)]
+
+        return await self._unit.read(work, heavy=True)  # every row is counted
 
     def _record(self, row: Row) -> VectorRecord:
         dialect = self._runtime.dialect

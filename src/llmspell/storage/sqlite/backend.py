@@ -160,6 +160,7 @@ async def open_sqlite(
     indexes: bool = True,
     vector_cache_bytes: int = VECTOR_CACHE_BYTES,
     index_threads: int | None = None,
+    vector_mmap: bool = False,
 ) -> SqliteBackend:
     """Open a file, creating it when it is missing; `create_folder` also creates the folders above it.
 
@@ -173,6 +174,7 @@ async def open_sqlite(
         indexes: whether indexes are built at all; every search is exact otherwise.
         vector_cache_bytes: memory that vectors and indexes take in this process.
         index_threads: threads that build indexes; None: half of the cores, at least one.
+        vector_mmap: map index files, instead of reading them into memory.
 
     Raises:
         InvalidUrl: `path` names no file.
@@ -203,6 +205,7 @@ async def open_sqlite(
         indexes=indexes,
         vector_cache_bytes=vector_cache_bytes,
         index_threads=index_threads or default_index_threads(),
+        vector_mmap=vector_mmap,
     )
     runtime = _runtime(database, options, clock=clock, ids=ids or IdSource(clock), language=language)
     return SqliteBackend(database, runtime, busy_timeout_s=busy_timeout_s)

@@ -18,7 +18,8 @@ class IndexOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`path`: the database file. `vector_index`, `memory_index`: the indexes over free vectors, and over embeddings of memories.
 
     `vector_path`: the folder of index files, None for the one beside the file. `indexes`: False never builds one.
-    `vector_cache_bytes`: memory of this process for vectors. `index_threads`: threads that build.
+    `vector_cache_bytes`: memory of this process for vectors. `index_threads`: threads that build. `vector_mmap`: map
+    index files instead of reading them.
     """
 
     path: str
@@ -28,6 +29,7 @@ class IndexOptions(msgspec.Struct, frozen=True, kw_only=True):
     indexes: bool = True
     vector_cache_bytes: int = VECTOR_CACHE_BYTES
     index_threads: int = 1
+    vector_mmap: bool = False
 
     @property
     def folder(self) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from llmspell.clock import Clock
 from llmspell.storage.contracts.filters import And, Compare, Node
@@ -19,7 +19,7 @@ from llmspell.storage.relational import memories, vectors
 from llmspell.storage.relational.catalog import Catalog
 from llmspell.storage.relational.database import Executor, Statement, Unit
 from llmspell.storage.relational.filters import compile_filter
-from llmspell.storage.relational.runtime import Neighbour, SpaceCount
+from llmspell.storage.relational.runtime import Neighbour, SpaceCount, TooMuch
 from llmspell.storage.sqlite.database import ConnectionExecutor, Database, FileUnit, TransactionUnit
 from llmspell.storage.sqlite.dialect import SqliteDialect, SqliteFilters
 from llmspell.storage.sqlite.index_options import IndexOptions
@@ -71,7 +71,15 @@ class InProcessNeighbours:
         return self._loaded
 
     async def free(
-        self, executor: Executor, *, query: bytes, limit: int, scope: str | None, where: Node | None, effort: Effort
+        self,
+        executor: Executor,
+        *,
+        query: bytes,
+        limit: int,
+        scope: str | None,
+        where: Node | None,
+        effort: Effort,
+        light: bool = False,
     ) -> list[Neighbour]:
         if isinstance(executor, (FileUnit, TransactionUnit)):
 
@@ -81,15 +89,15 @@ class InProcessNeighbours:
             return await executor.read(work, heavy=True)
         dimension = len(query) // FLOAT32_BYTES
         rows = self._rows(executor, vectors.free_space(dimension), dimension)
+        if light and self._loaded is None:
+            raise TooMuch
         engine = self.search_in_process()
         node = _restriction(scope, where)
-        if node is None:
-            found = engine.search(rows, query, limit, effort=effort)
-        else:
-            from llmspell.storage.sqlite.vector_search import Counted
-
-            counted = Counted(node, lambda: self._free_ids(rows, scope, where))
-            found = engine.search(rows, query, limit, effort=effort, counted=counted)
+        counted = engine.counted(node, lambda: self._free_ids(rows, scope, where))
+        try:
+            found = engine.search(rows, query, limit, effort=effort, counted=counted, light=light)
+        except engine.heavy:
+            raise TooMuch from None
         return [Neighbour(UUID(bytes=id), score, *rows.payload.get(id, ())) for id, score in found]
 
     def _free_ids(self, rows: SpaceRows, scope: str | None, where: Node | None) -> list[bytes]:
@@ -124,12 +132,6 @@ class InProcessNeighbours:
         if not isinstance(executor, ConnectionExecutor):
             raise TypeError("searches run inside a unit of work of this backend")
         return SpaceRows(self._catalog, executor, space_id, dimension)
-
-    def is_light(
-        self, tenant: TenantId, space_id: str, dimension: int, *, scope: str | None, where: Node | None
-    ) -> bool:
-        engine = self._loaded
-        return engine is not None and engine.is_light(tenant, space_id, dimension, _restriction(scope, where))
 
     # --- the indexes --------------------------------------------------------------------------------------------------
 
@@ -175,6 +177,10 @@ class InProcessNeighbours:
     def owners_deleted(self, *, dimension: int) -> list[Statement]:
         """Return the statement that does so in the spaces of a dimension, if the one before it deleted anything."""
         return [(self._catalog.vectors.owners_deleted, {"dimension": dimension})]
+
+    def erased(self) -> list[Statement]:
+        """Return the statement after which no index file of memories counts, nor one that is being made."""
+        return [(self._catalog.nearest.index_erased, {"token": uuid4().hex})]
 
 
 def _restriction(scope: str | None, where: Node | None) -> Node | None:

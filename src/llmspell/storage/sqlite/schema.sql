@@ -242,7 +242,7 @@ CREATE TABLE embedding_spaces (
     change_seq INTEGER NOT NULL DEFAULT 0 CHECK (change_seq >= 0),
     deleted_seq INTEGER NOT NULL DEFAULT 0 CHECK (deleted_seq >= 0),
     created_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL, logged_from INTEGER NOT NULL DEFAULT 0 CHECK (logged_from >= 0), index_change INTEGER CHECK (index_change >= 0), index_token TEXT CHECK (length(index_token) = 32),
+    updated_at INTEGER NOT NULL, logged_from INTEGER NOT NULL DEFAULT 0 CHECK (logged_from >= 0), logged_rows INTEGER NOT NULL DEFAULT 0 CHECK (logged_rows >= 0), index_change INTEGER CHECK (index_change >= 0), index_token TEXT CHECK (length(index_token) = 32),
     PRIMARY KEY (tenant_id, space_id),
     CONSTRAINT space_id_fits_its_index CHECK (space_id <> '' AND length(CAST(space_id AS BLOB)) <= 128),
     CONSTRAINT valid_space_dimension CHECK (dimension IN (384, 768, 1536, 3072)),
@@ -762,13 +762,21 @@ CREATE TABLE vector_changes (
     PRIMARY KEY (tenant_id, space_id, seq, owner_id, part_no, removed)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TRIGGER vector_changes_counted AFTER INSERT ON vector_changes
+BEGIN
+    UPDATE embedding_spaces SET logged_rows = logged_rows + 1
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
+END;
+
 CREATE TRIGGER vector_changes_kept AFTER INSERT ON vector_changes WHEN (
+    SELECT logged_rows FROM embedding_spaces WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id
+) > 65536 AND (
     SELECT min(seq) FROM vector_changes WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id
-) < NEW.seq - 8192
+) < NEW.seq
 BEGIN
     DELETE FROM vector_changes
-    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id AND seq <= NEW.seq - 4096;
-    UPDATE embedding_spaces SET logged_from = max(logged_from, NEW.seq - 4096)
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id AND seq < NEW.seq;
+    UPDATE embedding_spaces SET logged_from = max(logged_from, NEW.seq - 1), logged_rows = 1
     WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
 END;
 

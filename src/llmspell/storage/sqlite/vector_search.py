@@ -6,6 +6,7 @@ Rule: a search sees exactly its snapshot. Where that may hold writes that can st
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -36,8 +37,8 @@ from llmspell.storage.index.files import Name
 from llmspell.storage.index.pages import page_search
 from llmspell.storage.index.planner import candidates
 from llmspell.storage.index.recall import Recall
-from llmspell.storage.index.search import Question, search
-from llmspell.storage.index.space import Source, Space, View
+from llmspell.storage.index.search import Harmed, Question, search
+from llmspell.storage.index.space import Heavy, Source, Space, View
 from llmspell.storage.relational.catalog import Catalog
 from llmspell.storage.relational.database import Executor, Unit
 from llmspell.storage.relational.runtime import SpaceCount
@@ -46,8 +47,6 @@ from llmspell.storage.sqlite.index_options import IndexOptions
 from llmspell.storage.sqlite.vector_rows import SpaceRows
 from llmspell.tenant import TenantId
 
-LIGHT_COMPONENTS: Final = 4_000_000
-"""A space without a graph is compared on the calling thread up to so many components: some tenths of a millisecond."""
 BACKLOG_COMPONENTS: Final = 200_000_000
 """Insertions of so many components (520,000 rows of 384) while a build goes on wait: what is not indexed costs each search."""
 BEAMS_MAX: Final = 1_000
@@ -57,6 +56,7 @@ BUILDS_MAX: Final = 8
 STATUS_HITS: Final = 10
 """The number of hits for which a status reports recall."""
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 Hits: TypeAlias = "list[tuple[bytes, float]]"
 
 
@@ -67,9 +67,11 @@ class Counted(NamedTuple):
     only: Callable[[], list[bytes]] | None = None
     without: Sequence[bytes] = ()
 
-    def choose(self, space: Space, view: View, *, source: Source) -> Positions | None:
+    def choose(self, space: Space, view: View, *, source: Source, light: bool = False) -> Positions | None:
         """Return the positions that count, ascending; None for all. The space's lock is held."""
         found = None
+        if light and self.filters is not None and not space.holds(self.filters):
+            raise Heavy
         if self.filters is not None:
             found = space.matching(self.filters, source, lambda: Columns(FILTER_FIELDS))
         if found is None and self.only is not None:
@@ -85,14 +87,21 @@ EVERYTHING: Final = Counted()
 class VectorSearch:
     """The spaces of one store in this process, and their builder."""
 
+    heavy = Heavy
+
+    @staticmethod
+    def counted(filters: Node | None, only: Callable[[], list[bytes]]) -> Counted:
+        """Return which rows count: those that a filter accepts, or all; `only` answers it where columns cannot."""
+        return EVERYTHING if filters is None else Counted(filters, only)
+
     def __init__(self, catalog: Catalog, clock: Clock, database: Database, options: IndexOptions) -> None:
         self._catalog = catalog
         self._database = database
         self._options = options
-        self._beams: dict[tuple[str, Effort, int], tuple[Recall, int]] = {}
+        self._beams: dict[tuple[Name, Effort, int], tuple[Recall, int]] = {}
         self._waiting: dict[Name, int] = {}
         """Rows that this process has inserted into a space since a build of it began."""
-        self._cache = SpaceCache(options.vector_cache_bytes, begin=self._begin, gone=_let_go)
+        self._cache = SpaceCache(options.vector_cache_bytes, begin=self._begin, gone=self._let_go)
         self._builder = builders.Builder(
             self._cache,
             builders.Options(
@@ -101,6 +110,7 @@ class VectorSearch:
                 config=self._config,
                 folder=options.folder,
                 threads=options.index_threads,
+                mapped=options.vector_mmap,
                 clock=clock,
             ),
         )
@@ -108,18 +118,34 @@ class VectorSearch:
     # --- one search ---------------------------------------------------------------------------------------------------
 
     def search(
-        self, rows: SpaceRows, query: bytes, limit: int, *, effort: Effort = CONFIGURED, counted: Counted = EVERYTHING
+        self,
+        rows: SpaceRows,
+        query: bytes,
+        limit: int,
+        *,
+        effort: Effort = CONFIGURED,
+        counted: Counted = EVERYTHING,
+        light: bool = False,
     ) -> Hits:
-        """Return the best owners and their scores, in order, as the snapshot of `rows` sees them."""
-        if not searches_observed():
-            return self._answer(rows, query, limit, effort, counted)[0]
+        """Return the best owners and their scores, in order, as the snapshot of `rows` sees them.
+
+        Raises:
+            Heavy: `light` was asked for, and it would take longer than some tenths of a millisecond.
+        """
         started = time.perf_counter()
-        hits, path = self._answer(rows, query, limit, effort, counted)
+        try:
+            hits, path = self._answer(rows, query, limit, effort, counted, light=light)
+        except Harmed:
+            _log.warning("What was kept of a space in memory is not what the database has; it is read anew.")
+            self._cache.drop(Name(rows.executor.tenant, rows.id, rows.dimension))
+            hits, path = _page_by_page(rows, exact.unit_vector(query), limit, counted).pairs(), "exact"
+        if not searches_observed():
+            return hits
         notify_search(path, time.perf_counter() - started, len(rows.payload))
         return hits
 
     def _answer(
-        self, rows: SpaceRows, query: bytes, limit: int, effort: Effort, counted: Counted
+        self, rows: SpaceRows, query: bytes, limit: int, effort: Effort, counted: Counted, *, light: bool
     ) -> tuple[Hits, Literal["exact", "ann"]]:
         """Return the hits, and whether every row that counts was compared or an index was asked."""
         source = rows.source()
@@ -129,40 +155,32 @@ class VectorSearch:
         name = Name(rows.executor.tenant, rows.id, rows.dimension)
         view, chosen = None, None
         if not rows.executor.uncommitted:
-            view, chosen = self._cache.view(name, source, partial(counted.choose, source=source))
+            choose = partial(counted.choose, source=source, light=light)
+            view, chosen = self._cache.view(name, source, choose, light=light)
+        if view is None and light:
+            raise Heavy
         if view is None:
             return _page_by_page(rows, unit, limit, counted).pairs(), "exact"
-        question = Question(unit, limit, self._candidates(rows.id, effort, limit, view))
+        question = Question(unit, limit, self._candidates(name, effort, limit, view), light)
         answer = search(view, question, rows.embeddings, chosen=chosen)
         if self._options.indexes and (space := self._cache.get(name)) is not None:
             self._builder.consider(name, space)
         return answer.found.pairs(), "exact" if answer.plan.exact else "ann"
 
-    def _candidates(self, space_id: str, effort: Effort, limit: int, view: View) -> int:
+    def _candidates(self, name: Name, effort: Effort, limit: int, view: View) -> int:
         indexed = view.indexed
         if indexed is None:
             return 0
-        known = self._beams.get((space_id, effort, limit))
+        known = self._beams.get((name, effort, limit))
         if known is not None and known[0] is indexed.recall:
             return known[1]
-        choice = self._options.choice(space_id)
+        choice = self._options.choice(name.space_id)
         ef_search = choice.config(len(view)).ef_search
         beam = candidates(effort, limit, indexed.recall, ef_search=ef_search, recall=choice.recall)
         if len(self._beams) >= BEAMS_MAX:
             self._beams.clear()
-        self._beams[space_id, effort, limit] = (indexed.recall, beam)
+        self._beams[name, effort, limit] = (indexed.recall, beam)
         return beam
-
-    def is_light(self, tenant: TenantId, space_id: str, dimension: int, node: Node | None) -> bool:
-        """Say whether a search needs neither many rows nor long comparisons, so that it may run where it is asked."""
-        space = self._cache.get(Name(tenant, space_id, dimension))
-        if space is None or space.version is None or not space.lock.acquire(blocking=False):
-            return False
-        try:
-            small = space.indexed is not None or space.rows * dimension <= LIGHT_COMPONENTS
-            return small and (node is None or space.holds(node))
-        finally:
-            space.lock.release()
 
     # --- the indexes --------------------------------------------------------------------------------------------------
 
@@ -244,6 +262,10 @@ class VectorSearch:
         """End what is being built. Blocks."""
         self._builder.stop()
 
+    def _let_go(self, name: Any) -> None:
+        self._waiting.pop(name, None)
+        notify_index(name.tenant, name.space_id, 0, 0)
+
     def _config(self, name: Name, count: int) -> HnswConfig:
         return self._options.choice(name.space_id).config(count)
 
@@ -262,19 +284,15 @@ class VectorSearch:
 
         return self._database.snapshot(TenantId(name.tenant), inside)
 
-    def _commit(self, name: Name, change: int, token: str) -> None:
-        """Note an index file, from a thread that has no event loop."""
+    def _commit(self, name: Name, change: int, token: str, known: str | None) -> bool:
+        """Note an index file, from a thread that has no event loop; False when another one, or an erasure, was noted meanwhile."""
         unit = FileUnit(self._database, TenantId(name.tenant))
         query = self._catalog.nearest.index_kept
 
-        async def note() -> None:
-            await unit.execute(query, space_id=name.space_id, change=change, token=token)
+        async def note() -> int:
+            return await unit.execute(query, space_id=name.space_id, change=change, token=token, known=known)
 
-        asyncio.run(note())
-
-
-def _let_go(name: Any) -> None:
-    notify_index(name.tenant, name.space_id, 0, 0)
+        return asyncio.run(note()) > 0
 
 
 def configured(choice: IndexChoice, counted: SpaceCount) -> VectorIndexStatus:

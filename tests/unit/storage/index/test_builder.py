@@ -42,7 +42,7 @@ class Process:
         self.table = table
         self.noted: list[tuple[int, str]] = []
         self.fails: dict[str, Exception] = {}
-        self.cache = SpaceCache(begin=lambda _, space, source: self.builder.restore(NAME, space, source))
+        self.cache = SpaceCache(2**31, begin=lambda _, space, source: self.builder.restore(NAME, space, source))
         self.builder = Builder(
             self.cache,
             Options(
@@ -60,11 +60,20 @@ class Process:
             raise self.fails["read"]
         return work(self.table.source())
 
-    def _commit(self, name: Name, change: int, token: str) -> None:
+    def _commit(self, name: Name, change: int, token: str, known: str | None) -> bool:
         if "commit" in self.fails:
             raise self.fails["commit"]
+        if self.table.token != known:
+            return False
         self.noted.append((change, token))
         self.table.token = token
+        return True
+
+    def erase(self, name: object) -> None:
+        """What a database does with a row that is erased: its index file does not count any more."""
+        self.table.delete(name)
+        self.table.token = "e" * 32
+        self.builder.forget(NAME)
 
     def seen(self) -> list[str]:
         return names(self.cache.view(NAME, self.table.source())[0])
@@ -222,6 +231,7 @@ def test_a_space_whose_positions_mean_other_rows_by_then_takes_nothing_in(
     ended = process.builder.schedule(NAME)
     assert held.reached.wait(WAIT_S)
     table.delete(*range(20))
+    table.insert(*(f"n{n}" for n in range(20)))  # as many rows as before, at other positions
     if how == "forgotten":
         with process.space.lock:
             process.space._forget()
@@ -382,3 +392,81 @@ def test_a_file_that_is_newer_than_the_snapshot_is_not_taken(process: Process, t
 
     assert names(view) == sorted(map(str, range(100)))
     assert other.indexed == 0
+
+
+# --- what had to be erased --------------------------------------------------------------------------------------------
+
+
+def test_no_process_writes_into_a_file_what_another_had_erased(process: Process, table: Table, folder: Path) -> None:
+    process.seen()
+    process.build()
+    assert owned(folder, table) == 100
+    Process(table, folder).erase(7)
+    assert not (folder / NAME.file).exists()
+    table.insert(*(f"n{n}" for n in range(30)))
+    process.seen()
+
+    process.build()
+
+    assert owned(folder, table) == 129, "the row that is gone is not among them"
+    assert process.seen() == everything(table)
+
+
+def owned(folder: Path, table: Table) -> int:
+    """How many rows the index file has, there or not."""
+    assert table.token is not None
+    stored = files.read(folder / NAME.file, NAME, token=table.token)
+    assert stored is not None
+    return len(stored.base)
+
+
+def test_what_is_written_while_another_process_erases_is_removed_again(
+    process: Process, table: Table, folder: Path, held: Held
+) -> None:
+    process.seen()
+    ended = process.builder.schedule(NAME)
+    assert held.reached.wait(WAIT_S)
+    Process(table, folder).erase(7)
+
+    held.go.set()
+
+    assert ended.wait(WAIT_S)
+    assert not (folder / NAME.file).exists()
+    assert process.seen() == everything(table)
+
+
+def test_a_file_of_somebody_who_was_killed_before_it_was_noted_is_removed(
+    process: Process, table: Table, folder: Path
+) -> None:
+    process.seen()
+    process.build()
+    process.erase(7)
+    process.fails["commit"] = Unavailable("killed")
+    process.seen()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(process.builder, "_remove", lambda name: None)
+        table.insert(*(f"n{n}" for n in range(30)))
+        process.cache.drop(NAME)
+        process.seen()
+        process.build()
+    assert (folder / NAME.file).exists()
+    process.fails.clear()
+    table.insert(*(f"m{n}" for n in range(30)))
+    process.seen()
+
+    process.build()
+
+    assert owned(folder, table) == 159
+
+
+def test_a_build_ends_when_its_space_has_to_forget(process: Process, table: Table, folder: Path, held: Held) -> None:
+    process.seen()
+    ended = process.builder.schedule(NAME)
+    assert held.reached.wait(WAIT_S)
+    process.erase(7)
+
+    held.go.set()
+
+    assert ended.wait(WAIT_S)
+    assert process.indexed == 0
+    assert list(folder.glob("*.vectors")) == process.noted == []

@@ -28,14 +28,14 @@ def seen(cache: SpaceCache, table: Table, key: Hashable = "s") -> list[str]:
 
 
 def test_a_space_is_read_once_and_then_kept(table: Table) -> None:
-    cache = SpaceCache()
+    cache = SpaceCache(2**31)
 
     assert seen(cache, table) == seen(cache, table) == ["a", "b", "c", "d"]
     assert (table.read, len(cache)) == (4, 1)
 
 
 def test_spaces_of_different_keys_never_mix(table: Table) -> None:
-    cache, other = SpaceCache(), Table()
+    cache, other = SpaceCache(2**31), Table()
     other.insert("x")
 
     assert (seen(cache, table, "s"), seen(cache, other, "t"), seen(cache, table, "s")) == (
@@ -49,7 +49,7 @@ def test_the_least_recently_searched_space_leaves_first() -> None:
     tables = {name: Table() for name in "xyz"}
     for made in tables.values():
         made.insert("a", "b", "c")
-    one = SpaceCache()
+    one = SpaceCache(2**31)
     seen(one, tables["x"])
     tables["x"].read = 0
     cache = SpaceCache(max_bytes=2 * one.size_bytes)
@@ -73,7 +73,7 @@ def test_a_space_larger_than_the_cache_gives_no_view_and_takes_nothing(table: Ta
 
 def test_there_are_only_so_many_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SPACES_MAX", 3)
-    cache = SpaceCache()
+    cache = SpaceCache(2**31)
     for number in range(10):
         table = Table()
         table.insert("a")
@@ -83,7 +83,7 @@ def test_there_are_only_so_many_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_chosen_is_chosen_among_the_rows_of_the_view(table: Table) -> None:
-    cache = SpaceCache()
+    cache = SpaceCache(2**31)
 
     def choose(space: Space, view: View) -> Positions:
         assert space.lock.locked()
@@ -105,7 +105,7 @@ def test_a_space_that_is_new_here_begins_with_what_its_file_had(table: Table) ->
         begun.append(key)
         space.restore(joined(whole.base, whole.tail), None, source.version)  # type: ignore[arg-type]
 
-    cache = SpaceCache(begin=begin)
+    cache = SpaceCache(2**31, begin=begin)
     table.read = 0
 
     assert seen(cache, table) == seen(cache, table) == ["a", "b", "c", "d"]
@@ -113,7 +113,7 @@ def test_a_space_that_is_new_here_begins_with_what_its_file_had(table: Table) ->
 
 
 def test_many_threads_see_each_its_own_snapshot_while_the_space_goes_on() -> None:
-    cache, table, lock = SpaceCache(), Table(), threading.Lock()
+    cache, table, lock = SpaceCache(2**31), Table(), threading.Lock()
     wrong: list[object] = []
     served = [0]
 

@@ -78,8 +78,8 @@ def written(path: Path) -> Block:
     return base
 
 
-def opened(path: Path, name: Name = NAME, token: str = TOKEN) -> files.Stored | None:
-    return files.read(path, name, token=token)
+def opened(path: Path, name: Name = NAME, token: str = TOKEN, *, mapped: bool = False) -> files.Stored | None:
+    return files.read(path, name, token=token, mapped=mapped)
 
 
 def same(stored: files.Stored | None, base: Block) -> bool:
@@ -135,7 +135,8 @@ def test_a_file_gives_back_what_was_written(path: Path, written: Block) -> None:
 
 def test_what_is_mapped_cannot_be_written_and_deaths_are_noted_beside_it(path: Path, written: Block) -> None:
     before = path.read_bytes()
-    stored = opened(path)
+    stored = opened(path, mapped=True)
+    assert same(stored, written)
     assert stored is not None
 
     stored.base.died[10] = 99
@@ -334,6 +335,8 @@ def test_a_file_that_may_not_be_opened_or_mapped_is_as_if_there_were_none(
 
     with monkeypatch.context() as patched:
         patched.setattr(files.mmap, "mmap", refuse)
+        assert opened(path, mapped=True) is None
+        patched.setattr(files.np, "fromfile", refuse)
         assert opened(path) is None
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", refuse)

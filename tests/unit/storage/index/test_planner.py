@@ -8,29 +8,40 @@ from hypothesis import strategies as st
 
 from llmspell.storage.contracts.vector_index import CONFIGURED, Effort
 from llmspell.storage.index import planner
-from llmspell.storage.index.planner import BEAM_MAX, Path, candidates, plan, wants_anew, wants_graph, wants_more
+from llmspell.storage.index.planner import (
+    BEAM_MAX,
+    SCAN_COMPONENTS,
+    Path,
+    candidates,
+    plan,
+    wants_anew,
+    wants_graph,
+    wants_more,
+)
 from llmspell.storage.index.recall import Recall
 
 MEASURED = Recall({10: {16: 0.9, 32: 0.97, 64: 0.996, 128: 1.0}, 100: {128: 0.98, 256: 0.999}})
 
 
 def test_a_few_rows_are_gathered_and_many_are_scanned() -> None:
-    assert plan(rows=100_000, matching=1_000, graph=0, candidates=0).path is Path.GATHER
-    assert plan(rows=100_000, matching=100_000, graph=0, candidates=0).path is Path.SCAN
-    assert plan(rows=0, matching=0, graph=0, candidates=0).path is Path.SCAN
+    assert plan(rows=100_000, matching=1_000, graph=0, candidates=0, dimension=384).path is Path.GATHER
+    assert plan(rows=100_000, matching=100_000, graph=0, candidates=0, dimension=384).path is Path.SCAN
+    assert plan(rows=0, matching=0, graph=0, candidates=0, dimension=384).path is Path.SCAN
 
 
 def test_a_graph_is_asked_when_that_is_cheaper_and_for_more_the_fewer_rows_count() -> None:
-    assert plan(rows=100_000, matching=100_000, graph=100_000, candidates=50) == planner.Plan(Path.GRAPH, 50)
-    tenth = plan(rows=100_000, matching=10_000, graph=100_000, candidates=10)
+    assert plan(rows=100_000, matching=100_000, graph=100_000, candidates=50, dimension=384) == planner.Plan(
+        Path.GRAPH, 50
+    )
+    tenth = plan(rows=100_000, matching=10_000, graph=100_000, candidates=10, dimension=384)
     assert tenth == planner.Plan(Path.GRAPH, int(100 * planner.SPARE) + 1)
-    assert plan(rows=100_000, matching=1_000, graph=100_000, candidates=50).path is Path.GATHER
-    assert plan(rows=100_000, matching=0, graph=100_000, candidates=50).exact
+    assert plan(rows=100_000, matching=1_000, graph=100_000, candidates=50, dimension=384).path is Path.GATHER
+    assert plan(rows=100_000, matching=0, graph=100_000, candidates=50, dimension=384).exact
 
 
 def test_a_long_tail_makes_the_graph_not_worth_asking() -> None:
-    assert not plan(rows=100_000, matching=100_000, graph=99_000, candidates=50).exact
-    assert plan(rows=100_000, matching=100_000, graph=1_000, candidates=50).exact
+    assert not plan(rows=100_000, matching=100_000, graph=99_000, candidates=50, dimension=384).exact
+    assert plan(rows=100_000, matching=100_000, graph=1_000, candidates=50, dimension=384).exact
 
 
 @given(
@@ -40,7 +51,13 @@ def test_a_long_tail_makes_the_graph_not_worth_asking() -> None:
     st.integers(0, 1_000),
 )
 def test_any_plan_is_one_that_can_be_gone(rows: int, matching: float, graph: float, asked: int) -> None:
-    made = plan(rows=rows, matching=int(rows * matching), graph=int(rows * graph) if asked else 0, candidates=asked)
+    made = plan(
+        rows=rows,
+        matching=int(rows * matching),
+        graph=int(rows * graph) if asked else 0,
+        candidates=asked,
+        dimension=384,
+    )
 
     assert made.exact is (made.path is not Path.GRAPH)
     if made.path is Path.GRAPH:
@@ -90,3 +107,11 @@ def test_a_build_ends_what_made_it_wanted(indexed: int, unindexed: int, dead_sha
         assert not wants_more(rows - dead, 0, 0)
     else:
         assert not wants_more(rows, 0, dead)
+
+
+@pytest.mark.parametrize("dimension", [384, 768, 1536, 3072])
+def test_a_space_that_is_worth_a_graph_is_searched_by_it(dimension: int) -> None:
+    rows = SCAN_COMPONENTS // dimension + 1
+
+    assert wants_graph(rows, dimension)
+    assert plan(rows=rows, matching=rows, graph=rows, candidates=64, dimension=dimension).path is Path.GRAPH

@@ -249,6 +249,26 @@ def test_a_graph_whose_nearest_are_all_gone_or_unwanted_is_asked_more_widely_and
 
 
 @pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("how", ["filtered", "deleted"])
+def test_rows_behind_a_graph_do_not_stand_in_for_those_that_it_did_not_give(how: str) -> None:
+    near = [[1.0, n * 1e-3, *[0.0] * 6] for n in range(600)]
+    middle = [[-0.1, n * 1e-3, 1.0, *[0.0] * 5] for n in range(600)]
+    table, space = filled([*near, *middle], dimension=8), Space(8)
+    index(space, table)
+    table.change += 1
+    for number in range(30):
+        table.put(f"far{number}", 0, packed([-1.0, number * 1e-3, *[0.0] * 6]), {"n": 600})
+    filters: dict[str, object] | None = {"metadata.n": {"$gte": 600}}
+    if how == "deleted":
+        table.delete(*range(600))
+        filters = None
+
+    found, _ = ask(table, near[0], 10, space=space, candidates=10, filters=filters)
+
+    assert found == table.nearest(near[0], 10, where(filters) if filters else None)
+
+
+@pytest.mark.usefixtures("cheap")
 def test_a_graph_that_finds_only_windows_of_too_few_owners_is_asked_again() -> None:
     near = [[1.0, n * 1e-4, *[0.0] * 6] for n in range(40)]
     far = drawn(2, 800, 8)

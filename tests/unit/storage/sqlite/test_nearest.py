@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,7 +18,7 @@ from llmspell.clock import ManualClock
 from llmspell.codec import pack_vector
 from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryQuery, NewMemory
 from llmspell.storage.contracts.vectors import VectorEntry
-from llmspell.storage.index import planner
+from llmspell.storage.index import exact, files, planner
 from llmspell.storage.sqlite.backend import SqliteBackend, open_sqlite
 from llmspell.tenant import TenantId
 
@@ -244,3 +247,53 @@ async def test_what_was_erased_is_in_no_index_file(
     assert number(7) not in [one.id for one in (await storages.memories.search(query)).dense]
     assert {one.state for one in await storages.vectors.build_index()} == {"ready"}
     assert len(list(path.parent.glob("*.vectors/*.vectors"))) == 2
+
+
+@pytest.mark.parametrize("during", ["before-the-build", "during-the-build"])
+async def test_another_process_writes_nothing_into_an_index_file_that_was_erased_in_a_transaction(
+    backend: SqliteBackend, path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    monkeypatch.setattr(planner, "SCAN_COMPONENTS", 100 * DIMENSION)
+    monkeypatch.setattr(planner, "TAIL_ROWS", 10)
+    other = await open_sqlite(path, clock=clock)
+    memories, elsewhere = backend.storages(TENANT).memories, other.storages(TENANT)
+    await memories.ensure_space(EmbeddingSpace(space_id="s", model="m", dimension=DIMENSION))
+
+    ids = {n: UUID(bytes=random.Random(n).randbytes(16)) for n in range(1, 2_100)}
+
+    def new(first: int, count: int) -> list[NewMemory]:
+        return [
+            NewMemory(id=ids[n], content=f"text {n}", at=clock.now(), embeddings=(pack_vector(vector(n)),))
+            for n in range(first, first + count)
+        ]
+
+    await memories.add(new(1, 200), space_id="s")
+    await elsewhere.vectors.build_index()
+    await memories.add(new(1_000, 50), space_id="s")
+    reached, go = threading.Event(), threading.Event()
+    write = files.write
+
+    def held(*args: Any) -> None:
+        reached.set()
+        assert go.wait(60)
+        write(*args)
+
+    building = None
+    if during == "during-the-build":
+        monkeypatch.setattr(files, "write", held)
+        building = asyncio.create_task(elsewhere.vectors.build_index())
+        assert await asyncio.to_thread(reached.wait, 60)
+    async with backend.transaction(TENANT) as inside:
+        assert await inside.memories.forget(ids[7])
+    go.set()
+    if building is not None:
+        await building
+    for file in path.parent.glob("*.vectors/*.vectors"):
+        assert exact.owner_words([ids[7].bytes]).tobytes() not in file.read_bytes()
+    await memories.add(new(2_000, 50), space_id="s")
+    await elsewhere.vectors.build_index()
+
+    (file,) = path.parent.glob("*.vectors/*.vectors")
+    assert exact.owner_words([ids[7].bytes]).tobytes() not in file.read_bytes()
+    assert exact.owner_words([ids[8].bytes]).tobytes() in file.read_bytes()
+    await other.close()

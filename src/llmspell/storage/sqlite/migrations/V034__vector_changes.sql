@@ -2,7 +2,7 @@
 --
 -- Rows carry the number of the change that brought them. Removals and rewritings are noted here with theirs, by triggers, so that no
 -- statement can forget it; so a cache in a process catches up by what has changed, whatever that was, and need not look at all rows. The log
--- keeps the latest thousands of numbers of each space; a cache that is older compares names.
+-- keeps about the latest 65,536 rows of each space, and always the latest change; a cache that is older compares names.
 --
 -- A space also names the index file that was written last: the change up to which it goes, and its token. A file that says otherwise,
 -- because it or the database was restored, counts for nothing.
@@ -18,19 +18,28 @@ CREATE TABLE vector_changes (
 ) STRICT, WITHOUT ROWID;
 
 ALTER TABLE embedding_spaces ADD COLUMN logged_from INTEGER NOT NULL DEFAULT 0 CHECK (logged_from >= 0);
+ALTER TABLE embedding_spaces ADD COLUMN logged_rows INTEGER NOT NULL DEFAULT 0 CHECK (logged_rows >= 0);
 ALTER TABLE embedding_spaces ADD COLUMN index_change INTEGER CHECK (index_change >= 0);
 ALTER TABLE embedding_spaces ADD COLUMN index_token TEXT CHECK (length(index_token) = 32);
 
 -- What happened before is in no log.
 UPDATE embedding_spaces SET logged_from = change_seq;
 
+CREATE TRIGGER vector_changes_counted AFTER INSERT ON vector_changes
+BEGIN
+    UPDATE embedding_spaces SET logged_rows = logged_rows + 1
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
+END;
+
 CREATE TRIGGER vector_changes_kept AFTER INSERT ON vector_changes WHEN (
+    SELECT logged_rows FROM embedding_spaces WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id
+) > 65536 AND (
     SELECT min(seq) FROM vector_changes WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id
-) < NEW.seq - 8192
+) < NEW.seq
 BEGIN
     DELETE FROM vector_changes
-    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id AND seq <= NEW.seq - 4096;
-    UPDATE embedding_spaces SET logged_from = max(logged_from, NEW.seq - 4096)
+    WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id AND seq < NEW.seq;
+    UPDATE embedding_spaces SET logged_from = max(logged_from, NEW.seq - 1), logged_rows = 1
     WHERE tenant_id = NEW.tenant_id AND space_id = NEW.space_id;
 END;
 

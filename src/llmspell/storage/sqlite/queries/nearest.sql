@@ -5,10 +5,16 @@ SELECT change_seq, deleted_seq, logged_from, index_token FROM embedding_spaces
 WHERE tenant_id = :tenant_id AND space_id = :space_id;
 
 -- name: index_kept -> count
--- Note the index file that was written last.
+-- Note the index file that was written last, unless another one was noted, or something erased, since its rows were read.
 -- only: the other database has no index files
 UPDATE embedding_spaces SET index_change = :change, index_token = :token
-WHERE tenant_id = :tenant_id AND space_id = :space_id;
+WHERE tenant_id = :tenant_id AND space_id = :space_id AND index_token IS :known;
+
+-- name: index_erased -> count
+-- Let no index file of memories count any more, nor one that is being made: they hold what is erased.
+-- only: the other database has no index files
+UPDATE embedding_spaces SET index_change = NULL, index_token = :token
+WHERE tenant_id = :tenant_id AND space_id <> 'free-' || dimension;
 
 -- name: index_files -> rows
 -- The spaces of which there is an index file.
