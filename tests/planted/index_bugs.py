@@ -24,7 +24,7 @@ INDEX_BUGS: dict[str, Bug] = {
     ),
     "index_digest_not_checked": Bug(
         what="an index file whose bits have rotted is believed",
-        edits=(Edit("storage/index/files.py", "or not _is_whole(mapping, header)", ""),),
+        edits=(Edit("storage/index/files.py", "or not _is_whole(contents, header)", ""),),
         caught_by=(f"{FILES}test_a_flipped_bit_in_any_part_is_noticed",),
     ),
     "index_header_believed": Bug(
