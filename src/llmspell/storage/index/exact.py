@@ -198,9 +198,12 @@ def _rounded(scores: Doubles) -> Doubles:
     return rounded
 
 
-def best(owners: Words, scores: Doubles, limit: int) -> Found:
-    """Return the best owners, each by its best score; ties go by owner."""
+def best(owners: Words, scores: Doubles, limit: int, *, distinct: bool = False) -> Found:
+    """Return the best owners, each by its best score; ties go by owner. `distinct`: no owner is there twice."""
     order = np.lexsort((owners[:, 1], owners[:, 0], -scores))
+    if distinct:
+        order = order[:limit]
+        return Found(owners[order], scores[order])
     seen: set[tuple[int, int]] = set()
     kept: list[int] = []
     for position in order:

@@ -161,4 +161,4 @@ def _scored(view: View, question: Question, positions: Positions, fetch: Fetch) 
         KeyError
     ):  # what the arrays hold and what the database holds cannot differ, unless memory or a mapped file was harmed
         raise Harmed from None
-    return best(owners, rescored(embeddings, question.unit), question.limit)
+    return best(owners, rescored(embeddings, question.unit), question.limit, distinct=view.windows == 1)
