@@ -315,8 +315,8 @@ def pack_vector(value: VectorLike, *, field: str = "embedding", dimension: int |
         raise InvalidVector(field, "must be a one-dimensional sequence of numbers", given=type(value).__name__) from exc
     size = len(packed) // 4
     if dimension is None and size not in DIMENSIONS:
-        sizes = ", ".join(map(str, DIMENSIONS))
-        raise InvalidVector(field, f"must have {sizes} dimensions", given=size)
+        *others, largest = map(str, DIMENSIONS)
+        raise InvalidVector(field, f"must have {', '.join(others)} or {largest} dimensions", given=size)
     if dimension is not None and size != dimension:
         raise InvalidVector(field, f"must have {dimension} dimensions", given=size)
     # One byte of each component is enough to accept what embeddings are. The others have their length computed exactly.

@@ -260,3 +260,8 @@ def test_metadata_is_accepted_or_refused_as_if_each_value_were_looked_at(value: 
     slow = outcome(lambda: required_slowly(value))
 
     assert alike(outcome(lambda: require_metadata(value)), slow)
+
+
+def test_a_vector_of_no_stored_dimension_is_told_which_there_are() -> None:
+    with pytest.raises(InvalidVector, match="must have 384, 768, 1536 or 3072 dimensions"):
+        pack_vector([1.0] * 100)
