@@ -461,6 +461,8 @@ def _checked(key: str, given: _Given) -> Any:
         value = _VALUE_ALIASES.get(value.lower(), value)
         options = setting.limit.removeprefix("one of ").split(", ")
         value = next((option for option in options if option.lower() == value.lower()), value)
+    elif isinstance(value, str) and setting.limit.endswith(" or off") and value.lower() == "off":
+        value = "off"
     try:
         lenient = given.lenient or isinstance(value, Path)
         number = msgspec.convert(value, setting.kind, strict=not lenient, dec_hook=_decode)

@@ -71,6 +71,13 @@ def test_an_explicit_key_overrides_its_preset_and_leaves_the_others(tmp_path: Pa
     assert (found.m, found.ef_construction, found.ef_search) == (20, 500, 300)
 
 
+@pytest.mark.parametrize("word", ["off", "Off", "OFF"])
+def test_no_recall_may_be_written_in_any_case(tmp_path: Path, word: str) -> None:
+    settings = loaded(tmp_path, LLMSPELL_RAG__VECTOR_STORAGE__HNSW__RECALL=word)
+
+    assert index_choice(settings.rag.vector_storage.hnsw).recall is None
+
+
 async def test_an_opened_store_searches_with_what_its_file_of_settings_says(tmp_path: Path) -> None:
     options = await options_of(tmp_path, loaded(tmp_path, FILE))
 
