@@ -109,7 +109,7 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx else "llmspell"
         title, hint = "The command line cannot be read.", f"Try: {where} --help"
-        return Problem("usage", title, error.format_message(), hint, False, ExitCode.USAGE)
+        return Problem("usage", title, _on_one_line(error.format_message()), hint, False, ExitCode.USAGE)
     if isinstance(error, Several):
         listed = tuple({"where": where, "problem": problem} for where, problem in error.entries)
         message = error.format_message()
@@ -149,6 +149,15 @@ def report(error: BaseException, *, as_json: bool) -> ExitCode:
     if problem.hint:
         print(_label("hint:", "cyan"), _lines(problem.hint), file=sys.stderr)
     return problem.exit_code
+
+
+def _on_one_line(message: str) -> str:
+    """Join the choices of a missing option or argument, which click lists below each other behind tabs."""
+    said, listed, choices = message.partition(" Choose from:\n\t")
+    if not listed:
+        return message
+    names = choices.replace(",\n\t", ", ")
+    return f"{said} Choose from {names}."
 
 
 def _lines(text: str) -> str:
