@@ -62,7 +62,15 @@ def test_the_status_is_that_of_the_tenant(filled: Shell) -> None:
     done = filled("index", "status", "--tenant", "acme")
 
     assert (done.code, done.out) == (0, "")
-    assert "no vectors" in done.err
+    assert "The tenant `acme` has no vectors." in done.err
+    assert "--tenant" in done.err
+
+
+def test_a_build_that_finds_no_vectors_names_the_tenant_and_the_dimension(filled: Shell) -> None:
+    assert "The tenant `acme` has no vectors." in filled("index", "build", "--tenant", "acme").err
+    assert (
+        "The tenant `default` has no vectors of 1536 dimensions." in filled("index", "build", "--dimension", "1536").err
+    )
 
 
 def test_spaces_that_are_too_small_for_an_index_are_left_as_they_are(filled: Shell) -> None:
@@ -81,6 +89,14 @@ def test_a_store_that_is_not_there_is_not_made(shell: Shell, command: str) -> No
     assert done.code != 0
     assert "no store yet" in done.err
     assert not shell.file.exists()
+
+
+@pytest.mark.parametrize("arguments", [["estimate", "--vectors", "10000"], ["tune"]])
+def test_a_missing_dimension_is_told_with_its_choices_on_one_line(shell: Shell, arguments: list[str]) -> None:
+    done = shell("index", *arguments)
+
+    assert done.code == 2
+    assert done.err.splitlines()[0] == "error: Missing option '--dimension'. Choose from 384, 768, 1536, 3072."
 
 
 # --- estimate ---------------------------------------------------------------------------------------------------------
@@ -171,7 +187,9 @@ def test_a_grid_over_generated_vectors_needs_no_store(shell: Shell) -> None:
 
     assert done.code == 0
     assert [line.split("\t")[:3] for line in done.lines] == [["16", "64", "10"], ["16", "64", "200"]]
+    assert "Measured with 200 questions against 500 vectors." in done.err
     assert "Fastest with a recall of at least 0.5: m = 16" in done.err
+    assert "[rag.vector_storage.hnsw]" in done.err
     assert not shell.file.exists()
 
 
@@ -190,6 +208,14 @@ def test_a_grid_over_vectors_of_the_store_changes_nothing(filled: Shell) -> None
         "m", "ef_construction", "ef_search", "build_s", "size_bytes", "p50_ms", "p95_ms", "recall",
     }  # fmt: skip
     assert filled.file.read_bytes() == before
+
+
+def test_a_small_sample_says_how_many_questions_it_had(filled: Shell) -> None:
+    done = filled("index", "tune", "--dimension", "384", *QUICK, "--ef-search", "20", "--recall", "0.5")
+
+    assert (
+        "Measured with 15 questions against 135 vectors: of a small sample a tenth are questions, not 200." in done.err
+    )
 
 
 def test_without_a_name_the_largest_space_of_the_dimension_is_sampled(filled: Shell) -> None:
@@ -284,6 +310,20 @@ def test_an_index_is_built_once_and_known_to_every_process_that_comes_after(larg
     assert space["estimated_bytes"] == 2_700 * (8 * 2 * 4 + 3_072 * 4)
     assert space["overhead_bytes"] == 2_700 * 16 * 8
     assert "Nothing was to be indexed." in again.err
+
+
+def test_an_index_that_could_not_be_kept_in_a_file_is_warned_of(large: Shell) -> None:
+    large.environment.setenv("LLMSPELL_RAG__VECTOR_STORAGE__HNSW__PRESET", "speed")
+    blocked = large.folder / "blocked"
+    blocked.write_text("a file where the folder should be")
+    large.environment.setenv("LLMSPELL_STORAGE__VECTOR_PATH", str(blocked))
+
+    done = large("index", "build")
+
+    assert done.code == 1
+    assert "state          ready" in done.lines
+    assert f"The index of free-3072 could not be kept in {blocked}: it is gone with this process." in done.err
+    assert "storage.vector_path" in done.err
 
 
 def test_a_store_that_is_searched_exactly_gets_no_index(large: Shell) -> None:

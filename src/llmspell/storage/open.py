@@ -7,6 +7,7 @@ postgresql://user@host/database    a server, as the application role
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import unquote
 
 from llmspell.clock import Clock
@@ -92,6 +93,19 @@ def index_choice(chosen: HnswSettings) -> IndexChoice:
         max_elements=chosen.max_elements,
         recall=None if chosen.recall == "off" else chosen.recall,
     )
+
+
+def index_folder(settings: Settings) -> Path | None:
+    """Return the folder in which the configured store keeps index files, absolute; None when it is no store in a file.
+
+    Raises:
+        InvalidUrl: the URL names no file.
+    """
+    if not settings.storage.url.startswith(SQLITE):
+        return None
+    from llmspell.storage.sqlite.index_options import IndexOptions
+
+    return IndexOptions(path=_path(settings.storage.url), vector_path=settings.storage.vector_path).folder
 
 
 def _path(url: str) -> str:

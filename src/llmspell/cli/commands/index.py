@@ -34,7 +34,7 @@ from llmspell.storage.contracts.vector_index import (
     estimate_overhead_bytes,
     estimate_vector_bytes,
 )
-from llmspell.storage.contracts.vectors import SAMPLE_MAX
+from llmspell.storage.contracts.vectors import FREE_SPACE, SAMPLE_MAX
 
 if TYPE_CHECKING:
     from llmspell.spell import Tenant
@@ -46,6 +46,7 @@ POLL_S = 0.2
 VECTORS_MAX = 2**32 - 1
 GENERATED_MIN, GENERATED_MAX = 100, 1_000_000
 DEFAULT_SAMPLE = 10_000
+GENERATED = "generated"
 DIMENSION = click.Choice([str(size) for size in DIMENSIONS])
 
 
@@ -65,8 +66,8 @@ def index() -> None:
 async def status() -> None:
     """Show how each embedding space of the tenant is searched.
 
-    Recall was measured on the data when the index was built, against exact search. Both estimates of memory stand beside
-    what was measured.
+    The tenant is that of the settings, or of --tenant. Recall was measured on the data when the index was built, against exact
+    search. Both estimates of memory stand beside what was measured.
     """
     async with open_tenant() as tenant:
         spaces = await tenant.vectors.index_status()
@@ -76,8 +77,12 @@ async def status() -> None:
 @index.command()
 @click.option("--dimension", type=DIMENSION, help="Only the spaces of this dimension.")
 @async_command
-async def build(dimension: str | None) -> None:
-    """Index now what is large enough to be indexed and is not yet, and wait for it."""
+async def build(dimension: str | None) -> ExitCode:
+    """Index now what is large enough to be indexed and is not yet, and wait for it.
+
+    The tenant is that of the settings, or of --tenant. Exit code 1 when an index was built that could not be kept in a file:
+    it ends with this process.
+    """
     output = current_output()
     wanted = None if dimension is None else int(dimension)
     started = time.perf_counter()
@@ -93,23 +98,41 @@ async def build(dimension: str | None) -> None:
             spaces = await work
             now = sum(space.indexed for space in spaces)
             bar.advance(max(0, now - done))
-    _emit_spaces(spaces)
+    _emit_spaces(spaces, wanted)
     elapsed = time.perf_counter() - started
     if now > indexed:
         output.note(f"{counted(now - indexed, 'vector')} indexed in {elapsed:.1f} s")
     else:
         output.note("Nothing was to be indexed.")
+    return _warn_of_lost(spaces)
+
+
+def _warn_of_lost(spaces: list[VectorIndexStatus]) -> ExitCode:
+    """Warn of indexes that only this process has, which is about to end, and return the exit code that says so."""
+    from llmspell.storage.open import index_folder
+
+    lost = [space for space in spaces if space.built_at is not None and space.file_bytes is None]
+    folder = index_folder(current_settings())
+    if not lost or folder is None:
+        return ExitCode.OK
+    names = ", ".join(printable(space.space_id) for space in lost)
+    current_output().warn(
+        f"The index of {names} could not be kept in {printable(str(folder))}: it is gone with this process.",
+        hint="Make that folder writable, with room on its disk, or name another with storage.vector_path; then build again.",
+    )
+    return ExitCode.FAILED
 
 
 def _chosen(spaces: list[VectorIndexStatus], dimension: int | None) -> list[VectorIndexStatus]:
     return [space for space in spaces if dimension in (None, space.dimension)]
 
 
-def _emit_spaces(spaces: list[VectorIndexStatus]) -> None:
+def _emit_spaces(spaces: list[VectorIndexStatus], dimension: int | None = None) -> None:
     document = {"spaces": [{**plain(space), "fragmentation": space.fragmentation} for space in spaces]}
     current_output().emit(document, lines=lambda: _space_lines(spaces))
     if not spaces:
-        current_output().note("The tenant has no vectors.")
+        what = "no vectors" if dimension is None else f"no vectors of {dimension} dimensions"
+        current_output().note(f"The tenant `{current_settings().tenant_id}` has {what}. Another one: --tenant ID")
 
 
 def _space_lines(spaces: list[VectorIndexStatus]) -> Iterator[str]:
@@ -255,7 +278,7 @@ async def tune(
     size = int(dimension)
     if vectors is not None:
         asked = await asyncio.to_thread(grid.generated, vectors, size, questions=questions)
-        source = "generated"
+        source = GENERATED
     else:
         async with open_tenant() as tenant:
             source, stored = await _sampled(tenant, size, space, sample or DEFAULT_SAMPLE)
@@ -273,7 +296,9 @@ async def tune(
     }
     columns = ("m", "ef_construction", "ef_search", "build s", "bytes", "p50 ms", "p95 ms", "recall@10")
     current_output().emit(document, lines=lambda: map(_point_line, points), columns=columns)
-    current_output().note(_suggestion(best, recall))
+    section = "rag.vector_storage.hnsw" if source == GENERATED or source.startswith(f"{FREE_SPACE}-") else "memory.hnsw"
+    current_output().note(_asked(len(asked), len(asked.questions), questions))
+    current_output().note(_suggestion(best, recall, section))
     return ExitCode.FAILED if best is None else ExitCode.OK
 
 
@@ -291,7 +316,8 @@ async def _sampled(tenant: Tenant, dimension: int, space: str | None, limit: int
     if not spaces:
         what = f"vectors of {dimension} dimensions" if space is None else f"space {space} of {dimension} dimensions"
         raise NotFound(
-            f"The tenant has no {what}.", hint="`llmspell index status` lists its spaces; --vectors generates some."
+            f"The tenant `{tenant.id}` has no {what}.",
+            hint="`llmspell index status` lists its spaces, --tenant names another tenant; --vectors generates some.",
         )
     largest = max(spaces, key=lambda one: one.vectors).space_id
     return largest, await tenant.vectors.sample(largest, limit=limit)
@@ -319,10 +345,15 @@ def _point_line(point: Point) -> str:
     )
 
 
-def _suggestion(best: Point | None, recall: float) -> str:
+def _asked(vectors: int, questions: int, wanted: int) -> str:
+    said = f"Measured with {counted(questions, 'question')} against {counted(vectors, 'vector')}"
+    return f"{said}: of a small sample a tenth are questions, not {wanted:,}." if questions < wanted else f"{said}."
+
+
+def _suggestion(best: Point | None, recall: float, section: str) -> str:
     if best is None:
         return f"Nothing reached a recall of {recall}: try larger values, above all of --ef-search."
     return (
         f"Fastest with a recall of at least {recall}: m = {best.m}, ef_construction = {best.ef_construction},"
-        f" ef_search = {best.ef_search}"
+        f" ef_search = {best.ef_search}. They go into [{section}] of the configuration."
     )
