@@ -101,7 +101,7 @@ class Builder:
         """Build when there is enough to do. Called after each search, so it is cheap."""
         if space.indexed is not None and not planner.wants_graph(space.rows - space.dead, space.dimension):
             self._shrink(name, space)
-        if self.is_wanted(space) and time.monotonic() >= self._not_before.get(name, 0.0):
+        if self.is_wanted(name, space) and time.monotonic() >= self._not_before.get(name, 0.0):
             self.schedule(name)
 
     def _shrink(self, name: Name, space: Space) -> None:
@@ -114,13 +114,14 @@ class Builder:
             space.lock.release()
         self._remove(name)
 
-    def is_wanted(self, space: Space) -> bool:
-        """Say whether a space has outgrown its graph, or has none and is large."""
+    def is_wanted(self, name: Name, space: Space) -> bool:
+        """Say whether a space has outgrown its graph, has one of other parameters, or has none and is large."""
         if not planner.wants_graph(space.rows - space.dead, space.dimension):
             return False
-        if space.indexed is None:
+        indexed = space.indexed
+        if indexed is None or not _fits(indexed, self._options.config(name, space.rows)):
             return True
-        return planner.wants_more(len(space.indexed.graph), space.unindexed, space.dead)
+        return planner.wants_more(len(indexed.graph), space.unindexed, space.dead)
 
     def schedule(self, name: Name) -> threading.Event:
         """Queue a build, unless it waits already; the event is set when it has ended, in whatever way."""
@@ -246,7 +247,7 @@ class Builder:
 
     def _build_and_keep(self, name: Name, path: Path | None) -> None:
         seen: _Seen | None = self._options.read(name, lambda source: self._seen(name, source))
-        if seen is None or not self.is_wanted(seen.space):
+        if seen is None or not self.is_wanted(name, seen.space):
             return
         space, view, epoch = seen.space, seen.view, seen.epoch
         stored = self._stored(name, seen.token) if path is not None and seen.token is not None else None
@@ -301,11 +302,11 @@ class Builder:
 
     def _graph(self, base: Block, view: View, config: HnswConfig, *, anew: bool) -> Graph:
         threads, effort = self._options.threads, config.ef_construction
-        known = view.indexed.graph if view.indexed is not None else None
-        if known is None or anew or (view.indexed is not None and view.indexed.m != config.m):
+        indexed = view.indexed
+        if indexed is None or anew or not _fits(indexed, config):
             return Graph.build(base.halves, m=config.m, ef_construction=effort, threads=threads, going=self._going)
-        more = base.halves[len(known) :]
-        return known.extended(more, ef_construction=effort, threads=threads, going=self._going)
+        more = base.halves[len(indexed.graph) :]
+        return indexed.graph.extended(more, ef_construction=effort, threads=threads, going=self._going)
 
     def _kept(self, name: Name, path: Path, seen: _Seen, base: Block, indexed: Indexed) -> tuple[Block, Indexed]:
         """Write the file and return what it holds, mapped; without a file what was built stays in memory."""
@@ -333,6 +334,11 @@ class Builder:
             self._remove(name)
         stored = self._stored(name, token)
         return (stored.base, stored.indexed) if stored is not None else (base, indexed)
+
+
+def _fits(indexed: Indexed, config: HnswConfig) -> bool:
+    """Say whether a graph was made with these parameters: a changed setting makes another one."""
+    return (indexed.m, indexed.ef_construction) == (config.m, config.ef_construction)
 
 
 def _tell(name: Name, space: Space) -> None:

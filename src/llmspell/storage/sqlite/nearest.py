@@ -5,12 +5,14 @@ The search itself is in `vector_search`, loaded when the first one comes.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
 from llmspell.clock import Clock
+from llmspell.errors import LlmspellError
 from llmspell.storage.contracts.filters import And, Compare, Node
 from llmspell.storage.contracts.memories import Scored
 from llmspell.storage.contracts.vector_index import Effort, VectorIndexStatus
@@ -29,6 +31,9 @@ from llmspell.tenant import TenantId
 if TYPE_CHECKING:
     from llmspell.storage.sqlite.vector_search import Hits, VectorSearch
 
+_log = logging.getLogger(__name__)
+_NOT_NOW: Final = (MemoryError, OSError, RuntimeError, LlmspellError)
+"""What ends in no index: no memory, no thread."""
 WORTH_BUILDING: Final = 8_000_000
 """Insertions of so many components (20,833 rows of 384) wake the builder, which decides (`index.planner`)."""
 SCOPE: Final = FILTER_FIELDS.by_name["scope"]
@@ -136,12 +141,16 @@ class InProcessNeighbours:
     # --- the indexes --------------------------------------------------------------------------------------------------
 
     async def inserted_rows(self, unit: Unit, *, space_id: str, dimension: int, count: int) -> None:
-        if not self._options.indexes or unit.in_transaction:
+        # A process that only writes loads no array library, and builds nothing: whoever searches does.
+        if self._loaded is None or not self._options.indexes or unit.in_transaction:
             return
         key = (unit.tenant, space_id)
         components = self._inserted.get(key, 0) + count * dimension
         if components > WORTH_BUILDING:
-            await self.search_in_process().inserted_rows(unit, space_id, dimension, components // dimension)
+            try:
+                await self._loaded.inserted_rows(unit, space_id, dimension, components // dimension)
+            except _NOT_NOW as exc:  # the rows are there: that nothing is built behind them is no failure of theirs
+                _log.warning("The index of a space is not built behind insertions: %s", exc)
             components = 0
         self._inserted[key] = components
 

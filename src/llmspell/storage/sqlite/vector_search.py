@@ -99,6 +99,7 @@ class VectorSearch:
         self._database = database
         self._options = options
         self._beams: dict[tuple[Name, Effort, int], tuple[Recall, int]] = {}
+        self._configs: dict[IndexChoice, HnswConfig] = {}
         self._waiting: dict[Name, int] = {}
         """Rows that this process has inserted into a space since a build of it began."""
         self._cache = SpaceCache(options.vector_cache_bytes, begin=self._begin, gone=self._let_go)
@@ -207,7 +208,7 @@ class VectorSearch:
         for _ in range(BUILDS_MAX):
             await asyncio.to_thread(self._read, name, lambda source: self._cache.view(name, source))
             held = self._cache.get(name)
-            if held is None or not self._builder.is_wanted(held):
+            if held is None or not self._builder.is_wanted(name, held):
                 return
             await asyncio.to_thread(self._builder.wait_for_others, name)
             await asyncio.to_thread(self._builder.schedule(name).wait)
@@ -237,7 +238,7 @@ class VectorSearch:
         if self._builder.state(name) is not None:
             state = "building"
         elif indexed is not None:
-            state = "behind" if self._builder.is_wanted(space) else "ready"
+            state = "behind" if self._builder.is_wanted(name, space) else "ready"
         known = msgspec.structs.replace(status, state=state, memory_bytes=space.size_bytes)
         if indexed is None:
             return known
@@ -267,7 +268,12 @@ class VectorSearch:
         notify_index(name.tenant, name.space_id, 0, 0)
 
     def _config(self, name: Name, count: int) -> HnswConfig:
-        return self._options.choice(name.space_id).config(count)
+        choice = self._options.choice(name.space_id)
+        if choice.preset == "auto":  # the only one that looks at the number
+            return choice.config(count)
+        if choice not in self._configs:
+            self._configs[choice] = choice.config(count)
+        return self._configs[choice]
 
     def _begin(self, name: Any, space: Space, source: Source) -> None:
         if self._options.indexes:

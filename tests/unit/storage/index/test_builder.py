@@ -117,12 +117,12 @@ def everything(table: Table) -> list[str]:
 
 def test_a_build_is_taken_in_and_kept_in_a_file(process: Process, table: Table, folder: Path) -> None:
     assert process.seen() == everything(table)
-    assert process.builder.is_wanted(process.space)
+    assert process.builder.is_wanted(NAME, process.space)
 
     process.build()
 
     assert (process.indexed, process.space.unindexed) == (100, 0)
-    assert not process.builder.is_wanted(process.space)
+    assert not process.builder.is_wanted(NAME, process.space)
     assert process.noted == [(table.change, table.token)]
     assert process.seen() == everything(table)
     table.read = 0
@@ -152,7 +152,7 @@ def test_a_graph_of_which_much_is_gone_is_made_anew_without_it(process: Process,
     process.build()
     table.delete(*range(40))
     process.seen()
-    assert process.builder.is_wanted(process.space)
+    assert process.builder.is_wanted(NAME, process.space)
 
     process.build()
 

@@ -17,6 +17,7 @@ import pytest
 from llmspell.clock import ManualClock
 from llmspell.codec import pack_vector
 from llmspell.storage.contracts.memories import EmbeddingSpace, MemoryQuery, NewMemory
+from llmspell.storage.contracts.vector_index import IndexChoice
 from llmspell.storage.contracts.vectors import VectorEntry
 from llmspell.storage.index import exact, files, planner
 from llmspell.storage.sqlite.backend import SqliteBackend, open_sqlite
@@ -297,3 +298,18 @@ async def test_another_process_writes_nothing_into_an_index_file_that_was_erased
     assert exact.owner_words([ids[7].bytes]).tobytes() not in file.read_bytes()
     assert exact.owner_words([ids[8].bytes]).tobytes() in file.read_bytes()
     await other.close()
+
+
+async def test_a_changed_parameter_makes_another_index(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "SCAN_COMPONENTS", 100 * DIMENSION)
+    first = await open_sqlite(path, vector_index=IndexChoice(m=8))
+    await first.storages(TENANT).vectors.insert([entry(n) for n in range(1, 200)])
+    (built,) = await first.storages(TENANT).vectors.build_index()
+    await first.close()
+
+    second = await open_sqlite(path, vector_index=IndexChoice(m=12))
+    assert await found(second, 7, limit=1) == [7]
+    (again,) = await second.storages(TENANT).vectors.build_index()
+    await second.close()
+
+    assert (built.m, again.m, again.state) == (8, 12, "ready")
