@@ -56,6 +56,14 @@ HARMLESS = {
     ),
     "artifacts.drop_content": "deletes what nothing refers to: of another tenant that is garbage, and nobody's loss",
     "artifacts.keep_content": "keeps a content for a session whose number `take_number` has given, or has refused to give, before",
+    **dict.fromkeys(
+        ["nearest.embeddings_{dim}", "nearest.payloads_of_{dim}"],
+        "completes ids that the search has found with the tenant",
+    ),
+    "nearest.changes": "names owners that went; what is not among the rows of the tenant is passed over",
+    "nearest.payloads_{dim}": "makes a column; unless there are as many as the tenant has rows, the database answers the filter",
+    "nearest.index_files": "names spaces whose files are removed: a file is found by its tenant, so nobody else's is touched",
+    "nearest.index_kept": "notes the token of a file: another space that has it finds no such file, and builds one",
     "audit.successor": "asked of a chain that is broken, by a hash: hashes cover the tenant, so nobody else's entry follows it",
     **dict.fromkeys(
         ["event_log.taken", "hook_history.taken"],

@@ -42,10 +42,10 @@ class Heard:
 
 @pytest.fixture
 async def backend(
-    postgres_shared_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+    postgres_database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[PostgresBackend]:
     monkeypatch.setattr(nearest, "EXACT_BELOW", 0)  # small spaces are searched through the index as well
-    found = await open_postgres(postgres_shared_database.app_url, pool_size=2)
+    found = await open_postgres(postgres_database.app_url, pool_size=2)
     yield found
     await found.close()
 
