@@ -30,8 +30,8 @@ from llmspell.storage.index import files, planner
 from llmspell.storage.index.blocks import Block, Positions, joined
 from llmspell.storage.index.cache import SpaceCache
 from llmspell.storage.index.files import Header, Name
-from llmspell.storage.index.graph import LIBRARY, Graph, Stopped
-from llmspell.storage.index.recall import measure
+from llmspell.storage.index.graph import LIBRARY, Asked, Graph, Stopped
+from llmspell.storage.index.recall import Recall, held_out, measure
 from llmspell.storage.index.space import Indexed, Source, Space, View
 
 T = TypeVar("T")
@@ -265,8 +265,7 @@ class Builder:
             kept = np.flatnonzero(alive)
         base = joined(view.base, view.tail) if kept is None else joined(view.base, view.tail).at(kept)
         config = self._options.config(name, len(base))
-        graph = self._graph(base, view, config, anew=kept is not None)
-        recall = measure(graph, base.halves, going=lambda: self._going(len(base), len(base)))
+        graph, recall = self._graph(base, view, config, anew=kept is not None)
         if not self._going(len(base), len(base)):
             return
         indexed = Indexed(graph, recall, config.m, config.ef_construction, self._options.clock.now())
@@ -300,13 +299,27 @@ class Builder:
             _tell(name, space)
         return True
 
-    def _graph(self, base: Block, view: View, config: HnswConfig, *, anew: bool) -> Graph:
+    def _graph(self, base: Block, view: View, config: HnswConfig, *, anew: bool) -> tuple[Graph, Recall]:
+        """Make a graph over all rows, and measure it by rows before they are added."""
+        known = None if anew or view.indexed is None or not _fits(view.indexed, config) else view.indexed.graph
+        questions = held_out(0 if known is None else len(known), len(base))
+        found: list[Recall] = []
+
+        def ask(graph: Graph) -> None:
+            found.append(measure(graph, base.halves, held_out=questions, going=lambda: self._going(0, len(base))))
+
+        asked = None if questions is None else Asked(questions, ask)
+        graph = self._made(base, known, config, asked)
+        return graph, found[0] if found else measure(graph, base.halves, going=lambda: self._going(0, len(base)))
+
+    def _made(self, base: Block, known: Graph | None, config: HnswConfig, asked: Asked | None) -> Graph:
         threads, effort = self._options.threads, config.ef_construction
-        indexed = view.indexed
-        if indexed is None or anew or not _fits(indexed, config):
-            return Graph.build(base.halves, m=config.m, ef_construction=effort, threads=threads, going=self._going)
-        more = base.halves[len(indexed.graph) :]
-        return indexed.graph.extended(more, ef_construction=effort, threads=threads, going=self._going)
+        if known is None:
+            return Graph.build(
+                base.halves, m=config.m, ef_construction=effort, threads=threads, going=self._going, asked=asked
+            )
+        more = base.halves[len(known) :]
+        return known.extended(more, ef_construction=effort, threads=threads, going=self._going, asked=asked)
 
     def _kept(self, name: Name, path: Path, seen: _Seen, base: Block, indexed: Indexed) -> tuple[Block, Indexed]:
         """Write the file and return what it holds, mapped; without a file what was built stays in memory."""

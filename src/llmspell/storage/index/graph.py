@@ -15,7 +15,7 @@ import contextlib
 import importlib
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,13 @@ Going: TypeAlias = Callable[[int, int], bool]
 
 class Stopped(Exception):
     """The work is not wanted any more."""
+
+
+class Asked(NamedTuple):
+    """Rows that are added last, by their positions in the whole graph, and who is given the graph before they are."""
+
+    positions: NDArray[np.intp]
+    ask: Callable[[Graph], None]
 
 
 class Graph:
@@ -49,6 +56,7 @@ class Graph:
         ef_construction: int,
         threads: int = 1,
         going: Going | None = None,
+        asked: Asked | None = None,
     ) -> Graph:
         """Index float16 unit rows of shape (n, dimension).
 
@@ -65,7 +73,7 @@ class Graph:
             expansion_search=1,  # a search keeps as many candidates as it asks for
             enable_key_lookups=False,
         )
-        _add(index, rows, 0, threads, going)
+        _add(index, rows, 0, threads, going, asked)
         return cls(index)
 
     @classmethod
@@ -83,12 +91,13 @@ class Graph:
         ef_construction: int,
         threads: int = 1,
         going: Going | None = None,
+        asked: Asked | None = None,
     ) -> Graph:
         """Return a copy that also holds the rows behind its own: `rows` are those, of shape (more, dimension)."""
         Index = _index_type()
         index: Any = Index.restore(self.saved(), enable_key_lookups=False)
         index.expansion_add, index.expansion_search = ef_construction, 1
-        _add(index, rows, len(self), threads, going)
+        _add(index, rows, len(self), threads, going, asked)
         return Graph(index)
 
     def __len__(self) -> int:
@@ -124,9 +133,17 @@ def _index_type() -> Any:
     return Index
 
 
-def _add(index: Any, rows: NDArray[np.float16], first: int, threads: int, going: Going | None) -> None:
-    for start in range(0, len(rows), ADDED_AT_ONCE):
-        if going is not None and not going(start, len(rows)):
-            raise Stopped
-        some = rows[start : start + ADDED_AT_ONCE]
-        index.add(np.arange(first + start, first + start + len(some), dtype=np.uint64), some, threads=threads)
+def _add(
+    index: Any, rows: NDArray[np.float16], first: int, threads: int, going: Going | None, asked: Asked | None
+) -> None:
+    """Add rows behind the first ones."""
+    last = np.empty(0, np.intp) if asked is None else asked.positions - first
+    before = np.setdiff1d(np.arange(len(rows)), last, assume_unique=True)
+    for positions in (before, last):
+        for start in range(0, len(positions), ADDED_AT_ONCE):
+            if going is not None and not going(start, len(rows)):
+                raise Stopped
+            some = positions[start : start + ADDED_AT_ONCE]
+            index.add((some + first).astype(np.uint64), rows[some], threads=threads)
+        if positions is before and asked is not None:
+            asked.ask(Graph(index))
