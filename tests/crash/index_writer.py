@@ -10,7 +10,6 @@ in the database, and has ended.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import random
 import sys
@@ -25,13 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from llmspell.storage.contracts.vectors import VectorEntry
-from llmspell.storage.index import builder, files, planner, recall
+from llmspell.storage.index import builder, files, native, planner, recall
 from llmspell.storage.index.graph import Graph
 from llmspell.storage.sqlite.backend import SqliteBackend, open_sqlite
 from llmspell.tenant import TenantId
-
-for name in ("numkong", "usearch.index"):  # what a life would import, and take longer for than it lives
-    importlib.import_module(name)
 
 TENANT, OTHER = TenantId("acme"), TenantId("other")
 DIMENSION = 384
@@ -147,4 +143,5 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
+    native.cdist(), native.index_type()  # what a life would load, and take longer for than it lives
     main(sys.argv[1])

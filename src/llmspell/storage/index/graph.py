@@ -11,14 +11,14 @@ Rule 3: rows are finite and of length 1 before they come here: usearch would acc
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from llmspell.storage.index import native
 
 LIBRARY: Final = "usearch-2"
 """Whose bytes a saved graph is; a file of another library is not read."""
@@ -63,7 +63,7 @@ class Graph:
         Raises:
             Stopped: `going` said so.
         """
-        Index = _index_type()
+        Index = native.index_type()
         index = Index(
             ndim=rows.shape[1],
             metric="cos",
@@ -79,7 +79,7 @@ class Graph:
     @classmethod
     def view(cls, saved: memoryview, *, owner: object) -> Graph:
         """Return the graph that `saved` holds, without copying it; `owner` keeps these bytes alive."""
-        Index = _index_type()
+        Index = native.index_type()
         index: Any = Index.restore(saved, view=True, enable_key_lookups=False)
         index.expansion_search = 1
         return cls(index, owner=(owner, saved))
@@ -94,7 +94,7 @@ class Graph:
         asked: Asked | None = None,
     ) -> Graph:
         """Return a copy that also holds the rows behind its own: `rows` are those, of shape (more, dimension)."""
-        Index = _index_type()
+        Index = native.index_type()
         index: Any = Index.restore(self.saved(), enable_key_lookups=False)
         index.expansion_add, index.expansion_search = ef_construction, 1
         _add(index, rows, len(self), threads, going, asked)
@@ -118,19 +118,6 @@ class Graph:
     def saved(self) -> bytes:
         """Return it as bytes."""
         return bytes(self._index.save())
-
-
-def _index_type() -> Any:
-    """Load usearch, after onnxruntime where that is installed.
-
-    Measured with usearch 2.26.6 and onnxruntime 1.31.1 on Linux: a process that loads usearch first ends by a segmentation fault
-    when it loads onnxruntime, which providers do when a text is to be embedded; in this order both work.
-    """
-    with contextlib.suppress(ImportError):
-        importlib.import_module("onnxruntime")
-    from usearch.index import Index
-
-    return Index
 
 
 def _add(

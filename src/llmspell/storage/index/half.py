@@ -15,6 +15,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from llmspell.storage.index import native
+
 Halves: TypeAlias = "NDArray[np.float16]"
 
 
@@ -31,9 +33,7 @@ def to_halves(values: NDArray[np.float32], lengths: NDArray[np.float64]) -> Halv
 
 def scan(rows: Halves, query: Halves) -> NDArray[np.float64]:
     """Return the product of each row with the query: float64 of shape (n,)."""
-    import numkong
-
     if not len(rows):
         return np.empty(0)
-    products: NDArray[np.float64] = np.asarray(numkong.cdist(query[None], rows, "dot"))[0]
+    products: NDArray[np.float64] = np.asarray(native.cdist()(query[None], rows, "dot"))[0]
     return products

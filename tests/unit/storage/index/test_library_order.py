@@ -19,7 +19,7 @@ print(graph.search(rows[3].astype(np.float32), 1)[0])
 
 
 def test_texts_can_be_embedded_after_vectors_were_searched() -> None:
-    """usearch before onnxruntime ends the process."""
+    """usearch or numkong before onnxruntime may end the process."""
     pytest.importorskip("onnxruntime")
 
     run = subprocess.run([sys.executable, "-c", GRAPH_FIRST], capture_output=True, text=True, timeout=120, check=False)
