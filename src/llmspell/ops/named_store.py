@@ -1,4 +1,4 @@
-"""Whether somebody has named the store that a command is about to act on.
+"""Whether somebody has named the store, and the role, that a command is about to act as.
 
 Rule: the default, a file, is for who has named nothing at all. Who has named a server for other roles has forgotten DATABASE_URL,
 and a deployment must not be green because a file was migrated.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmspell.errors import InvalidSetting
+from llmspell.errors import InvalidSetting, Unsupported
 
 if TYPE_CHECKING:
     from llmspell.settings import Settings
@@ -29,3 +29,22 @@ def require_named_store(settings: Settings) -> None:
         " which is hardly what you mean. Nothing was done.",
         hint="Set DATABASE_URL to the server as the serving role; or name the file: --store sqlite:///…",
     )
+
+
+def require_owner_url(settings: Settings, *, without_server: str, as_owner: str) -> str:
+    """Return the URL of the role that owns the schema of a server.
+
+    `without_server` says why a store that is none has nothing to do here, `as_owner` what needs that role.
+
+    Raises:
+        Unsupported: the store is not a server.
+        InvalidSetting: no such URL is configured.
+    """
+    if settings.storage.backend != "postgresql":
+        raise Unsupported(without_server, hint="Name a server: --store postgresql://…")
+    if settings.storage.postgres.admin_url is None:
+        raise InvalidSetting(
+            f"{as_owner} as the role that owns the schema, and no URL of it is configured.",
+            hint="Set DATABASE_ADMIN_URL, or storage.postgres.admin_url.",
+        )
+    return settings.storage.postgres.admin_url

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmspell.errors import InvalidSetting, Unsupported
+from llmspell.ops.named_store import require_owner_url
 
 if TYPE_CHECKING:
     from llmspell.settings import Secret, Settings
@@ -27,17 +27,11 @@ def admin_url_of(settings: Settings) -> str:
         Unsupported: the store is not a server.
         InvalidSetting: no such URL is configured.
     """
-    if settings.storage.backend != "postgresql":
-        raise Unsupported(
-            "This store has no row-level security, so there is no tenant to sign.",
-            hint="Name a server: --store postgresql://…",
-        )
-    if settings.storage.postgres.admin_url is None:
-        raise InvalidSetting(
-            "Signing is changed as the role that owns the schema, and no URL of it is configured.",
-            hint="Set DATABASE_ADMIN_URL, or storage.postgres.admin_url.",
-        )
-    return settings.storage.postgres.admin_url
+    return require_owner_url(
+        settings,
+        without_server="This store has no row-level security, so there is no tenant to sign.",
+        as_owner="Signing is changed",
+    )
 
 
 def configured_key(settings: Settings) -> Secret | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmspell.errors import InvalidSetting, Unsupported
+from llmspell.errors import InvalidSetting
+from llmspell.ops.named_store import require_owner_url
 
 if TYPE_CHECKING:
     from llmspell.settings import Settings
@@ -25,17 +26,11 @@ def admin_url_of(settings: Settings) -> str:
         Unsupported: the store is not a server.
         InvalidSetting: no such URL is configured.
     """
-    if settings.storage.backend != "postgresql":
-        raise Unsupported(
-            "This store has no index of its own: vectors are searched in process.",
-            hint="Name a server: --store postgresql://…",
-        )
-    if settings.storage.postgres.admin_url is None:
-        raise InvalidSetting(
-            "Indexes are built by the role that owns the schema, and no URL of it is configured.",
-            hint="Set DATABASE_ADMIN_URL, or storage.postgres.admin_url.",
-        )
-    return settings.storage.postgres.admin_url
+    return require_owner_url(
+        settings,
+        without_server="This store has no index of its own: vectors are searched in process.",
+        as_owner="Indexes are built",
+    )
 
 
 def operator_url_of(settings: Settings) -> str:

@@ -92,7 +92,7 @@ async def build(dimension: str | None) -> ExitCode:
             work = asyncio.create_task(tenant.vectors.build_index(dimension=wanted))
             done = indexed = sum(space.indexed for space in before)
             while not (await asyncio.wait({work}, timeout=POLL_S))[0]:
-                now = sum(space.indexed for space in _chosen(await tenant.vectors.index_status(), wanted))
+                now = sum(one.indexed + one.building for one in _chosen(await tenant.vectors.index_status(), wanted))
                 bar.advance(max(0, now - done))
                 done = max(done, now)
             spaces = await work

@@ -222,6 +222,7 @@ class VectorIndexStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     `state`: "exact" - every vector is compared; "ready" - the index holds all but a small tail; "behind" - there is more to index
     than that; "building" - it is being done. Until then what is not indexed is compared one by one: no answer waits.
+    `building`: rows that the build under way has taken in so far; they count as unindexed until it ends.
     `deleted`: rows still in the index that are gone, which searches step over. `recall`: measured on the data, with `ef_search`
     candidates and against exact search, when the index was built; `recall_by_ef` has the other points of that measurement.
     `estimated_bytes` is HNS-19's estimate; `memory_bytes` and `file_bytes` are what is really taken, where this process knows.
@@ -233,6 +234,7 @@ class VectorIndexStatus(msgspec.Struct, frozen=True, kw_only=True):
     vectors: int
     indexed: int = 0
     unindexed: int = 0
+    building: int = 0
     deleted: int = 0
     m: int | None = None
     ef_construction: int | None = None

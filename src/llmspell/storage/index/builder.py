@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -34,7 +34,6 @@ from llmspell.storage.index.graph import LIBRARY, Asked, Graph, Stopped
 from llmspell.storage.index.recall import Recall, held_out, measure
 from llmspell.storage.index.space import Indexed, Source, Space, View
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 RETRY_S: Final = 5.0
 """A build that failed, or that another process had, is not tried again before."""
@@ -180,19 +179,16 @@ class Builder:
         with contextlib.suppress(OSError):  # one that cannot be removed does not count either
             self._path(name).unlink()
 
-    def _stored(self, name: Name, token: str) -> files.Stored | None:
-        return files.read(self._path(name), name, token=token, mapped=self._options.mapped)
+    def _stored(self, name: Name, token: str | None) -> files.Stored | None:
+        """Return what the file that the database knows holds; None when there is none, or none that can be believed."""
+        return None if token is None else files.read(self._path(name), name, token=token, mapped=self._options.mapped)
 
     def restore(self, name: Name, space: Space, source: Source) -> None:
         """Fill a space from its file, if there is one that agrees with the database. The space's lock is held."""
         if not self._cleared:
             self._cleared = True
             files.clear(self._options.folder)
-        stored = (
-            None
-            if source.token is None
-            else files.read(self._path(name), name, token=source.token, mapped=self._options.mapped)
-        )
+        stored = self._stored(name, source.token)
         if stored is not None and stored.header.change <= source.version.change:
             space.restore(stored.base, stored.indexed, source.version._replace(change=stored.header.change))
             _tell(name, space)
@@ -221,12 +217,15 @@ class Builder:
                 ended.set()
 
     def _going(self, done: int, total: int) -> bool:
+        """Note how far the build is, and say whether it is still wanted."""
+        if self._working is not None:
+            self._working.done, self._working.total = done, total
+        return self._is_going()
+
+    def _is_going(self) -> bool:
         working = self._working
-        if working is not None:
-            working.done, working.total = done, total
-            if self._forgotten.get(working.name, 0) != working.forgotten:
-                return False
-        return not self._stopped
+        forgets = working is not None and self._forgotten.get(working.name, 0) != working.forgotten
+        return not forgets and not self._stopped
 
     def _path(self, name: Name) -> Path:
         return self._options.folder / name.file
@@ -250,7 +249,7 @@ class Builder:
         if seen is None or not self.is_wanted(name, seen.space):
             return
         space, view, epoch = seen.space, seen.view, seen.epoch
-        stored = self._stored(name, seen.token) if path is not None and seen.token is not None else None
+        stored = self._stored(name, seen.token) if path is not None else None
         if stored is not None and self._takes_over(name, space, stored):
             return
         if path is not None and stored is None:
@@ -266,12 +265,12 @@ class Builder:
         base = joined(view.base, view.tail) if kept is None else joined(view.base, view.tail).at(kept)
         config = self._options.config(name, len(base))
         graph, recall = self._graph(base, view, config, anew=kept is not None)
-        if not self._going(len(base), len(base)):
+        if not self._is_going():
             return
         indexed = Indexed(graph, recall, config.m, config.ef_construction, self._options.clock.now())
         if path is not None:
             base, indexed = self._kept(name, path, seen, base, indexed)
-        if not self._going(len(base), len(base)) and not self._stopped:
+        if not self._is_going() and not self._stopped:
             self._remove(name)
             return
         with space.lock:
@@ -306,11 +305,11 @@ class Builder:
         found: list[Recall] = []
 
         def ask(graph: Graph) -> None:
-            found.append(measure(graph, base.halves, held_out=questions, going=lambda: self._going(0, len(base))))
+            found.append(measure(graph, base.halves, held_out=questions, going=self._is_going))
 
         asked = None if questions is None else Asked(questions, ask)
         graph = self._made(base, known, config, asked)
-        return graph, found[0] if found else measure(graph, base.halves, going=lambda: self._going(0, len(base)))
+        return graph, found[0] if found else measure(graph, base.halves, going=self._is_going)
 
     def _made(self, base: Block, known: Graph | None, config: HnswConfig, asked: Asked | None) -> Graph:
         threads, effort = self._options.threads, config.ef_construction
@@ -322,7 +321,7 @@ class Builder:
         return known.extended(more, ef_construction=effort, threads=threads, going=self._going, asked=asked)
 
     def _kept(self, name: Name, path: Path, seen: _Seen, base: Block, indexed: Indexed) -> tuple[Block, Indexed]:
-        """Write the file and return what it holds, mapped; without a file what was built stays in memory."""
+        """Write the file and return what it holds; without one what was built stays as it is."""
         token = uuid4().hex
         header = Header(
             name=name,

@@ -146,7 +146,7 @@ def write(path: Path, header: Header, base: Block, graph: Graph) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(beside).replace(path)
-    except BaseException:
+    except BaseException:  # whatever ends the writing: half a file is of no use to anybody
         with contextlib.suppress(OSError):
             Path(beside).unlink()
         raise

@@ -126,9 +126,9 @@ def _add(
     """Add rows behind the first ones."""
     last = np.empty(0, np.intp) if asked is None else asked.positions - first
     before = np.setdiff1d(np.arange(len(rows)), last, assume_unique=True)
-    for positions in (before, last):
+    for done, positions in ((0, before), (len(before), last)):
         for start in range(0, len(positions), ADDED_AT_ONCE):
-            if going is not None and not going(start, len(rows)):
+            if going is not None and not going(done + start, len(rows)):
                 raise Stopped
             some = positions[start : start + ADDED_AT_ONCE]
             index.add((some + first).astype(np.uint64), rows[some], threads=threads)

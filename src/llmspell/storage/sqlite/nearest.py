@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
@@ -26,7 +27,6 @@ from llmspell.storage.sqlite.database import ConnectionExecutor, Database, FileU
 from llmspell.storage.sqlite.dialect import SqliteDialect, SqliteFilters
 from llmspell.storage.sqlite.index_options import IndexOptions
 from llmspell.storage.sqlite.vector_rows import FLOAT32_BYTES, SpaceRows
-from llmspell.tenant import TenantId
 
 if TYPE_CHECKING:
     from llmspell.storage.sqlite.vector_search import Hits, VectorSearch
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _NOT_NOW: Final = (MemoryError, OSError, RuntimeError, LlmspellError)
 """What ends in no index: no memory, no thread."""
-WORTH_BUILDING: Final = 8_000_000
-"""Insertions of so many components (20,833 rows of 384) wake the builder, which decides (`index.planner`)."""
 SCOPE: Final = FILTER_FIELDS.by_name["scope"]
 
 
@@ -61,8 +59,6 @@ class InProcessNeighbours:
         self._database = database
         self._options = options
         self._loaded: VectorSearch | None = None
-        self._inserted: dict[tuple[TenantId, str], int] = {}
-        """Components that this process has inserted into a space since the builder was told."""
         self._lock = threading.Lock()
 
     def search_in_process(self) -> VectorSearch:
@@ -96,13 +92,10 @@ class InProcessNeighbours:
         rows = self._rows(executor, vectors.free_space(dimension), dimension)
         if light and self._loaded is None:
             raise TooMuch
-        engine = self.search_in_process()
         node = _restriction(scope, where)
-        counted = engine.counted(node, lambda: self._free_ids(rows, scope, where))
-        try:
-            found = engine.search(rows, query, limit, effort=effort, counted=counted, light=light)
-        except engine.heavy:
-            raise TooMuch from None
+        only = None if node is None else partial(self._free_ids, rows, scope, where)
+        engine = self.search_in_process()
+        found = engine.search(rows, query, limit, effort=effort, filters=node, only=only, light=light)
         return [Neighbour(UUID(bytes=id), score, *rows.payload.get(id, ())) for id, score in found]
 
     def _free_ids(self, rows: SpaceRows, scope: str | None, where: Node | None) -> list[bytes]:
@@ -120,18 +113,15 @@ class InProcessNeighbours:
                 return await self.memories(inner, space_id=space_id, query=query, limit=limit, where=where, now=now)
 
             return await executor.read(work, heavy=True)
-        from llmspell.storage.sqlite.vector_search import Counted
-
         rows = self._rows(executor, space_id, len(query) // FLOAT32_BYTES)
+        engine = self.search_in_process()
         if where is None:
             expired = [row[0] for row in await executor.rows(self._catalog.nearest.expired, now=now)]
-            counted = Counted(without=expired)
-        else:
-            condition = compile_filter(where, memories.COLUMNS, self._dialect, self._filters)
-            matching = self._catalog.nearest.memories.filtered(condition.fragment)
-            live = [row[0] for row in await executor.rows(matching, now=now, **condition.parameters)]
-            counted = Counted(only=lambda: live)
-        return _scored(self.search_in_process().search(rows, query, limit, counted=counted))
+            return _scored(engine.search(rows, query, limit, without=expired))
+        condition = compile_filter(where, memories.COLUMNS, self._dialect, self._filters)
+        matching = self._catalog.nearest.memories.filtered(condition.fragment)
+        live = [row[0] for row in await executor.rows(matching, now=now, **condition.parameters)]
+        return _scored(engine.search(rows, query, limit, only=lambda: live))
 
     def _rows(self, executor: Executor, space_id: str, dimension: int) -> SpaceRows:
         if not isinstance(executor, ConnectionExecutor):
@@ -144,15 +134,10 @@ class InProcessNeighbours:
         # A process that only writes loads no array library, and builds nothing: whoever searches does.
         if self._loaded is None or not self._options.indexes or unit.in_transaction:
             return
-        key = (unit.tenant, space_id)
-        components = self._inserted.get(key, 0) + count * dimension
-        if components > WORTH_BUILDING:
-            try:
-                await self._loaded.inserted_rows(unit, space_id, dimension, components // dimension)
-            except _NOT_NOW as exc:  # the rows are there: that nothing is built behind them is no failure of theirs
-                _log.warning("The index of a space is not built behind insertions: %s", exc)
-            components = 0
-        self._inserted[key] = components
+        try:
+            await self._loaded.inserted_rows(unit, space_id, dimension, count)
+        except _NOT_NOW as exc:  # the rows are there: that nothing is built behind them is no failure of theirs
+            _log.warning("The index of a space is not built behind insertions: %s", exc)
 
     async def index_status(self, unit: Unit, spaces: Sequence[SpaceCount]) -> list[VectorIndexStatus]:
         engine = self.search_in_process()

@@ -41,12 +41,14 @@ from llmspell.storage.index.search import Harmed, Question, search
 from llmspell.storage.index.space import Heavy, Source, Space, View
 from llmspell.storage.relational.catalog import Catalog
 from llmspell.storage.relational.database import Executor, Unit
-from llmspell.storage.relational.runtime import SpaceCount
+from llmspell.storage.relational.runtime import SpaceCount, TooMuch
 from llmspell.storage.sqlite.database import ConnectionExecutor, Database, FileUnit
 from llmspell.storage.sqlite.index_options import IndexOptions
 from llmspell.storage.sqlite.vector_rows import SpaceRows
 from llmspell.tenant import TenantId
 
+WORTH_BUILDING: Final = 8_000_000
+"""Insertions of so many components (20,833 rows of 384) wake the builder, which decides (`index.planner`)."""
 BACKLOG_COMPONENTS: Final = 200_000_000
 """Insertions of so many components (520,000 rows of 384) while a build goes on wait: what is not indexed costs each search."""
 BEAMS_MAX: Final = 1_000
@@ -81,18 +83,8 @@ class Counted(NamedTuple):
         return None if found is None else found[found < len(view)]
 
 
-EVERYTHING: Final = Counted()
-
-
 class VectorSearch:
     """The spaces of one store in this process, and their builder."""
-
-    heavy = Heavy
-
-    @staticmethod
-    def counted(filters: Node | None, only: Callable[[], list[bytes]]) -> Counted:
-        """Return which rows count: those that a filter accepts, or all; `only` answers it where columns cannot."""
-        return EVERYTHING if filters is None else Counted(filters, only)
 
     def __init__(self, catalog: Catalog, clock: Clock, database: Database, options: IndexOptions) -> None:
         self._catalog = catalog
@@ -100,8 +92,8 @@ class VectorSearch:
         self._options = options
         self._beams: dict[tuple[Name, Effort, int], tuple[Recall, int]] = {}
         self._configs: dict[IndexChoice, HnswConfig] = {}
-        self._waiting: dict[Name, int] = {}
-        """Rows that this process has inserted into a space since a build of it began."""
+        self._inserted: dict[Name, int] = {}
+        """Components that this process has inserted into a space since the builder was told of it."""
         self._cache = SpaceCache(options.vector_cache_bytes, begin=self._begin, gone=self._let_go)
         self._builder = builders.Builder(
             self._cache,
@@ -125,24 +117,30 @@ class VectorSearch:
         limit: int,
         *,
         effort: Effort = CONFIGURED,
-        counted: Counted = EVERYTHING,
+        filters: Node | None = None,
+        only: Callable[[], list[bytes]] | None = None,
+        without: Sequence[bytes] = (),
         light: bool = False,
     ) -> Hits:
         """Return the best owners and their scores, in order, as the snapshot of `rows` sees them.
 
+        Those count that `filters` accept (`only` says which where columns cannot), or that `only` names, or all `without` some.
+
         Raises:
-            Heavy: `light` was asked for, and it would take longer than some tenths of a millisecond.
+            TooMuch: `light` was asked for, and it would take longer than some tenths of a millisecond.
         """
+        counted = Counted(filters, only, without)
         started = time.perf_counter()
         try:
             hits, path = self._answer(rows, query, limit, effort, counted, light=light)
+        except Heavy:
+            raise TooMuch from None
         except Harmed:
             _log.warning("What was kept of a space in memory is not what the database has; it is read anew.")
             self._cache.drop(Name(rows.executor.tenant, rows.id, rows.dimension))
             hits, path = _page_by_page(rows, exact.unit_vector(query), limit, counted).pairs(), "exact"
-        if not searches_observed():
-            return hits
-        notify_search(path, time.perf_counter() - started, len(rows.payload))
+        if searches_observed():
+            notify_search(path, time.perf_counter() - started, len(rows.payload))
         return hits
 
     def _answer(
@@ -175,26 +173,29 @@ class VectorSearch:
         known = self._beams.get((name, effort, limit))
         if known is not None and known[0] is indexed.recall:
             return known[1]
-        choice = self._options.choice(name.space_id)
-        ef_search = choice.config(len(view)).ef_search
-        beam = candidates(effort, limit, indexed.recall, ef_search=ef_search, recall=choice.recall)
+        beam = self._beam(name, effort, limit, indexed.recall, len(view))
         if len(self._beams) >= BEAMS_MAX:
             self._beams.clear()
         self._beams[name, effort, limit] = (indexed.recall, beam)
         return beam
+
+    def _beam(self, name: Name, effort: Effort, limit: int, measured: Recall, count: int) -> int:
+        ef_search, recall = self._config(name, count).ef_search, self._options.choice(name.space_id).recall
+        return candidates(effort, limit, measured, ef_search=ef_search, recall=recall)
 
     # --- the indexes --------------------------------------------------------------------------------------------------
 
     async def inserted_rows(self, unit: Unit, space_id: str, dimension: int, count: int) -> None:
         """Let the index catch up when much was inserted, and wait for it when far too much was."""
         name = Name(unit.tenant, space_id, dimension)
-        waiting = self._waiting[name] = self._waiting.get(name, 0) + count
-        if self._builder.state(name) is None:
-            self._waiting[name] = 0
-            self._builder.schedule(name)
-        elif waiting * dimension > BACKLOG_COMPONENTS:
-            await asyncio.to_thread(self._builder.schedule(name).wait)
-            self._waiting[name] = 0
+        inserted = self._inserted[name] = self._inserted.get(name, 0) + count * dimension
+        goes_on = self._builder.state(name) is not None
+        if inserted <= (BACKLOG_COMPONENTS if goes_on else WORTH_BUILDING):
+            return
+        ended = self._builder.schedule(name)
+        if goes_on:
+            await asyncio.to_thread(ended.wait)
+        self._inserted[name] = 0
 
     async def forget(self, tenant: TenantId, space_id: str, dimension: int) -> None:
         """Drop the index of a space and its file: they hold what was erased."""
@@ -218,13 +219,12 @@ class VectorSearch:
         name = Name(unit.tenant, counted.id, counted.dimension)
         if self._options.indexes and not unit.in_transaction:
             await asyncio.to_thread(self._take_over, name)
-        choice = self._options.choice(name.space_id)
-        status = configured(choice, counted)
+        status = self._configured(name, counted)
         space = self._cache.get(name)
         if space is None:
             return status
         with space.lock:
-            return self._measured(status, space, name, choice)
+            return self._measured(status, space, name)
 
     def _take_over(self, name: Name) -> None:
         """Open the index file of a space that this process has not looked at yet, if there is one."""
@@ -232,18 +232,35 @@ class VectorSearch:
         if (held is None or held.version is None) and (self._options.folder / name.file).exists():
             self._read(name, lambda source: self._cache.view(name, source))
 
-    def _measured(self, status: VectorIndexStatus, space: Space, name: Name, choice: IndexChoice) -> VectorIndexStatus:
-        indexed = space.indexed
+    def _configured(self, name: Name, counted: SpaceCount) -> VectorIndexStatus:
+        """Return what is known of a space without looking at its index."""
+        config = self._config(name, counted.vectors)
+        return VectorIndexStatus(
+            space_id=counted.id,
+            dimension=counted.dimension,
+            state="exact",
+            vectors=counted.vectors,
+            unindexed=counted.vectors,
+            m=config.m,
+            ef_construction=config.ef_construction,
+            ef_search=config.ef_search,
+            recall_target=self._options.choice(name.space_id).recall,
+            estimated_bytes=counted.vectors * estimate_vector_bytes(counted.dimension, m=config.m),
+            overhead_bytes=estimate_overhead_bytes(counted.vectors, m=config.m),
+        )
+
+    def _measured(self, status: VectorIndexStatus, space: Space, name: Name) -> VectorIndexStatus:
+        indexed, work = space.indexed, self._builder.state(name)
         state: IndexState = "exact"
-        if self._builder.state(name) is not None:
+        if work is not None:
             state = "building"
         elif indexed is not None:
             state = "behind" if self._builder.is_wanted(name, space) else "ready"
-        known = msgspec.structs.replace(status, state=state, memory_bytes=space.size_bytes)
+        building = 0 if work is None else work.done
+        known = msgspec.structs.replace(status, state=state, building=building, memory_bytes=space.size_bytes)
         if indexed is None:
             return known
-        ef_search = choice.config(space.rows).ef_search
-        asked = candidates(CONFIGURED, STATUS_HITS, indexed.recall, ef_search=ef_search, recall=choice.recall)
+        asked = self._beam(name, CONFIGURED, STATUS_HITS, indexed.recall, space.rows)
         live = len(indexed.graph) - space.dead_indexed
         return msgspec.structs.replace(
             known,
@@ -264,7 +281,7 @@ class VectorSearch:
         self._builder.stop()
 
     def _let_go(self, name: Any) -> None:
-        self._waiting.pop(name, None)
+        self._inserted.pop(name, None)
         notify_index(name.tenant, name.space_id, 0, 0)
 
     def _config(self, name: Name, count: int) -> HnswConfig:
@@ -299,24 +316,6 @@ class VectorSearch:
             return await unit.execute(query, space_id=name.space_id, change=change, token=token, known=known)
 
         return asyncio.run(note()) > 0
-
-
-def configured(choice: IndexChoice, counted: SpaceCount) -> VectorIndexStatus:
-    """Return what is known of a space without looking at its index."""
-    config = choice.config(counted.vectors)
-    return VectorIndexStatus(
-        space_id=counted.id,
-        dimension=counted.dimension,
-        state="exact",
-        vectors=counted.vectors,
-        unindexed=counted.vectors,
-        m=config.m,
-        ef_construction=config.ef_construction,
-        ef_search=config.ef_search,
-        recall_target=choice.recall,
-        estimated_bytes=counted.vectors * estimate_vector_bytes(counted.dimension, m=config.m),
-        overhead_bytes=estimate_overhead_bytes(counted.vectors, m=config.m),
-    )
 
 
 def _page_by_page(rows: SpaceRows, unit: exact.Doubles, limit: int, counted: Counted) -> exact.Found:
