@@ -189,7 +189,7 @@ class ExportReader:
                     if tenant != STORE_TENANT:
                         tenant_id(tenant)
                 encoded = ENCODER.encode(record)
-                digests.add(tenant, encoded)
+                digests.add(key[0], encoded)
             except (ValueError, TypeError, OverflowError, RecursionError, LlmspellError) as exc:
                 raise self._refused(exc, table, number, offset) from exc
             records.append(record)
@@ -203,7 +203,7 @@ class ExportReader:
         self.counts[table.shown] = digests.result()
 
     def _refused(self, exc: Exception, table: Table, number: int, offset: int) -> LlmspellError:
-        where = {"path": self.path, "table": table.shown, "record": number, "byte": offset}
+        where: dict[str, Any] = {"path": self.path, "table": table.shown, "record": number, "byte": offset}
         if isinstance(exc, InvalidInput):
             return TransferError(f"A record of the export was refused: {exc.detail}", hint=exc.hint, **where)
         if isinstance(exc, LlmspellError):

@@ -64,7 +64,7 @@ class RecordReader:
         if type(record) is self.table.record:
             return record
         # A keyword-only twin of the Struct that rows of stores are: the same fields, so the same bytes.
-        return self.table.record(*(getattr(record, name) for name in self.table.names))  # type: ignore[call-arg]
+        return self.table.record(*(getattr(record, name) for name in self.table.names))
 
     def key(self, record: Record) -> tuple[Any, ...]:
         """Return the key, to be compared with others."""

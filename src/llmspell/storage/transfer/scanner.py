@@ -43,14 +43,14 @@ class Scanner:
         """How many bytes were read before this position."""
         return self._before + self._at
 
-    def fail(self, problem: str, *, offset: int | None = None, **fields: object) -> NoReturn:
+    def fail(self, problem: str, *, offset: int | None = None) -> NoReturn:
         """Raise what is wrong here.
 
         Raises:
             TransferError: always.
         """
         at = self.offset if offset is None else offset
-        raise TransferError(problem, path=self._path, **fields, byte=at)
+        raise TransferError(problem, path=self._path, byte=at)
 
     def _more(self) -> bool:
         """Read on; say whether there was anything."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ async def stepped(iterator: Iterator[T]) -> AsyncIterator[T]:
         yield item  # type: ignore[misc]
 
 
-async def ahead(batches: AsyncIterator[T]) -> AsyncIterator[T]:
+async def ahead(batches: AsyncIterator[T]) -> AsyncGenerator[T, None]:
     """Read one batch ahead of the consumer."""
     iterator = aiter(batches)
 

@@ -6,7 +6,7 @@ Rule: both sides are read in full; nothing is believed from a summary.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, TypeAlias
 
 from llmspell.codec import require_limit
@@ -114,7 +114,7 @@ class _StoreSide:
             found[table.shown] = digests.result()
         return found
 
-    async def rows(self, table: Table, tenant: str) -> AsyncIterator[Record]:
+    async def rows(self, table: Table, tenant: str) -> AsyncGenerator[Record, None]:
         async with contextlib.aclosing(ahead(self._source.rows(table))) as batches:
             async for batch in batches:
                 for row in batch:
@@ -157,7 +157,7 @@ class _FileSide:
         mine = {tenant: one for tenant, one in count.tenants.items() if tenant == self._tenant}
         return TableCount(sum(one.count for one in mine.values()), "", mine)
 
-    async def rows(self, table: Table, tenant: str) -> AsyncIterator[Record]:
+    async def rows(self, table: Table, tenant: str) -> AsyncGenerator[Record, None]:
         walk = self._reader.tables(lambda found: found.name == table.name)
         try:
             async for _, batches in stepped(walk):
