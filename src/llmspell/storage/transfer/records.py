@@ -32,6 +32,7 @@ ENCODER: Final = msgspec.json.Encoder()
 FLOAT32_BYTES: Final = 4
 JSON_DEPTH_MAX: Final = 64
 _EMPTY: Final = b"{}"
+_NULL: Final = b"null"
 _NUL: Final = b"\\u0000"
 
 
@@ -44,6 +45,7 @@ class RecordReader:
         later = any(column.since > schema_version for column in table.columns)
         self._make: Callable[..., Record] | None = table.record if later else None
         self._fixes = [(column.name, fix) for column in table.columns if (fix := _FIXES.get(column.kind)) is not None]
+        self._json = [(column.name, column.null) for column in table.columns if column.kind == "json"]
         self._key = table.key
 
     def read(self, raw: bytes) -> Record:
@@ -61,6 +63,11 @@ class RecordReader:
                 fixed = fix(value, name, self.table)
                 if fixed is not value:
                     setattr(record, name, fixed)
+        for name, null in self._json:
+            if bytes(getattr(record, name)) == _NULL:
+                if not null:
+                    raise InvalidInput(name, "must not be null")
+                setattr(record, name, None)
         if type(record) is self.table.record:
             return record
         # A keyword-only twin of the Struct that rows of stores are: the same fields, so the same bytes.
