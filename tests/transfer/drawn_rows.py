@@ -50,6 +50,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "relationships.confidence": (0.0, 0.1, 1.0, None),
     "audit_log.latency_ms": (0.0, 0.1, 1e22, 5e-324, 1.7976931348623157e308, None),
 }
+POOL = 20_000
+"""Embeddings are windows of so many components: drawing each anew would take longer than the transfer."""
 SMALL = frozenset(
     {
         "version",
@@ -71,10 +73,22 @@ class Drawn:
     """Rows of every table for some tenants."""
 
     def __init__(
-        self, seed: int, tenants: Sequence[str], *, each: int = 5, vectors: int = 5, artifact_bytes: int = 3_000_000
+        self,
+        seed: int,
+        tenants: Sequence[str],
+        *,
+        each: int = 5,
+        vectors: int = 5,
+        artifact_bytes: int = 3_000_000,
+        plain: bool = False,
     ) -> None:
+        """`plain`: without numbers that other programs round."""
         self.chance = random.Random(seed)
+        self.pool = array.array("f", (self.chance.gauss(0, 1) for _ in range(POOL + max(DIMENSIONS))))
         self.tenants = sorted(tenants)
+        self.plain = plain
+        self.floats = (0.1, 1.5, -2.25) if plain else FLOATS
+        self.integers = (0, 1, -1, 2**31 - 1) if plain else INTEGERS
         self.each, self.vectors, self.artifact_bytes = each, vectors, artifact_bytes
         self.rows: dict[str, list[Record]] = {table.name: [] for table in TABLES}
         for tenant in self.tenants:
@@ -116,11 +130,12 @@ class Drawn:
         if depth and kind < 0.5:
             return [self.json(depth - 1) for _ in range(self.chance.randint(0, 3))]
         return self.chance.choice(
-            (None, True, False, self.text(), self.chance.choice(FLOATS), self.chance.choice(INTEGERS))
+            (None, True, False, self.text(), self.chance.choice(self.floats), self.chance.choice(self.integers))
         )
 
     def vector(self, dimension: int) -> bytes:
-        values = array.array("f", (self.chance.gauss(0, 1) for _ in range(dimension)))
+        start = self.chance.randrange(POOL)
+        values = self.pool[start : start + dimension]
         values[0], values[1], values[2] = -0.0, 1e-38, 1.5
         return values.tobytes()
 
@@ -128,7 +143,7 @@ class Drawn:
         name = column.name
         given = CHOICES.get(f"{table.name}.{name}")
         if given is not None:
-            return self.chance.choice(given)
+            return self.chance.choice(given[:2] if column.kind == "float" and self.plain else given)
         if column.null and self.chance.random() < 0.3:
             return None
         match column.kind:
@@ -137,11 +152,13 @@ class Drawn:
             case "uuid":
                 return self.uuid()
             case "integer":
-                return self.chance.randint(1, 2**31 - 1) if name in SMALL else self.chance.randint(1, 2**60)
+                return (
+                    self.chance.randint(1, 2**31 - 1) if name in SMALL else self.chance.randint(1, max(self.integers))
+                )
             case "boolean":
                 return self.chance.random() < 0.5
             case "json":
-                return json_value({self.text(30): self.json(), "n": self.chance.choice(FLOATS)})
+                return json_value({self.text(30): self.json(), "n": self.chance.choice(self.floats)})
             case "texts":
                 return [self.text(30) for _ in range(self.chance.randint(0, 3))]
             case "bytes":
@@ -149,7 +166,7 @@ class Drawn:
             case "instant":
                 return self.instant()
             case "float":
-                return self.chance.choice(FLOATS)
+                return self.chance.choice(self.floats)
             case "vector":
                 return self.vector(table.dimension or 0)
         raise AssertionError(column)
