@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,46 +12,19 @@ from tests.fixtures.postgres import PostgresDatabase
 from tests.fixtures.seeds import SEED
 from tests.fixtures.services import require_service
 from tests.transfer.drawn_rows import Drawn
+from tests.transfer.stores import CLOCK, file_store, server_store
 
-from llmspell.clock import ManualClock
 from llmspell.codec import DIMENSIONS
-from llmspell.storage.contracts.backend import Backend
 from llmspell.storage.contracts.transfer import Progress
 from llmspell.storage.contracts.transfer_tables import TABLES, TYPES
-from llmspell.storage.postgres.backend import open_postgres
-from llmspell.storage.sqlite.backend import open_sqlite
 from llmspell.storage.transfer.exporter import export
 from llmspell.storage.transfer.importer import import_, transfer
 from llmspell.storage.transfer.streams import Compress, Input, Output
 from llmspell.storage.transfer.verifier import verify
 from llmspell.tenant import TenantId
 
-CLOCK = ManualClock()
 VECTORS = 500
 ARTIFACT_BYTES = 20_000_000
-
-
-@asynccontextmanager
-async def file_store(path: Path) -> AsyncIterator[Backend]:
-    store = await open_sqlite(path, clock=CLOCK)
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-@asynccontextmanager
-async def server_store(database: PostgresDatabase, *, operator: bool = True) -> AsyncIterator[Backend]:
-    store = await open_postgres(
-        database.app_url,
-        operator_url=database.operator_url if operator else None,
-        tenant_key=database.tenant_key,
-        clock=CLOCK,
-    )
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 def data_of(path: Path) -> bytes:
