@@ -4,8 +4,8 @@
 
 The set of PF-041…046: 10,000 free vectors of 384 dimensions and 1,000 entities in one tenant. Records per second of an export (to a
 file, synced), of an import into a fresh store (one transaction, committed), and of a transfer without a file, each the best and the
-median of some rounds; beside what is required (PF-041…044), and JSON alone (PF-045, 046). The digests of every export, and of the
-store after every import, are compared.
+median of some rounds, and the processor time that this process took for a record, on all of its threads; beside what is required
+(PF-041…044), and JSON alone (PF-045, 046). The digests of every export, and of the store after every import, are compared.
 
 `--gigabytes N` writes a file of so many, reads it into a store, and exports that again, each in a process of its own, and reports
 the most memory that each had; the target is 200 MB for 2.
@@ -67,6 +67,13 @@ MEMORY_TARGET_MB = 200
 GIGABYTE = 1_000_000_000
 RECORD_BYTES = 2_500
 """About what a vector of 384 dimensions takes in a file."""
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """How long something took, and how much of it this process was at work, on all of its threads."""
+
+    seconds: float
+    cpu_seconds: float
 
 
 class Rows:
@@ -136,17 +143,16 @@ def require(report: Report, wanted: Report) -> None:
 
 async def measure(backend: str, made: Path, wanted: Report, rounds: int, folder: Path) -> dict[str, Any]:
     """Import into fresh stores, export and transfer from them; return records per second."""
-    times: dict[str, list[float]] = {"import": [], "export": [], "transfer": []}
+    times: dict[str, list[Taken]] = {"import": [], "export": [], "transfer": []}
     for number in range(rounds):
         async with opened(backend) as store, opened("sqlite") as other:
             backing, second = store.spell._backend, other.spell._backend
-            if store.operator_url:
-                await store.spell.tenants.create(TENANT)
-            times["import"].append(await _timed(import_(Input(made), backing, on_conflict="skip")))
+            times["import"].append(await _timed(import_(Input(made), backing)))
             out = folder / f"{backend}-{number}.json"
-            started = time.perf_counter()
-            require(await export(backing, Output(out), clock=ManualClock(), tenant=TENANT), wanted)
-            times["export"].append(time.perf_counter() - started)
+            exported: list[Report] = []
+            writing = export(backing, Output(out), clock=ManualClock(), tenant=TENANT)
+            times["export"].append(await _timed(writing, exported))
+            require(exported[0], wanted)
             times["transfer"].append(await _timed(transfer(backing, second, clock=ManualClock(), tenant=TENANT)))
             if not (await verify(second, Input(out), tenant=TENANT)).equal:
                 raise SystemExit("error: what was transferred differs from what was exported")
@@ -154,8 +160,9 @@ async def measure(backend: str, made: Path, wanted: Report, rounds: int, folder:
     total = wanted.total
     return {
         name: {
-            "per_s_best": round(total / min(taken)),
-            "per_s_median": round(total / statistics.median(taken)),
+            "per_s_best": round(total / min(one.seconds for one in taken)),
+            "per_s_median": round(total / statistics.median(one.seconds for one in taken)),
+            "cpu_us_each": round(min(one.cpu_seconds for one in taken) / total * 1e6, 1),
             **_beside(backend, name),
         }
         for name, taken in times.items()
@@ -167,10 +174,12 @@ def _beside(backend: str, name: str) -> dict[str, int]:
     return {**({"required": required} if required else {}), **({"target": target} if target else {})}
 
 
-async def _timed(work: Any) -> float:
-    started = time.perf_counter()
-    await work
-    return time.perf_counter() - started
+async def _timed(work: Any, into: list[Any] | None = None) -> Taken:
+    cpu, started = time.process_time(), time.perf_counter()
+    result = await work
+    if into is not None:
+        into.append(result)
+    return Taken(time.perf_counter() - started, time.process_time() - cpu)
 
 
 def json_alone(rounds: int) -> dict[str, Any]:

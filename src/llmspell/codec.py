@@ -319,11 +319,27 @@ def pack_vector(value: VectorLike, *, field: str = "embedding", dimension: int |
         raise InvalidVector(field, f"must have {', '.join(others)} or {largest} dimensions", given=size)
     if dimension is not None and size != dimension:
         raise InvalidVector(field, f"must have {dimension} dimensions", given=size)
+    _require_direction(packed, field)
+    return packed
+
+
+def require_packed(packed: bytes, *, field: str = "embedding", dimension: int) -> None:
+    """Refuse little-endian float32 bytes that `pack_vector` would not have made.
+
+    Raises:
+        InvalidVector: another length, NaN, infinite, zero, or too long or short, as `pack_vector` says.
+    """
+    size, rest = divmod(len(packed), 4)
+    if size != dimension or rest:
+        raise InvalidVector(field, f"must have {dimension} dimensions", given=size if not rest else len(packed) / 4)
+    _require_direction(packed, field)
+
+
+def _require_direction(packed: bytes, field: str) -> None:
     # One byte of each component is enough to accept what embeddings are. The others have their length computed exactly.
     magnitudes = packed[3::4].translate(_MAGNITUDES)
     if _LONG in magnitudes or _MIDDLE not in magnitudes:
         _require_length(unpack_vector(packed), field)
-    return packed
 
 
 def _float32(value: VectorLike) -> bytes:

@@ -68,10 +68,13 @@ async def test_a_search_in_another_process_s_cache_sees_vectors_that_came_and_we
             assert [(hit.id, hit.score) for hit in await seen.search(first, limit=5)] == [(one, 1.0)]
 
             (two,) = await vectors.insert([{"embedding": second}])
+            await transfer(spell._backend, other, clock=CLOCK, on_conflict="skip")
+            assert [hit.id for hit in await seen.search(second, limit=1)] == [two]
+            await vectors.update_metadata(one, {"now": "with metadata"})
             await transfer(spell._backend, other, clock=CLOCK, on_conflict="replace")
 
-        assert [hit.id for hit in await seen.search(second, limit=1)] == [two]
         assert {hit.id for hit in await seen.search(first, limit=5)} == {one, two}
+        assert [hit.id for hit in await seen.search(first, limit=5, filters={"metadata.now": "with metadata"})] == [one]
 
 
 def later(table: Table) -> Table:

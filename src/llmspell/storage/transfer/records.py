@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from llmspell.codec import decode_json, encode_json, pack_vector, require_json, unpack_vector
+from llmspell.codec import decode_json, encode_json, require_json, require_packed
 from llmspell.errors import InvalidInput
 from llmspell.storage.contracts.transfer import (
     INFINITY,
@@ -30,7 +30,6 @@ from llmspell.storage.contracts.transfer import (
 )
 
 ENCODER: Final = msgspec.json.Encoder()
-FLOAT32_BYTES: Final = 4
 JSON_DEPTH_MAX: Final = 64
 REPEATED_BYTES_MAX: Final = 200
 REPEATED_MAX: Final = 4_096
@@ -123,11 +122,8 @@ def _fix_float(value: float, name: str, _table: Table) -> float:
 
 
 def _fix_vector(value: bytes, name: str, table: Table) -> bytes:
-    size = table.dimension or 0
-    if len(value) != size * FLOAT32_BYTES:
-        found = len(value) / FLOAT32_BYTES
-        raise InvalidInput(name, f"must have {size} dimensions", given=int(found) if found.is_integer() else found)
-    return pack_vector(unpack_vector(value), field=name, dimension=size)
+    require_packed(value, field=name, dimension=table.dimension or 0)
+    return value
 
 
 _FIXES: Final[dict[str, Callable[[Any, str, Table], Any]]] = {
