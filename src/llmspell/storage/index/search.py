@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from llmspell.storage.contracts.vectors import SCORE_DECIMALS
 from llmspell.storage.index.blocks import Positions, Words
 from llmspell.storage.index.exact import Doubles, Found, best, owner_bytes, rescored
+from llmspell.storage.index.graph import worth_scoring
 from llmspell.storage.index.half import error, scan
 from llmspell.storage.index.planner import BEAM_MAX, Path, Plan, plan
 from llmspell.storage.index.space import Heavy, View
@@ -30,8 +31,10 @@ WIDER: Final = 4
 """How much more is asked of a graph that gave too little, each time."""
 _ROUNDING: Final = 10.0**-SCORE_DECIMALS
 
-Fetch = Callable[[Sequence[bytes]], dict[tuple[bytes, int], bytes]]
-"""Gives the float32 rows of owners, by (owner, part)."""
+Key: TypeAlias = "tuple[bytes, int]"
+"""Owner and part of a row."""
+Fetch = Callable[[Sequence[Key], Sequence[int]], dict[Key, bytes]]
+"""Gives the float32 rows of keys, each with the place where it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ def _by_graph(
     if chosen is not None:
         at = np.searchsorted(chosen, near)
         near = near[chosen[np.minimum(at, len(chosen) - 1)] == near]
+    near = near[: worth_scoring(candidates, question.limit * view.windows)]
     scores = scan(view.base.halves[near], query)
     if not len(view.tail):
         return near, scores, len(near)
@@ -152,13 +156,11 @@ def _near(view: View, positions: Positions, scores: NDArray[np.float64], limit: 
 
 def _scored(view: View, question: Question, positions: Positions, fetch: Fetch) -> Found:
     owners: Words = view.owners(positions)
-    parts = view.parts(positions)
-    ids = owner_bytes(owners)
-    rows = fetch(list(dict.fromkeys(ids)))
+    keys = list(zip(owner_bytes(owners), view.parts(positions).tolist(), strict=True))
+    rows = fetch(keys, view.places(positions).tolist())
     try:
-        embeddings = [rows[key] for key in zip(ids, parts.tolist(), strict=True)]
-    except (
-        KeyError
-    ):  # what the arrays hold and what the database holds cannot differ, unless memory or a mapped file was harmed
+        embeddings = [rows[key] for key in keys]
+    except KeyError:
+        # What the arrays hold and what the database holds cannot differ, unless memory or a mapped file was harmed.
         raise Harmed from None
     return best(owners, rescored(embeddings, question.unit), question.limit, distinct=view.windows == 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import apsw
 import pytest
 
 from llmspell.clock import ManualClock
@@ -115,6 +116,21 @@ async def test_changes_of_another_process_are_seen(backend: SqliteBackend, path:
     subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=60)
 
     assert await found(backend, 1) == [2]
+
+
+async def test_rows_that_were_moved_within_their_table_are_found_all_the_same(
+    backend: SqliteBackend, path: Path
+) -> None:
+    """VACUUM may give rows other rowids: then a place that was remembered holds nothing, or another row."""
+    await backend.storages(TENANT).vectors.insert([entry(n) for n in range(1, 30)])
+    before = await backend.storages(TENANT).vectors.search(vector(7), limit=29)
+
+    other = apsw.Connection(str(path))
+    other.execute("UPDATE vector_embeddings_384 SET rowid = -rowid")
+    other.execute("UPDATE vector_embeddings_384 SET rowid = 16 + rowid")  # half of them stand where others stood
+    other.close()
+
+    assert await backend.storages(TENANT).vectors.search(vector(7), limit=29) == before
 
 
 async def test_a_transaction_finds_what_it_wrote_and_leaves_no_trace_when_rolled_back(backend: SqliteBackend) -> None:
