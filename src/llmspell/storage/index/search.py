@@ -21,7 +21,7 @@ from llmspell.storage.contracts.vectors import SCORE_DECIMALS
 from llmspell.storage.index.blocks import Positions, Words
 from llmspell.storage.index.exact import Doubles, Found, best, owner_bytes, rescored
 from llmspell.storage.index.graph import worth_scoring
-from llmspell.storage.index.half import error, scan
+from llmspell.storage.index.half import Halves, error, scan
 from llmspell.storage.index.planner import BEAM_MAX, Path, Plan, plan
 from llmspell.storage.index.space import Heavy, View
 
@@ -29,6 +29,8 @@ LIGHT_COMPONENTS: Final = 4_000_000
 """Up to so many components are compared one by one where a search shall take some tenths of a millisecond."""
 WIDER: Final = 4
 """How much more is asked of a graph that gave too little, each time."""
+GATHERED_AT_ONCE: Final = 1_024
+"""Rows copied at a time: 0.8 MB at 384 dimensions (a fifth faster than 10,000 at once, measured)."""
 _ROUNDING: Final = 10.0**-SCORE_DECIMALS
 
 Key: TypeAlias = "tuple[bytes, int]"
@@ -125,10 +127,19 @@ def _by_all(
 ) -> tuple[Positions, NDArray[np.float64]]:
     query = question.unit.astype(np.float16)
     if chosen is not None and way.path is Path.GATHER:
-        return chosen, scan(view.halves(chosen), query)
+        return chosen, _gathered(view, chosen, query)
     scores = np.concatenate((scan(view.base.halves, query), scan(view.tail.halves, query)))
     counted = chosen if chosen is not None else None if view.alive is None else np.flatnonzero(view.alive)
     return (np.arange(len(view)), scores) if counted is None else (counted, scores[counted])
+
+
+def _gathered(view: View, chosen: Positions, query: Halves) -> NDArray[np.float64]:
+    """Return the scores of some rows, copied out of their places a few at a time: a processor keeps those near."""
+    scores = np.empty(len(chosen))
+    for start in range(0, len(chosen), GATHERED_AT_ONCE):
+        some = slice(start, start + GATHERED_AT_ONCE)
+        scores[some] = scan(view.halves(chosen[some]), query)
+    return scores
 
 
 def _near(view: View, positions: Positions, scores: NDArray[np.float64], limit: int) -> Positions:
