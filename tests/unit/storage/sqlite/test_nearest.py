@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import subprocess
 import sys
@@ -125,12 +126,11 @@ async def test_rows_that_were_moved_within_their_table_are_found_all_the_same(
     await backend.storages(TENANT).vectors.insert([entry(n) for n in range(1, 30)])
     before = await backend.storages(TENANT).vectors.search(vector(7), limit=29)
 
-    other = apsw.Connection(str(path))
-    other.execute("UPDATE vector_embeddings_384 SET rowid = -rowid")
-    other.execute("UPDATE vector_embeddings_384 SET rowid = 16 + rowid")  # half of them stand where others stood
-    other.close()
-
-    assert await backend.storages(TENANT).vectors.search(vector(7), limit=29) == before
+    # First nothing stands where they stood; then another one does.
+    for moved in ("1000 - rowid", "rowid - 970"):
+        with contextlib.closing(apsw.Connection(str(path))) as other:
+            other.execute(f"UPDATE vector_embeddings_384 SET rowid = {moved}")
+        assert await backend.storages(TENANT).vectors.search(vector(7), limit=29) == before
 
 
 async def test_a_transaction_finds_what_it_wrote_and_leaves_no_trace_when_rolled_back(backend: SqliteBackend) -> None:
