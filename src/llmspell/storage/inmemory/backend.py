@@ -33,6 +33,7 @@ from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventPartition
 from llmspell.storage.contracts.event_log_checks import one_table
 from llmspell.storage.contracts.pages import Cursors
+from llmspell.storage.contracts.transfer import OnConflict, TransferSource, TransferTarget
 from llmspell.storage.inmemory.access_keys import InMemoryAccessKeys
 from llmspell.storage.inmemory.agent_state import InMemoryAgentStates
 from llmspell.storage.inmemory.api_keys import InMemoryApiKeys
@@ -170,6 +171,14 @@ class InMemoryBackend:
         self, *, threshold: int, after: tuple[TenantId, str] | None = None, limit: int = 1_000
     ) -> list[Promotable]:
         raise Unsupported("This backend searches every space exactly.", capability=Capability.ANN_PROMOTION.value)
+
+    def transfer_source(self, tenant: TenantId | None) -> AbstractAsyncContextManager[TransferSource]:
+        raise Unsupported("This backend cannot be exported.")
+
+    def transfer_target(
+        self, tenant: TenantId | None, *, on_conflict: OnConflict
+    ) -> AbstractAsyncContextManager[TransferTarget]:
+        raise Unsupported("Nothing can be imported into this backend.")
 
     async def close(self) -> None:
         self._closed = True

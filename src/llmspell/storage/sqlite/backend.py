@@ -31,6 +31,7 @@ from llmspell.storage.contracts.backend import (
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventPartition
 from llmspell.storage.contracts.event_log_checks import one_table
+from llmspell.storage.contracts.transfer import OnConflict, TransferSource, TransferTarget
 from llmspell.storage.contracts.vector_index import IndexChoice
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
@@ -38,7 +39,7 @@ from llmspell.storage.relational.cursor_key import CursorKey
 from llmspell.storage.relational.job_queue import RelationalJobQueue
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.tenants import RelationalTenants
-from llmspell.storage.sqlite import migrator, pragmas
+from llmspell.storage.sqlite import migrator, pragmas, transfer
 from llmspell.storage.sqlite.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.sqlite.database import Database, FileUnit, transaction
 from llmspell.storage.sqlite.dialect import SqliteDialect, SqliteFilters
@@ -134,6 +135,17 @@ class SqliteBackend:
 
     async def archive_event_partitions(self, before: datetime, *, dry_run: bool = False) -> list[str]:
         raise one_table()
+
+    @contextlib.asynccontextmanager
+    async def transfer_source(self, tenant: TenantId | None) -> AsyncIterator[TransferSource]:
+        status = await self.migration_status()
+        async with transfer.source(self._database, self._runtime, status, tenant) as opened_source:
+            yield opened_source
+
+    def transfer_target(
+        self, tenant: TenantId | None, *, on_conflict: OnConflict
+    ) -> AbstractAsyncContextManager[TransferTarget]:
+        return transfer.target(self._database, self._runtime, tenant, on_conflict)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._close)
