@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from tests.cli.conftest import Ran, Shell
 from tests.fixtures.postgres import PostgresDatabase, make_strict
-from tests.fixtures.stores import open_store
 from tests.migrations.locks import POSTGRES, SQLITE, locks_file, measure_postgres, measure_sqlite, written
 
+import llmspell
 from llmspell.storage.postgres import schema_verify, vector_indexes, vector_partitions
 from llmspell.storage.relational.migrations import load
 
@@ -179,9 +179,9 @@ def test_a_migration_gives_way_after_the_lock_timeout(
     assert new_server("database", "migrations", "list", "--json").document["version"] == 17
 
 
-async def test_a_store_that_serves_is_as_its_migrations_make_it(shell: Shell) -> None:
-    async with open_store(shell.url) as spell:
-        await spell.tenant().memory.add("Tea.")
+def test_a_store_that_serves_is_as_its_migrations_make_it(shell: Shell) -> None:
+    with llmspell.connect_blocking(shell.url, embedder="hashing") as spell:
+        spell.tenant().memory.add("Tea.")
         ran = shell("database", "migrations", "verify", "--json")
 
     assert (ran.code, ran.document["ok"], ran.document["differences"], ran.document["hashes"]) == (0, True, [], [])

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmspell.cli.commands.database_diagnostics import isolation, pool_size
+from llmspell.cli.commands.database_diagnostics import isolation
 from llmspell.cli.commands.database_health import health
 from llmspell.cli.commands.database_migrations import apply, migrations
 from llmspell.cli.commands.database_partitions import partitions
+from llmspell.cli.commands.database_pool import pool
 from llmspell.cli.commands.database_signing import signing
 from llmspell.cli.commands.database_vectors import partition_vectors, vector_indexes
 from llmspell.cli.output import async_command, counted, current_output, group
@@ -36,7 +37,7 @@ database.add_command(health)
 database.add_command(isolation)
 database.add_command(migrations)
 database.add_command(apply, "migrate")
-database.add_command(pool_size)
+database.add_command(pool)
 database.add_command(partitions)
 database.add_command(signing)
 database.add_command(vector_indexes)
