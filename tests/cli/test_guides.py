@@ -104,8 +104,7 @@ def test_the_commands_on_a_new_server_make_it_serve(tmp_path: Path, postgres_emp
     assert [alike(lines) for lines in printed[1:]] == [alike(lines) for _, lines in steps[1:]]
 
 
-@pytest.mark.parametrize("page", ["check-health", "upgrade"])
-@pytest.mark.parametrize("store", ["file", "server"])
+@pytest.mark.parametrize(("page", "store"), [("check-health", "file"), ("upgrade", "server")])
 def test_every_command_of_the_operators_guides_runs_as_written(
     page: str, store: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

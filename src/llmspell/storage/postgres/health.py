@@ -251,7 +251,7 @@ def durability(vitals: Vitals) -> Finding:
     }
     if not (server.fsync and server.full_page_writes):
         name = "fsync" if not server.fsync else "full_page_writes"
-        hint = f"ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf();"
+        hint = "Switch it on in postgresql.conf, or by ALTER SYSTEM as a superuser; then SELECT pg_reload_conf();"
         reason = f"{name} is off: a power cut can destroy the database"
         return Finding(status="degraded", reason=reason, hint=hint, facts=facts)
     if server.synchronous_commit == "off":
