@@ -20,7 +20,7 @@ from typing import IO, Final, NamedTuple
 
 from llmspell.errors import InvalidSetting, LlmspellError, StorageError, Unsupported
 from llmspell.observe import redact
-from llmspell.ops.postgres_installation import ENVIRONMENT, program_folder, server_account
+from llmspell.ops.postgres_installation import ENVIRONMENT, ServerAccount, program_folder
 
 NAMES: Final = ("pg_dump", "pg_restore", "psql")
 PIECE_BYTES: Final = 262_144
@@ -71,8 +71,9 @@ def _folders() -> list[Path]:
     # Debian's pg_dump on the PATH is a wrapper that chooses a version by itself; behind it stand the real ones.
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     folders = [*([Path(on_path).parent] if on_path else []), *debian]
+    # A client runs as whoever runs us; only a server refuses root.
     with contextlib.suppress(LlmspellError):  # the extra is not installed, or out of reach
-        folders.append(program_folder(server_account()))
+        folders.append(program_folder(ServerAccount(os.geteuid(), os.getegid(), dropped=False)))
     return folders
 
 

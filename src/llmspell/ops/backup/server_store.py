@@ -51,8 +51,7 @@ class ServerStore:
         Raises:
             InvalidSetting, Unsupported, UnsafeRole, SchemaOutdated, Unavailable, StorageError.
         """
-        from llmspell.storage.postgres.address import program_environment
-        from llmspell.storage.postgres.snapshot import SCHEMAS, held_snapshot
+        from llmspell.storage.postgres.snapshot import SCHEMAS, held_snapshot, program_environment
 
         url = _required(
             self._operator_url, "A backup holds the rows of all tenants", "operator_url", "DATABASE_OPERATOR_URL"
@@ -134,7 +133,7 @@ class ServerStore:
 
     def _restore(self, url: str, opened: Opened, going_on: Callable[[], None], *, replaces: bool = False) -> None:
         from llmspell.storage.postgres import restoring
-        from llmspell.storage.postgres.address import program_environment
+        from llmspell.storage.postgres.snapshot import program_environment
 
         manifest = opened.manifest
         target = self.look(manifest, None if replaces else url)

@@ -34,23 +34,6 @@ class Target(msgspec.Struct, frozen=True):
         return f"Target({self.shown!r})"
 
 
-def program_environment(url: str) -> dict[str, str]:
-    """Return the variables by which a program of PostgreSQL finds this database: a command line would show its password to others.
-
-    Raises:
-        InvalidUrl: it cannot be read, or has a parameter for which there is no variable.
-    """
-    known = {option.keyword.decode(): option.envvar for option in psycopg.pq.Conninfo.get_defaults()}
-    found: dict[str, str] = {}
-    for name, value in read_url(url).parameters.items():
-        variable = known.get(name)
-        if variable:
-            found[variable.decode()] = str(value)
-        elif name not in _KEEPALIVE:
-            raise InvalidUrl("A parameter of the URL has no variable that programs of PostgreSQL read.", parameter=name)
-    return found
-
-
 def on_database(url: str, database: str) -> str:
     """Return the same URL for another database of the server.
 

@@ -130,6 +130,23 @@ def held_snapshot(url: str, *, going_on: Callable[[], None] = lambda: None) -> I
         )
 
 
+def program_environment(url: str) -> dict[str, str]:
+    """Return the variables by which a program of PostgreSQL connects as we do: a command line would show a password to others.
+
+    What came from the environment, a service file or a password file is among them.
+
+    Raises:
+        InvalidUrl, AccessRefused, Unavailable.
+    """
+    from psycopg import pq
+
+    with connected(url) as connection:
+        given = {**connection.info.get_parameters(), "password": connection.info.password}
+    known = {option.keyword.decode(): option.envvar for option in pq.Conninfo.get_defaults()}
+    named = {name: known.get(name) for name in given}
+    return {variable.decode(): str(given[name]) for name, variable in named.items() if variable and given[name]}
+
+
 def facts_of(url: str) -> StoreFacts:
     """Say what a database holds, in one snapshot. Errors: as `held_snapshot`."""
     with _reading(url) as connection:
