@@ -263,7 +263,7 @@ class BackupSettings(Section, frozen=True, kw_only=True):
     interval_s: Annotated[float, about("Take one this often.", row="STA-04", ge=60, le=31_536_000)] = 3_600.0
     stale_after_s: Annotated[
         Annotated[float, msgspec.Meta(gt=0, le=315_360_000)] | None,
-        about("Health turns red when the last verified backup is older. Unset: three intervals."),
+        about("Health turns red when the last verified backup is older. Unset: three intervals, when `enabled`."),
     ] = None
     retention_days: Annotated[
         int, about("Delete backups that are older, beyond `retention_count`.", row="STA-04", ge=1, le=36_500)

@@ -29,11 +29,11 @@ class BackupState(msgspec.Struct, frozen=True, kw_only=True):
     stored_bytes: int
 
 
-def judge(found: Sequence[Listed], now: datetime, *, enabled: bool, stale_after_s: float) -> BackupState:
+def judge(found: Sequence[Listed], now: datetime, *, enabled: bool, stale_after_s: float | None) -> BackupState:
     """Judge the backups of one store.
 
-    Red: there is no verified one although backups are asked for (`enabled`), or the last is older than `stale_after_s`.
-    Degraded: the latest backup is damaged or was not verified. Off: there is none, and none is asked for.
+    Red: there is no verified one although backups are asked for (`enabled`), or the last is older than `stale_after_s`; None
+    judges no age. Degraded: the latest backup is damaged or was not verified. Off: there is none, and none is asked for.
     """
     records = sorted((each.record for each in found if each.record is not None), key=lambda record: record.created_at)
     good = [record for record in records if record.state == "verified"]
@@ -44,8 +44,8 @@ def judge(found: Sequence[Listed], now: datetime, *, enabled: bool, stale_after_
     if last is None and not enabled and not records:
         status, reason = "off", "backups are not turned on (backup.enabled), and there is none"
     elif last is None:
-        status, reason = "red", "there is no verified backup"
-    elif age_s is not None and age_s > stale_after_s:
+        status, reason = "red" if enabled else "degraded", "there is no verified backup"
+    elif age_s is not None and stale_after_s is not None and age_s > stale_after_s:
         status, reason = "red", f"{reason}; it should not be older than {stale_after_s:,.0f} s"
     elif records[-1].state != "verified":
         status, reason = "degraded", f"the latest backup is {records[-1].state}; {reason}"
