@@ -474,7 +474,9 @@ def backup_state(settings: Settings, *, clock: Clock | None = None, backups: Bac
     chosen = settings.backup
     asked = backups if backups is not None else Backups(settings, clock=clock)
     mine = [each for each in asked.list() if each.record is None or each.record.store == masked(settings.storage.url)]
-    by_interval = INTERVALS * chosen.interval_s if chosen.enabled else None  # who takes them by hand says what is too old
+    by_interval = (
+        INTERVALS * chosen.interval_s if chosen.enabled else None
+    )  # who takes them by hand says what is too old
     stale_after_s = by_interval if chosen.stale_after_s is None else chosen.stale_after_s
     now = (clock if clock is not None else SystemClock()).now()
     return judge(mine, now, enabled=chosen.enabled, stale_after_s=stale_after_s)

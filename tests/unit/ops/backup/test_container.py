@@ -60,7 +60,7 @@ def test_every_region_that_is_harmed_is_noticed(packing: Packing) -> None:
         harmed[position] ^= 0x10
         with pytest.raises(LlmspellError):
             unpacked(bytes(harmed))
-    for size in [*range(0, HEADER_BYTES + 10), len(stored) // 2, len(stored) - 1]:
+    for size in [*range(HEADER_BYTES + 10), len(stored) // 2, len(stored) - 1]:
         with pytest.raises(LlmspellError):
             unpacked(stored[:size])
     with pytest.raises(LlmspellError):

@@ -94,9 +94,7 @@ def test_whatever_is_there_a_verified_one_is_left_of_every_store_that_had_one() 
             )
             for number in range(chance.randrange(12))
         ]
-        keeping = Keeping(
-            days=chance.randint(1, 60), count=chance.randint(1, 5), most=chance.choice((None, 1, 3))
-        )
+        keeping = Keeping(days=chance.randint(1, 60), count=chance.randint(1, 5), most=chance.choice((None, 1, 3)))
         going = {each.id for each in to_delete(found, keeping, NOW)}
         good = [each for each in found if each.state == "verified"]
         last = {each.record.store_id: each.id for each in sorted(good, key=lambda one: -one.age_s) if each.record}
