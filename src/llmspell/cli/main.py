@@ -44,6 +44,7 @@ COMMANDS: dict[str, Entry] = {
     "embed": Entry("embed:embed", "Compute embeddings that are still pending."),
     "storage": Entry("storage:storage", "See what a store holds, and prove that it works."),
     "database": Entry("database:database", "Migrate, verify and tune the store."),
+    "backup": Entry("backup:backup", "Back up the store, verify backups, and restore them."),
     "doctor": Entry("doctor:doctor", "Look whether everything that llmspell needs is there."),
     "dev": Entry("dev:dev", "Run a private database server for development."),
     "config": Entry("config:config", "Show and explain the configuration."),

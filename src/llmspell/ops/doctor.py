@@ -252,7 +252,7 @@ async def _opened(settings: Settings, clock: Clock) -> list[Line]:
     except LlmspellError as error:
         return [_failed("store", error)]
     try:
-        report = await HealthChecker(checks_of(backend), clock=clock, timeout_s=STORE_S).check_all()
+        report = await HealthChecker(checks_of(backend, settings, clock), clock=clock, timeout_s=STORE_S).check_all()
     finally:
         await backend.close()
     return [
