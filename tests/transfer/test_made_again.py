@@ -6,7 +6,6 @@ from pathlib import Path
 
 import apsw
 import pytest
-from tests.fixtures.seeds import SEED
 from tests.transfer.drawn_rows import Drawn
 from tests.transfer.stores import CLOCK, contents, file_store
 
