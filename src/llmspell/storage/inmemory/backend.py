@@ -114,7 +114,7 @@ class InMemoryBackend:
     def _bind(self, tenant: TenantId, unit: Unit) -> Storages:
         cursors = Cursors(tenant, self.cursor_key)
         return Storages(
-            kv=InMemoryKV(unit, self._clock),
+            kv=InMemoryKV(unit, self._clock, self._ids),
             vectors=InMemoryVectors(unit, self._clock, self._ids),
             memories=InMemoryMemories(unit, self._clock, self._analyser, self._ids),
             graph=InMemoryGraph(unit, self._clock, self._ids),
