@@ -9,8 +9,9 @@ from uuid import UUID
 
 import msgspec
 
-from llmspell.clock import parse_instant
+from llmspell.clock import Clock, parse_instant
 from llmspell.ops.queue_health import QueueHealth, judge
+from llmspell.ops.validation import ComponentProof, prove, require_components
 from llmspell.settings import Settings
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.backend import Backend, MigrationStatus, PoolStatus
@@ -225,8 +226,9 @@ class JobAdmin:
 class Admin:
     """The operator's side of a store: `spell.admin`."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, clock: Clock) -> None:
         self._backend = backend
+        self._clock = clock
         self.jobs = JobAdmin(backend)
 
     async def run_migrations(self) -> MigrationStatus:
@@ -244,6 +246,18 @@ class Admin:
     async def check(self) -> None:
         """Answer a trivial query, or raise `Unavailable`."""
         await self._backend.check()
+
+    async def validate(self, *components: str) -> list[ComponentProof]:
+        """Prove components of the store, all of them unless some are named, by writing, reading and deleting (CLI-05, AMB-130).
+
+        Each is one transaction of a tenant that nobody has, and is rolled back: nothing stays. A component that fails is a
+        result, not an error.
+
+        Raises:
+            InvalidInput: there is no such component.
+        """
+        chosen = require_components(components)
+        return [await prove(self._backend, component, clock=self._clock) for component in chosen]
 
     def pool_status(self) -> PoolStatus:
         """Report connections (BKE-15)."""

@@ -19,6 +19,7 @@ from llmspell.memory.memory import MemoryHit, Ranked
 from llmspell.memory.memory_input import MemoryInput
 from llmspell.memory.state import StateScope
 from llmspell.ops.queue_health import QueueHealth
+from llmspell.ops.validation import ComponentProof
 from llmspell.ops.worker import Handler, Tally
 from llmspell.providers.embedder import Embedder
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
@@ -916,6 +917,8 @@ class BlockingAdmin:
         """Return the number of the last applied migration (AMB-001)."""
     def check(self) -> None:
         """Answer a trivial query, or raise `Unavailable`."""
+    def validate(self, *components: str) -> list[ComponentProof]:
+        """Prove components of the store, all of them unless some are named, by writing, reading and deleting (CLI-05, AMB-130)."""
     def pool_status(self) -> PoolStatus:
         """Report connections (BKE-15)."""
     def promote(self, tenant: str, space_id: str, *, dimension: int) -> int:

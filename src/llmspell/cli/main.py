@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "jobs": Entry("jobs:jobs", "Run jobs, and look after the queue."),
     "index": Entry("index:index", "See how vectors are searched, index them now, and choose parameters."),
     "embed": Entry("embed:embed", "Compute embeddings that are still pending."),
+    "storage": Entry("storage:storage", "See what a store holds, and prove that it works."),
     "database": Entry("database:database", "Migrate, verify and tune the store."),
     "dev": Entry("dev:dev", "Run a private database server for development."),
     "config": Entry("config:config", "Show and explain the configuration."),

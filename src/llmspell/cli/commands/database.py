@@ -23,7 +23,7 @@ from llmspell.cli.commands.database_signing import signing
 from llmspell.cli.commands.database_vectors import partition_vectors, vector_indexes
 from llmspell.cli.output import async_command, counted, current_options, current_output, group, printable
 from llmspell.cli.problems import ExitCode
-from llmspell.cli.session import current_settings, open_spell, require_store
+from llmspell.cli.session import backend_option, current_settings, open_spell, require_store, settings_of
 from llmspell.codec import DIMENSIONS
 from llmspell.errors import (
     AccessRefused,
@@ -39,8 +39,6 @@ from llmspell.storage.contracts.capabilities import Capability
 if TYPE_CHECKING:
     from llmspell.settings import Settings
     from llmspell.storage.contracts.backend import MigrationStatus
-
-BACKENDS = ("memory", "sqlite", "postgres", "postgresql")
 
 
 @group()
@@ -101,7 +99,7 @@ async def list_migrations() -> ExitCode:
 
 
 @database.command()
-@click.option("--backend", type=click.Choice(BACKENDS), help="The store to look at; default: the configured one.")
+@backend_option("The store to look at")
 @async_command
 async def health(backend: str | None) -> None:
     """Open the store, ask it something, and show what it is and can do.
@@ -112,7 +110,7 @@ async def health(backend: str | None) -> None:
     from llmspell.ops.named_store import require_named_store
     from llmspell.settings import masked
 
-    settings = _settings_of(backend)
+    settings = settings_of(backend)
     require_named_store(settings)
     require_store(settings.storage.url)
     started = time.perf_counter()
@@ -167,28 +165,6 @@ async def promote(space: str, dimension: str, dry_run: bool) -> None:
         moved = await spell.admin.promote(current_settings().tenant_id, space, dimension=int(dimension))
     document = {"space": space, "dimension": int(dimension), "moved": moved, "dry_run": False}
     output.emit(document, lines=lambda: [f"{counted(moved, 'vector')} moved"])
-
-
-def _settings_of(backend: str | None) -> Settings:
-    """Return the settings for one backend: with its configured URL, whatever the store in use is.
-
-    Raises:
-        InvalidSetting, UsageError: no store of that backend is configured, or --store names another.
-    """
-    from llmspell.settings import load_settings
-
-    settings = current_settings()
-    wanted = "postgresql" if backend == "postgres" else backend
-    if wanted in (None, settings.storage.backend):
-        return settings
-    if current_options().store is not None:
-        raise click.UsageError(f"--store names another backend than {backend}")
-    if wanted == "postgresql" and settings.storage.postgres.url is None:
-        raise InvalidSetting("No PostgreSQL is configured.", hint="Set storage.postgres.url or DATABASE_URL.")
-    from llmspell.settings import default_store_url
-
-    urls = {"memory": "memory://", "sqlite": default_store_url(), "postgresql": settings.storage.postgres.url}
-    return load_settings(current_options().config, overrides={"storage.url": urls[wanted or "sqlite"]})
 
 
 async def _status(settings: Settings) -> MigrationStatus:
