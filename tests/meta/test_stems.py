@@ -28,6 +28,8 @@ SHARED_CONTRACTS = {
     "checks": "rules of arguments that several concerns share",
     "filters": "the one meaning of a filter",
     "pages": "cursors, for every concern that lists",
+    "transfer": "how rows travel between backends and files",
+    "transfer_tables": "the catalogue of what travels",
     "vector_index": "parameters and state of the indexes of vectors, and how hard a search tries",
 }
 # Catalogues beside those of the concerns.
@@ -35,6 +37,7 @@ SHARED_QUERIES = {
     "nearest": "loads and checks the in-process index of vectors",
     "postings": "full text, below memories",
     "store": "values of the store as a whole",
+    "transfer": "rows of any table, as an export reads and an import writes them",
 }
 
 

@@ -30,6 +30,7 @@ from llmspell.storage.contracts.memories import Memories
 from llmspell.storage.contracts.procedures import Procedures
 from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.contracts.tenants import Tenants
+from llmspell.storage.contracts.transfer import OnConflict, TransferSource, TransferTarget
 from llmspell.storage.contracts.vectors import Vectors
 from llmspell.storage.contracts.workflow_state import WorkflowStates
 from llmspell.tenant import TenantId
@@ -261,6 +262,24 @@ class Backend(Protocol):
 
         Raises:
             Unsupported: as `promote` says.
+        """
+        ...
+
+    def transfer_source(self, tenant: TenantId | None) -> AbstractAsyncContextManager[TransferSource]:
+        """Open a snapshot of all rows of a tenant, or with None of all tenants, to be read by a transfer.
+
+        Raises:
+            InvalidSetting: all tenants were asked for, and this store was opened without the operator's role.
+        """
+        ...
+
+    def transfer_target(
+        self, tenant: TenantId | None, *, on_conflict: OnConflict
+    ) -> AbstractAsyncContextManager[TransferTarget]:
+        """Open a transaction that takes rows of a tenant, or with None of all tenants, from a transfer.
+
+        Raises:
+            InvalidSetting: as above.
         """
         ...
 
