@@ -33,6 +33,7 @@ from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventPartition
 from llmspell.storage.contracts.event_log_checks import one_table
 from llmspell.storage.contracts.pages import Cursors
+from llmspell.storage.contracts.transfer import OnConflict, TransferSource, TransferTarget
 from llmspell.storage.inmemory.access_keys import InMemoryAccessKeys
 from llmspell.storage.inmemory.agent_state import InMemoryAgentStates
 from llmspell.storage.inmemory.api_keys import InMemoryApiKeys
@@ -49,8 +50,9 @@ from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
 from llmspell.storage.inmemory.procedures import InMemoryProcedures
 from llmspell.storage.inmemory.sessions import InMemorySessions
-from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
+from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit, WriterLock
 from llmspell.storage.inmemory.tenants import InMemoryTenants
+from llmspell.storage.inmemory.transfer import source, target
 from llmspell.storage.inmemory.vectors import InMemoryVectors
 from llmspell.storage.inmemory.workflow_state import InMemoryWorkflowStates
 from llmspell.storage.text.analyser import Analyser
@@ -73,6 +75,7 @@ class InMemoryBackend:
         self._cursor_key = secrets.token_bytes(CURSOR_KEY_BYTES)
         self._access_pepper = secrets.token_bytes(PEPPER_BYTES)
         self._closed = False
+        self._importing = WriterLock()
         self.tenants = InMemoryTenants(self._clock, self._ids, self.cursor_key)
         self.auto_create_tenants = True
         self.job_queue = InMemoryJobQueue(
@@ -170,6 +173,16 @@ class InMemoryBackend:
         self, *, threshold: int, after: tuple[TenantId, str] | None = None, limit: int = 1_000
     ) -> list[Promotable]:
         raise Unsupported("This backend searches every space exactly.", capability=Capability.ANN_PROMOTION.value)
+
+    def transfer_source(self, tenant: TenantId | None) -> AbstractAsyncContextManager[TransferSource]:
+        self._require_open()
+        return source(self.tenants, tenant)
+
+    def transfer_target(
+        self, tenant: TenantId | None, *, on_conflict: OnConflict
+    ) -> AbstractAsyncContextManager[TransferTarget]:
+        self._require_open()
+        return target(self.tenants, tenant, on_conflict=on_conflict, analyser=self._analyser, alone=self._importing)
 
     async def close(self) -> None:
         self._closed = True

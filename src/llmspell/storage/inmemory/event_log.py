@@ -184,6 +184,12 @@ def _put(state: State, event: Checked) -> StoredEvent:
         sequence=state.next_number(COUNTER),
     )
     state.events.put(_place(event), stored)
+    ever = state.counters.carried(COUNTER)
+    ends = {
+        "first_at": min(ever.get("first_at") or event.at, event.at),
+        "last_at": max(ever.get("last_at") or event.at, event.at),
+    }
+    state.counters.carry(COUNTER, ends)
     return stored
 
 
@@ -237,11 +243,10 @@ def sequence_rows(state: State) -> Iterator[Row]:
     """Yield the row of `event_sequences`: the last number, and between which instants there ever were events."""
     value = state.counters.get(COUNTER)
     if value is not None:
-        instants = [event.at for event in state.events.rows()]
-        ends = {"first_at": min(instants, default=None), "last_at": max(instants, default=None)}
-        yield {"value": value, **ends, **state.counters.carried(COUNTER)}
+        yield {"value": value, **state.counters.carried(COUNTER)}
 
 
 def load_sequence(state: State, row: Row) -> None:
     """Keep the row of `event_sequences`."""
     state.counters.put(COUNTER, row["value"])
+    state.counters.carry(COUNTER, {name: row[name] for name in ("first_at", "last_at")})

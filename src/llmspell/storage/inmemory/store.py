@@ -135,6 +135,13 @@ class Table(Generic[K, V]):
             for key, row in self._rows.items()
         ]
 
+    def copy(self) -> Table[K, V]:
+        """Return a table of its own with all records as they are now."""
+        made: Table[K, V] = Table()
+        made._rows = dict(self.items())
+        made._carried = {key: columns for key in made._rows if (columns := self.carried(key))}
+        return made
+
     def merge(self) -> None:
         """Put the changes of this layer into the table below it."""
         below = self._below
@@ -187,6 +194,10 @@ class State:
         """Return an empty layer above this state."""
         tables = {name: Table(getattr(self, name)) for name in TABLES}
         return State(**tables, transaction=transaction or self.transaction, tenant=self.tenant)
+
+    def copy(self) -> State:
+        """Return a state of its own with everything as it is now."""
+        return State(**{name: getattr(self, name).copy() for name in TABLES}, tenant=self.tenant)
 
     def merge(self) -> None:
         """Put the changes of this layer into the state below it."""

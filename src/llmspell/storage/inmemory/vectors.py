@@ -6,6 +6,7 @@ Not here: an index. This is what an index must agree with.
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -261,10 +262,10 @@ class InMemoryVectors:
 
 def _space(state: State, space_id: str) -> list[array[float]]:
     """The embeddings of one space, by their owners and parts."""
-    free = {
+    free: dict[UUID, list[Embedding | Window]] = {
         one.id: [one.embedding] for one in state.vectors.rows() if free_space(len(one.embedding.values)) == space_id
     }
-    owned = {
+    owned: dict[UUID, list[Embedding | Window]] = {
         memory.record.id: list(memory.embeddings[space_id])
         for memory in state.memories.rows()
         if space_id in memory.embeddings
@@ -305,7 +306,15 @@ def rows(state: State, dimension: int) -> Iterator[Row]:
 
 
 def _row(one: StoredVector | Window, embedding: Embedding | Window) -> Row:
-    return {name: getattr(one, name) for name in COLUMNS} | {"embedding": pack_vector(embedding.values)}
+    return {name: getattr(one, name) for name in COLUMNS} | {"embedding": _packed(embedding)}
+
+
+def _packed(embedding: Embedding | Window) -> bytes:
+    values = embedding.values
+    if sys.byteorder == "big":
+        values = values[:]
+        values.byteswap()
+    return values.tobytes()
 
 
 def load(state: State, row: Row) -> None:
