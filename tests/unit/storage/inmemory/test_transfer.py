@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from tests.fixtures.sample_rows import sample_store
 from tests.fixtures.seeds import SEED
@@ -155,6 +156,7 @@ async def test_rows_of_another_tenant_are_refused(backend: InMemoryBackend) -> N
 
 async def test_what_was_taken_is_used_like_anything_else(backend: InMemoryBackend) -> None:
     rows = sample()
+    rows["kv_store"] = [msgspec.structs.replace(row, expires_at=None) for row in rows["kv_store"]]
     await taken(backend, rows)
     acme = backend.storages(ACME)
 
