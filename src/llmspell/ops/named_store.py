@@ -37,6 +37,14 @@ def url_of_backend(settings: Settings, backend: str | None) -> str:
     return settings.storage.postgres.url
 
 
+def without_migrating(settings: Settings) -> Settings:
+    """Return the settings for whoever only looks: a server is not migrated when it is opened."""
+    from msgspec.structs import replace
+
+    server = replace(settings.storage.postgres, auto_migrate=False)
+    return replace(settings, storage=replace(settings.storage, postgres=server))
+
+
 def require_named_store(settings: Settings) -> None:
     """Refuse the default file where a server is named for the owner or the operator.
 

@@ -54,6 +54,20 @@ def status_of_file(url: str) -> MigrationStatus:
     return _status([migration.name for migration in migrations], len(migrations) - len(pending))
 
 
+def require_current_file(url: str) -> None:
+    """Refuse a file that lacks migrations, which opening it would apply; every other store is let pass.
+
+    Raises:
+        SchemaOutdated: names the first that is pending.
+        NotADatabase, Unavailable, SchemaTooNew, MigrationModified, MigrationError: as `status_of_file`.
+    """
+    if not is_file(url):
+        return
+    found = status_of_file(url)
+    if found.pending:
+        raise SchemaOutdated(version=found.version, pending=len(found.pending), next=found.pending[0])
+
+
 def status_of_outdated_server(error: SchemaOutdated) -> MigrationStatus:
     """Say by name what a server lacks that was refused because of it."""
     names = [migration.name for migration in load(POSTGRES_PACKAGE)]

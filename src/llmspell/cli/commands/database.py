@@ -9,21 +9,20 @@ Rule 2: status and dry runs change nothing: no file is made, no migration runs.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import click
 
 from llmspell.cli.commands.database_diagnostics import isolation, pool_size
+from llmspell.cli.commands.database_health import health
 from llmspell.cli.commands.database_partitions import partitions
 from llmspell.cli.commands.database_signing import signing
 from llmspell.cli.commands.database_vectors import partition_vectors, vector_indexes
 from llmspell.cli.output import async_command, counted, current_options, current_output, group, printable
 from llmspell.cli.problems import ExitCode
-from llmspell.cli.session import backend_option, current_settings, open_spell, require_store, settings_of
+from llmspell.cli.session import current_settings, open_spell
 from llmspell.codec import DIMENSIONS
 from llmspell.errors import (
     AccessRefused,
@@ -46,6 +45,7 @@ def database() -> None:
     """Migrate, verify and tune the store."""
 
 
+database.add_command(health)
 database.add_command(isolation)
 database.add_command(pool_size)
 database.add_command(partitions)
@@ -96,42 +96,6 @@ async def list_migrations() -> ExitCode:
     """List every migration: its state (applied or pending) and its name. Exit code 5 when something is pending."""
     settings = current_settings()
     return _emit_status(settings, await _status(settings))
-
-
-@database.command()
-@backend_option("The store to look at")
-@async_command
-async def health(backend: str | None) -> None:
-    """Open the store, ask it something, and show what it is and can do.
-
-    Exit code 3 when it cannot be reached, 1 when it is a file that is not there.
-    """
-    import llmspell
-    from llmspell.ops.named_store import require_named_store
-    from llmspell.settings import masked
-
-    settings = settings_of(backend)
-    require_named_store(settings)
-    require_store(settings.storage.url)
-    started = time.perf_counter()
-    async with llmspell.connect(settings.storage.url, settings=settings) as spell:
-        opened = time.perf_counter()
-        await spell.admin.check()
-        checked = time.perf_counter()
-        schema = await spell.admin.migration_status()
-        pool = spell.admin.pool_status()
-    document = {
-        "healthy": True,
-        "backend": spell.backend,
-        "url": masked(settings.storage.url),
-        "open_ms": round((opened - started) * 1e3, 2),
-        "check_ms": round((checked - opened) * 1e3, 2),
-        "schema_version": schema.version,
-        "pending_migrations": len(schema.pending),
-        "connections": pool,
-        "capabilities": {one.value: one in spell.capabilities for one in Capability},
-    }
-    current_output().emit(document, lines=lambda: _health_lines(document))
 
 
 @database.group()
@@ -262,14 +226,3 @@ def _emit_status(settings: Settings, found: MigrationStatus) -> ExitCode:
     if found.pending:
         output.note("Run: llmspell database migrate")
     return ExitCode.CONFLICT if found.pending else ExitCode.OK
-
-
-def _health_lines(document: dict[str, Any]) -> Iterable[str]:
-    yield f"{document['backend']} at {document['url']} is healthy"
-    yield f"  opened in        {document['open_ms']:.1f} ms"
-    yield f"  answered in      {document['check_ms']:.1f} ms"
-    yield f"  schema           version {document['schema_version']}, {document['pending_migrations']} pending"
-    pool = document["connections"]
-    yield f"  connections      {pool.size}, {pool.available} idle, {pool.waiting} waiting"
-    can = [name for name, there in document["capabilities"].items() if there]
-    yield f"  can              {', '.join(can) or 'nothing beyond the contract'}"

@@ -5,16 +5,23 @@ Not here: how a component is proved (`ops.validation`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmspell.cli.output import async_command, current_output, group, printable
+from llmspell.cli.output import async_command, counted, current_output, group, plain, printable
 from llmspell.cli.problems import ExitCode
 from llmspell.cli.session import backend_option, require_store, settings_of
+from llmspell.storage.contracts.capabilities import Capability
 
 if TYPE_CHECKING:
     from llmspell.ops.validation import ComponentProof
+    from llmspell.settings import Settings
+    from llmspell.spell import Spell
+
+TENANTS_MAX = 1_000
+TENANTS_PAGE = 100
 
 
 @group()
@@ -24,25 +31,77 @@ def storage() -> None:
 
 @storage.command()
 @backend_option("The store to look at")
+@click.option(
+    "--all-tenants", is_flag=True, help="Count for every tenant; on a server this needs DATABASE_OPERATOR_URL."
+)
 @async_command
-async def info(backend: str | None) -> None:
-    """Show the store: its backend, its place without secrets, and the version of its schema."""
+async def info(backend: str | None, *, all_tenants: bool) -> None:
+    """Show the store: its place without secrets, schema, size, what it can do, and what a tenant has in it.
+
+    Rows are counted by concern, vectors by space, for the tenant of --tenant or of the settings, or for each tenant.
+    """
+    settings = settings_of(backend)
+    document = await _described(settings, all_tenants=all_tenants)
+    current_output().emit(document, lines=lambda: _info_lines(document))
+
+
+async def _described(settings: Settings, *, all_tenants: bool) -> dict[str, Any]:
     import llmspell
-    from llmspell.ops.named_store import require_named_store
+    from llmspell.ops.named_store import require_named_store, without_migrating
+    from llmspell.ops.schema_status import require_current_file
     from llmspell.settings import masked
 
-    settings = settings_of(backend)
     require_named_store(settings)
     require_store(settings.storage.url)
-    async with llmspell.connect(settings.storage.url, settings=settings) as spell:
+    require_current_file(settings.storage.url)
+    async with llmspell.connect(settings.storage.url, settings=without_migrating(settings)) as spell:
         schema = await spell.admin.migration_status()
-    document = {
+        size = await spell.admin.size()
+        tenants, more = await _tenants(spell) if all_tenants else ([settings.tenant_id], False)
+        held = [await spell.admin.holdings(tenant) for tenant in tenants]
+    return {
         "backend": spell.backend,
         "url": masked(settings.storage.url),
         "schema_version": schema.version,
         "pending_migrations": len(schema.pending),
+        "size_bytes": size.total_bytes,
+        "size_parts": size.parts,
+        "capabilities": {one.value: one in spell.capabilities for one in Capability},
+        "tenants": [{**plain(one), "vectors": one.vectors} for one in held],
+        "more_tenants": more,
     }
-    current_output().emit(document)
+
+
+async def _tenants(spell: Spell) -> tuple[list[str], bool]:
+    """Return the ids of all tenants, up to a limit, and whether there are more."""
+    ids: list[str] = []
+    cursor: str | None = None
+    while len(ids) < TENANTS_MAX:
+        page = await spell.tenants.list(cursor=cursor, limit=TENANTS_PAGE)
+        ids += [tenant.tenant_id for tenant in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            return ids, False
+    return ids, True
+
+
+def _info_lines(document: dict[str, Any]) -> Iterable[str]:
+    yield f"{document['backend']} at {printable(document['url'])}"
+    yield f"  schema   version {document['schema_version']}, {document['pending_migrations']} pending"
+    parts = ", ".join(f"{name} {size:,}" for name, size in document["size_parts"].items())
+    yield f"  size     {counted(document['size_bytes'], 'byte')}{f' ({parts})' if parts else ''}"
+    can = [name for name, there in document["capabilities"].items() if there]
+    yield f"  can      {', '.join(can) or 'nothing beyond the contract'}"
+    for held in document["tenants"]:
+        yield f"tenant {printable(held['tenant'])}"
+        kept = {name: count for name, count in held["records"].items() if count}
+        yield f"  {counted(held['vectors'], 'vector'):20} in {counted(len(held['spaces']), 'space')}"
+        for space in held["spaces"]:
+            yield f"    {space['vectors']:>12,}  {printable(space['space_id'])} ({space['dimension']} dimensions)"
+        for name, count in kept.items():
+            yield f"  {count:>14,}  {name}"
+    if document["more_tenants"]:
+        yield f"There are more than {TENANTS_MAX:,} tenants; the others are not shown."
 
 
 @storage.command()

@@ -195,6 +195,11 @@ class InMemoryTenants:
                 raise TenantUnknown(tenant=tenant)
             return self._register(self._new(tenant))
 
+    def stores(self) -> builtins.list[TenantStore]:
+        """Return the stores of all tenants, whatever their status."""
+        with self._mutex:
+            return [*self._stores.values()]
+
     def working(self, tenant: TenantId) -> TenantStore:
         """Return a store whatever the tenant's status is, for the operator; that of the store's own jobs is made when missing.
 
