@@ -209,7 +209,8 @@ def test_each_thing_that_is_broken_is_named(server: Shell, postgres_database: Po
     as_superuser(postgres_database, statement)
     if name == "partitions":  # opening a store makes the months that are missing, unless it may not
         as_superuser(
-            postgres_database, "REVOKE EXECUTE ON FUNCTION llmspell.ensure_future_event_log_partitions() FROM llmspell_app"
+            postgres_database,
+            "REVOKE EXECUTE ON FUNCTION llmspell.ensure_future_event_log_partitions() FROM llmspell_app",
         )
 
     ran = server("database", "health", "--json")

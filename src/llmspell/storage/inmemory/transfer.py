@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from llmspell.errors import AlreadyExists, Conflict, InvalidInput
+from llmspell.errors import AlreadyExists, InvalidInput, InvalidTenant, InvalidVector
 from llmspell.storage.contracts.tenants import QuotaLimits, TenantRecord
 from llmspell.storage.contracts.transfer import (
     BATCH_BYTES,
@@ -142,6 +142,15 @@ class InMemorySource:
             yield batch
 
 
+MEMORY_PARTS = [(table, columns) for table in TABLES for parent, columns in table.belongs_to if parent == "memories"]
+"""What goes with a memory; other things are replaced where they are, and keep their parts."""
+ENDED = frozenset({"delete", "forget"})
+AUDIT = frozenset({"audit_heads", "audit_log"})
+"""Entries that are there stay, whatever is asked for."""
+UNITED = frozenset({"tenant_clocks", "event_sequences"})
+"""Neither of two is replaced by the other."""
+
+
 class _Taken:
     """What a target knows of one tenant: its store, whose writer it is, and all rows that it will have."""
 
@@ -180,19 +189,29 @@ class _Taken:
             self.unique[table.name, columns].pop(_named(record, columns))
 
     def remove_thing(self, table: Table, thing: Key) -> int:
-        """Let go of all rows of a thing that was there before, and of what belonged to it; return how many its own were."""
+        """Let go of all rows of a thing that was there before, and return how many there were; of a memory with its parts."""
         gone = [key for key in self.rows[table.name] if key[: table.thing] == thing]
         for key in gone:
             self.remove(table, key)
         self.things[table.name].discard(thing)
-        for part in TABLES:
-            for parent, columns in part.belongs_to:
-                if parent == table.name:
-                    parts = [key for key, row in self.rows[part.name].items() if _named(row, columns) == thing]
-                    for key in parts:
-                        self.remove(part, key)
-                        self.things[part.name].discard(key[: part.thing])
+        for part, columns in MEMORY_PARTS if table.name == "memories" else ():
+            parts = [key for key, row in self.rows[part.name].items() if _named(row, columns) == thing]
+            for key in parts:
+                self.remove(part, key)
+                self.things[part.name].discard(key[: part.thing])
         return len(gone)
+
+    def remove_ended(self) -> None:
+        """Let go of memories that were there before, and have ended by the versions that took the place of theirs."""
+        last: dict[Key, Any] = {}
+        for _, version in sorted(self.rows["memory_versions"].items()):
+            last[_named(version, ("tenant_id", "memory_id"))] = version
+        for thing in [*self.things["memories"]]:
+            ended = last.get(thing)
+            if ended is not None and ended.operation in ENDED:
+                versions = {key: row for key, row in self.rows["memory_versions"].items() if key[:2] == thing}
+                self.remove_thing(BY_NAME["memories"], thing)
+                self.rows["memory_versions"].update(versions)
 
 
 class InMemoryTarget:
@@ -208,6 +227,7 @@ class InMemoryTarget:
         self._taken: dict[TenantId, _Taken] = {}
         self._states: dict[TenantId, State] = {}
         self._locks = AsyncExitStack()
+        self._notes: list[str] = []
 
     async def write(self, table: Table, rows: Sequence[Record]) -> Conflicting:
         inserted = skipped = replaced = 0
@@ -218,7 +238,7 @@ class InMemoryTarget:
                 key = of_key(record)
                 outcome = self._merged if table.frame else self._written
                 there = outcome(taken, table, key, record)
-            except (AlreadyExists, Conflict, InvalidInput) as error:
+            except (AlreadyExists, InvalidInput) as error:
                 error.fields["row"] = position
                 raise
             if there is None:
@@ -239,7 +259,7 @@ class InMemoryTarget:
         if thing in taken.things[table.name]:
             if self._on_conflict == "error":
                 raise _twice(table, table.key[: table.thing], thing)
-            if self._on_conflict == "skip":
+            if self._on_conflict == "skip" or table.name in AUDIT:
                 taken.skipped[table.name].add(thing)
                 return None
             replaced = taken.remove_thing(table, thing) > 0
@@ -247,26 +267,29 @@ class InMemoryTarget:
         return replaced
 
     def _merged(self, taken: _Taken, table: Table, key: Key, record: Record) -> bool | None:
-        """Keep a row that says how others are to be read, unless what is there says the same.
+        """Keep a row that says how others are to be read; what is there stays, unless it shall be replaced.
 
         Raises:
-            Conflict: it says otherwise.
+            InvalidVector: an embedding space has another dimension here.
         """
         there = taken.rows[table.name].get(key)
         if there is None:
             taken.put(table, key, record)
             return False
+        taken.skipped[table.name].add(key[: table.thing])
         merged = _merge(table, there, record, replace=self._on_conflict == "replace")
-        if merged == there:
-            return None
         taken.rows[table.name][key] = merged
-        return True
+        if merged is record and table.name not in UNITED:
+            return True
+        if table.name == "tenants":
+            self._notes.append(f"Tenant `{taken.tenant}` was registered before: its name, status and quotas are kept.")
+        return None
 
     async def _take(self, record: Any) -> _Taken:
         """Become the writer of the tenant of a row, unless this is it already."""
         tenant = record.tenant_id if record.tenant_id == STORE_TENANT else tenant_id(record.tenant_id)
         if self._tenant is not None and tenant != self._tenant:
-            raise InvalidInput("tenant_id", f"must be {self._tenant!r}, whose rows are taken", given=tenant)
+            raise InvalidTenant("tenant_id", f"must be {self._tenant!r}, which this import is for", given=tenant)
         if tenant not in self._taken:
             store = self._tenants.stored(tenant)
             await store.writer.acquire()
@@ -276,8 +299,9 @@ class InMemoryTarget:
 
     async def finish(self) -> list[str]:
         for tenant, taken in self._taken.items():
+            taken.remove_ended()
             self._states[tenant] = _state_of(taken, self._analyser)
-        return []
+        return self._notes
 
     async def commit(self) -> None:
         changed = []
@@ -374,11 +398,7 @@ def _twice(table: Table, columns: Sequence[str], key: Key) -> AlreadyExists:
 
 
 def _merge(table: Table, there: Any, came: Any, *, replace: bool) -> Any:
-    """Return what becomes of two rows that say how others are to be read.
-
-    Raises:
-        Conflict: they contradict each other.
-    """
+    """Return what becomes of two rows that say how others are to be read."""
     if table.name == "tenant_clocks":
         return came if came.last_recorded > there.last_recorded else there
     if table.name == "event_sequences":
@@ -390,17 +410,14 @@ def _merge(table: Table, there: Any, came: Any, *, replace: bool) -> Any:
             first_at=min(first, default=None),
             last_at=max(last, default=None),
         )
-    for name in {"embedding_spaces": ("model", "dimension"), "predicates": ("cardinality",)}.get(table.name, ()):
-        if getattr(there, name) != getattr(came, name):
-            raise Conflict(
-                f"The {name} of one in {table.shown} is another here.",
-                **{
-                    table.key[-1]: getattr(there, table.key[-1]),
-                    "here": getattr(there, name),
-                    "given": getattr(came, name),
-                },
-            )
-    return came if replace else there
+    if table.name == "embedding_spaces" and came.dimension != there.dimension:
+        raise InvalidVector(
+            "dimension",
+            f"must be {there.dimension}, which space `{came.space_id}` of the target has",
+            given=came.dimension,
+            hint="Import into another tenant or store, or embed anew in a space of another name.",
+        )
+    return came if replace and table.name != "artifact_content" else there
 
 
 def _state_of(taken: _Taken, analyser: Analyser) -> State:

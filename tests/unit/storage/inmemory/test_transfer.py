@@ -10,7 +10,7 @@ from tests.fixtures.sample_rows import sample_store
 from tests.fixtures.seeds import SEED
 
 from llmspell.clock import ManualClock
-from llmspell.errors import AlreadyExists, Conflict, InvalidInput
+from llmspell.errors import AlreadyExists, InvalidInput, InvalidVector
 from llmspell.storage.contracts.transfer import OnConflict, Record
 from llmspell.storage.contracts.transfer_tables import BY_NAME, TABLES
 from llmspell.storage.inmemory.backend import InMemoryBackend
@@ -141,12 +141,49 @@ async def test_two_rows_of_one_key_are_refused(backend: InMemoryBackend) -> None
     assert not any((await told(backend)).values())
 
 
-async def test_a_space_of_another_model_is_refused(backend: InMemoryBackend) -> None:
-    await taken(backend, {"embedding_spaces": sample()["embedding_spaces"]})
-    other = sample_store(random.Random(SEED + 1), "acme")["embedding_spaces"]
+async def test_a_space_of_another_dimension_is_refused(backend: InMemoryBackend) -> None:
+    spaces = sample()["embedding_spaces"]
+    await taken(backend, {"embedding_spaces": spaces})
+    other = [msgspec.structs.replace(row, dimension=3072) for row in spaces]
 
-    with pytest.raises(Conflict, match="model"):
+    with pytest.raises(InvalidVector, match="3072"):
         await taken(backend, {"embedding_spaces": other}, on_conflict="replace")
+
+
+async def test_an_audit_chain_is_never_replaced(backend: InMemoryBackend) -> None:
+    rows = sample()
+    chain = {name: rows[name] for name in ("audit_heads", "audit_log")}
+    await taken(backend, chain)
+
+    done = await taken(backend, chain, on_conflict="replace")
+
+    assert done == {"audit_heads": (0, 1, 0), "audit_log": (0, 3, 0)}
+
+
+async def test_a_memory_that_ended_elsewhere_ends_here(backend: InMemoryBackend) -> None:
+    rows = sample()
+    await taken(backend, rows)
+    first = rows["memory_versions"][0]
+    ended = msgspec.structs.replace(first, version=9, operation="delete")
+
+    await taken(backend, {"memory_versions": [first, ended]}, on_conflict="replace")
+
+    after = await told(backend)
+    assert [row.memory_id for row in after["memories"]] == [row.memory_id for row in rows["memories"][1:]]  # type: ignore[attr-defined]
+    assert after["memory_versions"][:2] == [first, ended]
+
+
+async def test_a_tenant_that_is_registered_keeps_its_name_and_says_so(backend: InMemoryBackend) -> None:
+    await backend.tenants.create(ACME, name="Acme")
+    async with backend.transfer_target(None, on_conflict="error") as target:
+        await target.write(BY_NAME["tenants"], sample()["tenants"])
+        notes = await target.finish()
+        await target.commit()
+
+    assert notes == ["Tenant `acme` was registered before: its name, status and quotas are kept."]
+    record = await backend.tenants.get(ACME)
+    assert record is not None
+    assert record.name == "Acme"
 
 
 async def test_rows_of_another_tenant_are_refused(backend: InMemoryBackend) -> None:
