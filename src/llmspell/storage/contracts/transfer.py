@@ -44,6 +44,7 @@ vector        bytes, float32, little-endian                       a string, base
 OnConflict: TypeAlias = Literal["error", "skip", "replace"]
 Record: TypeAlias = msgspec.Struct
 """A row: an instance of its table's `Table.record`."""
+RecordType: TypeAlias = "type[msgspec.Struct]"
 
 INFINITY = "infinity"
 """The open end of a period, as it travels."""
@@ -85,7 +86,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     `path`: its place in `data`. `key`: the primary key; it begins with the tenant. `thing`: how many columns of the key name what
     the rows are of, for versions of one entity come and go together. `unique`: further keys that rows may not share.
     `belongs_to`: the table of what the rows are part of, and the columns that name it here, the tenant first; what is skipped takes
-    its parts with it. `derived`: columns that are made again on import, each with the reason. `large`: rows differ in size, so that
+    its parts with it. `derived`: columns that are made again on import, each with the reason, and
+    `computed` those of them that the import hands over with a row. `large`: rows differ in size, so that
     batches are cut by bytes. `dimension`: of embeddings. `frame`: rows that say how others are to be read, one for each tenant or
     name, and are merged with what is there.
     """
@@ -99,6 +101,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     unique: tuple[tuple[str, ...], ...] = ()
     belongs_to: tuple[tuple[str, tuple[str, ...]], ...] = ()
     derived: dict[str, str] = {}
+    computed: tuple[Column, ...] = ()
     large: bool = False
     frame: bool = False
     dimension: int | None = None
@@ -120,11 +123,11 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return {column.name: column.kind for column in self.columns}
 
     @cached_property
-    def record(self) -> type[Record]:
+    def record(self) -> RecordType:
         """The Struct of a row; it takes the columns in order."""
         return self.record_of(None)
 
-    def record_of(self, schema_version: int | None) -> type[Record]:
+    def record_of(self, schema_version: int | None) -> RecordType:
         """Return the Struct that reads rows of a schema: columns that came later may be missing, and have their default then."""
         fields: list[Any] = []
         for column in self.columns:
@@ -282,4 +285,4 @@ def require_on_conflict(value: object) -> OnConflict:
     """
     if value not in ("error", "skip", "replace"):
         raise InvalidInput("on_conflict", "must be `error`, `skip` or `replace`", given=value)
-    return value  # type: ignore[return-value]
+    return value

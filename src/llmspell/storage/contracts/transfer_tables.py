@@ -168,6 +168,7 @@ _MEMORIES = Table(
     key=("tenant_id", "memory_id"),
     thing=2,
     derived={"text_length": "how many terms the analyser of the target finds in the text"},
+    computed=(Column("text_length", "integer"),),
     large=True,
 )
 _VERSIONS = Table(

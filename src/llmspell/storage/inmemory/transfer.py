@@ -32,7 +32,7 @@ from llmspell.storage.contracts.transfer import (
     read_json,
     read_open_instant,
 )
-from llmspell.storage.contracts.transfer_tables import BY_NAME, TABLES
+from llmspell.storage.contracts.transfer_tables import BY_NAME, SCHEMA_VERSION, TABLES
 from llmspell.storage.inmemory import (
     access_keys,
     agent_state,
@@ -59,9 +59,6 @@ from llmspell.tenant import STORE_TENANT, TenantId, tenant_id
 Key: TypeAlias = "tuple[Any, ...]"
 Rows: TypeAlias = "dict[str, dict[Key, Record]]"
 """The rows of one tenant: by table and key."""
-
-SCHEMA_VERSION = 35
-"""The schema of the databases whose rows these are: the number of the last migration."""
 
 ROWS: dict[str, Callable[[State], Iterator[Row]]] = {
     "sessions": sessions.rows,

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from msgspec import structs
 
@@ -34,6 +34,7 @@ from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventPartition
 from llmspell.storage.contracts.health import HealthCheck
 from llmspell.storage.contracts.holdings import Holdings, StoreSize
+from llmspell.storage.contracts.transfer import OnConflict, TransferSource, TransferTarget
 from llmspell.storage.postgres import migrate as migrator
 from llmspell.storage.postgres import partitions
 from llmspell.storage.postgres.capabilities import CAPABILITIES, CHARACTERISTICS
@@ -196,6 +197,31 @@ class PostgresBackend:
 
         unit = self.operator_unit(NO_TENANT)
         return await promotable(unit, self._runtime.catalog, threshold=threshold, after=after, limit=limit)
+
+    @asynccontextmanager
+    async def transfer_source(self, tenant: TenantId | None) -> AsyncIterator[TransferSource]:
+        from llmspell.storage.postgres import transfer
+
+        status = await self.migration_status()
+        async with transfer.source(self._serving(tenant), self._runtime, status, tenant) as opened_source:
+            yield opened_source
+
+    @asynccontextmanager
+    async def transfer_target(
+        self, tenant: TenantId | None, *, on_conflict: OnConflict
+    ) -> AsyncIterator[TransferTarget]:
+        from llmspell.storage.postgres import transfer
+
+        async with transfer.target(self._serving(tenant), self._runtime, tenant, on_conflict) as opened_target:
+            yield opened_target
+
+    def _serving(self, tenant: TenantId | None) -> Database:
+        """Return the role that may work on a tenant, or on all."""
+        if tenant is not None:
+            tenant_id(tenant)
+            return self._database
+        self.operator_unit(NO_TENANT)  # raises without the operator's role
+        return cast("Database", self._operator)
 
     async def close(self) -> None:
         self._database.pool.close()

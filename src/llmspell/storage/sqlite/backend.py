@@ -33,6 +33,7 @@ from llmspell.storage.contracts.event_log import EventPartition
 from llmspell.storage.contracts.event_log_checks import one_table
 from llmspell.storage.contracts.health import HealthCheck
 from llmspell.storage.contracts.holdings import Holdings, StoreSize
+from llmspell.storage.contracts.transfer import OnConflict, TransferSource, TransferTarget
 from llmspell.storage.contracts.vector_index import IndexChoice
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
@@ -41,7 +42,7 @@ from llmspell.storage.relational.holdings import holdings
 from llmspell.storage.relational.job_queue import RelationalJobQueue
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.tenants import RelationalTenants
-from llmspell.storage.sqlite import health, migrator, pragmas
+from llmspell.storage.sqlite import health, migrator, pragmas, transfer
 from llmspell.storage.sqlite.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.sqlite.database import Database, FileUnit, transaction
 from llmspell.storage.sqlite.dialect import SqliteDialect, SqliteFilters
@@ -153,6 +154,17 @@ class SqliteBackend:
 
     async def archive_event_partitions(self, before: datetime, *, dry_run: bool = False) -> list[str]:
         raise one_table()
+
+    @contextlib.asynccontextmanager
+    async def transfer_source(self, tenant: TenantId | None) -> AsyncIterator[TransferSource]:
+        status = await self.migration_status()
+        async with transfer.source(self._database, self._runtime, status, tenant) as opened_source:
+            yield opened_source
+
+    def transfer_target(
+        self, tenant: TenantId | None, *, on_conflict: OnConflict
+    ) -> AbstractAsyncContextManager[TransferTarget]:
+        return transfer.target(self._database, self._runtime, tenant, on_conflict)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._close)

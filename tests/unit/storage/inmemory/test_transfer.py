@@ -14,8 +14,6 @@ from llmspell.errors import AlreadyExists, InvalidInput, InvalidVector
 from llmspell.storage.contracts.transfer import OnConflict, Record
 from llmspell.storage.contracts.transfer_tables import BY_NAME, TABLES
 from llmspell.storage.inmemory.backend import InMemoryBackend
-from llmspell.storage.inmemory.transfer import SCHEMA_VERSION
-from llmspell.storage.relational.migrations import load
 from llmspell.tenant import TenantId, tenant_id
 
 ACME = tenant_id("acme")
@@ -52,10 +50,6 @@ async def test_the_rows_of_a_table_come_out_as_they_went_in(backend: InMemoryBac
     await taken(backend, rows)
 
     assert (await told(backend))[table] == rows[table]
-
-
-def test_the_schema_is_that_of_the_databases() -> None:
-    assert load("llmspell.storage.sqlite")[-1].version == SCHEMA_VERSION
 
 
 async def test_one_tenant_is_told_alone(backend: InMemoryBackend) -> None:
