@@ -22,8 +22,10 @@ from llmspell.cli.session import backend_option, current_settings, require_store
 from llmspell.cli.table_progress import MARK, TableProgress
 
 if TYPE_CHECKING:
+    from llmspell.ops.moving import Compression
     from llmspell.settings import Settings
     from llmspell.spell import Spell
+    from llmspell.storage.contracts.transfer import OnConflict
     from llmspell.storage.transfer.reports import Difference, Report, SideDifference, Verification
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -88,7 +90,13 @@ def all_tenants_option(function: F) -> F:
 @compress_option
 @async_command
 async def export(
-    backend: str | None, file: str, *, all_tenants: bool, only: tuple[str, ...], limit: int | None, compress: str | None
+    backend: str | None,
+    file: str,
+    *,
+    all_tenants: bool,
+    only: tuple[str, ...],
+    limit: int | None,
+    compress: Compression | None,
 ) -> None:
     """Write everything that a store holds into a file, from one snapshot, while others go on working.
 
@@ -133,12 +141,12 @@ async def export(
 async def import_(
     backend: str | None,
     file: str,
-    on_conflict: str,
+    on_conflict: OnConflict,
     *,
     dry_run: bool,
     only: tuple[str, ...],
     limit: int | None,
-    compress: str | None,
+    compress: Compression | None,
 ) -> None:
     """Take what a file holds into a store, in one transaction: all of it comes in, or nothing.
 
@@ -180,7 +188,7 @@ async def transfer(
     target: str,
     *,
     all_tenants: bool,
-    on_conflict: str,
+    on_conflict: OnConflict,
     dry_run: bool,
     only: tuple[str, ...],
     limit: int | None,
@@ -250,7 +258,7 @@ async def verify(
     rows that do, and exit code 1.
     """
     from llmspell.clock import SystemClock
-    from llmspell.ops.moving import compare, is_store, side
+    from llmspell.ops.moving import compare, is_store, part_of, side
     from llmspell.ops.named_store import without_migrating
 
     settings = without_migrating(current_settings())
@@ -265,7 +273,9 @@ async def verify(
         side(second, settings=settings, clock=clock, operator_url=second_operator) as there,
     ):
         with TableProgress(output) as progress:
-            found = await compare(here, there, tenant=tenant, differences=differences, progress=progress)
+            found = await compare(
+                here, there, tenant=part_of(tenant, (), None).tenant, differences=differences, progress=progress
+            )
     document = {"equal": found.equal, "tenant": tenant, **plain(found)}
     output.emit(document, lines=lambda: _differing_lines(found))
     if found.equal:

@@ -13,6 +13,8 @@ from typing import Final
 from llmspell.codec import DIMENSIONS
 from llmspell.storage.contracts.transfer import Column, Table
 
+SCHEMA_VERSION: Final = 35
+"""The newest migration that this catalogue describes."""
 TYPES: Final = (
     "vector_embeddings",
     "knowledge_graph",
