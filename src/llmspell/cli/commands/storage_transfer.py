@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmspell.ops.moving import Compression
     from llmspell.settings import Settings
     from llmspell.spell import Spell
+    from llmspell.storage.contracts.backend import Backend
     from llmspell.storage.contracts.transfer import OnConflict
     from llmspell.storage.transfer.reports import Difference, Report, SideDifference, Verification
 
@@ -200,29 +201,32 @@ async def transfer(
     What holds for export and import holds here: one snapshot is read, and one transaction takes it, or nothing of it. Where all
     tenants of a server are moved that is not the configured one, --from-operator or --to-operator names its operator.
     """
-    import llmspell
+    from llmspell.clock import SystemClock
+    from llmspell.ops.moving import part_of, transfer_store
     from llmspell.ops.named_store import without_migrating
-    from llmspell.ops.other_store import settings_of_other
+    from llmspell.ops.other_store import other_store, settings_of_other
 
     settings = current_settings()
     tenant = _scope(settings, all_tenants=all_tenants)
     require_store(source)
-    output = current_output()
-    into = settings_of_other(settings, target, operator_url=to_operator)
-    chosen = without_migrating(settings_of_other(settings, source, operator_url=from_operator))
-    async with llmspell.connect(source, settings=chosen) as spell:
-        others = 0 if tenant is None else await _others(spell, tenant)
-        with _spare(into, dry_run=dry_run) as spare, TableProgress(output) as progress:
-            report = await spell.admin.transfer_to(
-                spare.storage.url,
-                operator_url=spare.storage.postgres.operator_url,
-                tenant=tenant,
-                on_conflict=on_conflict,
-                dry_run=dry_run,
-                only=_names(only),
-                limit=limit,
-                progress=progress,
-            )
+    output, clock = current_output(), SystemClock()
+    into = settings_of_other(settings, target)
+    with _spare(into, dry_run=dry_run) as spare:
+        async with (
+            other_store(source, settings=without_migrating(settings), clock=clock, operator_url=from_operator) as here,
+            other_store(spare.storage.url, settings=settings, clock=clock, operator_url=to_operator) as there,
+        ):
+            others = 0 if tenant is None else await _others(here, tenant)
+            with TableProgress(output) as progress:
+                report = await transfer_store(
+                    here,
+                    there,
+                    part_of(tenant, _names(only), limit),
+                    clock=clock,
+                    on_conflict=on_conflict,
+                    dry_run=dry_run,
+                    progress=progress,
+                )
     _emit_taken(report, into, file=None)
     if others:
         output.warn(f"{counted(others, 'other tenant')} stayed behind.", hint="--all-tenants moves all of them.")
@@ -320,15 +324,15 @@ def _spare(settings: Settings, *, dry_run: bool) -> Iterator[Settings]:
         yield replace(settings, storage=replace(settings.storage, url=in_folder(folder)))
 
 
-async def _others(spell: Spell, tenant: str) -> int:
+async def _others(store: Spell | Backend, tenant: str) -> int:
     """Count the other tenants of the store, as far as this role may know of them."""
     from llmspell.errors import LlmspellError
     from llmspell.storage.contracts.capabilities import Capability
 
-    if Capability.DATABASE_ISOLATION in spell.capabilities:
+    if Capability.DATABASE_ISOLATION in store.capabilities:
         return 0  # it takes the operator to see them, and a warning is not worth that
     try:
-        page = await spell.tenants.list(limit=OTHERS_SHOWN_MAX)
+        page = await store.tenants.list(limit=OTHERS_SHOWN_MAX)
     except LlmspellError:
         return 0
     return sum(one.tenant_id != tenant for one in page.items)
