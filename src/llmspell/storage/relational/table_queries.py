@@ -9,9 +9,9 @@ In a file:
     -- The first rows of a tenant.
     SELECT {selected} FROM llmspell.{table} WHERE tenant_id = :tenant_id{only} ORDER BY {key} LIMIT :limit;
 
-A form says how a kind of column is written in a place: `select`, `value`, `row`, `assign`, `size` with `{column}`, and `member`
-with `{source}` and `{n}`, a JSON list and a position in it. Forms with the name of a table, or `vector` for tables of embeddings, add
-to a query: `only` to conditions, `more_columns` and `more_values` to an insert. What goes in are identifiers from the catalogue.
+A form says how a kind of column is written in a place: `select`, `value`, `row`, `assign` and `size` with `{column}`, `member` with
+`{source}` and `{n}`, a JSON list and a position in it. Forms with the name of a table, or `vector` for tables of embeddings, add to
+a query: `only` to conditions, `more_columns` and `more_values` to an insert. What goes in are identifiers from the catalogue.
 """
 
 from __future__ import annotations

@@ -151,7 +151,13 @@ class FileSource:
 
     async def _on_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._database.threads(), work, *arguments)
+        running = loop.run_in_executor(self._database.threads(), work, *arguments)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            # The connection is in use until the thread is done: it must not be given back before.
+            await asyncio.wait([running])
+            raise
 
 
 @contextlib.asynccontextmanager
