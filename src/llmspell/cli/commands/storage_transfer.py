@@ -281,7 +281,7 @@ async def verify(
                 here, there, tenant=part_of(tenant, (), None).tenant, differences=differences, progress=progress
             )
     document = {"equal": found.equal, "tenant": tenant, **plain(found)}
-    output.emit(document, lines=lambda: _differing_lines(found))
+    output.emit(document, lines=lambda: _differing_lines(found), columns=("table", "tenant", "record", "difference"))
     if found.equal:
         scope = "all tenants" if tenant is None else f"tenant {printable(tenant)}"
         output.note(f"{MARK} the same: {counted(found.rows, 'record')} in {counted(found.tables, 'table')}, {scope}")
@@ -344,7 +344,9 @@ def _document(report: Report, settings: Settings, *, file: str | None) -> dict[s
     moved: dict[str, Any] = {"backend": settings.storage.backend, "url": masked(settings.storage.url)}
     if file is not None:
         moved["file"] = file
-    return moved | {"records": report.total, "statistics": report.statistics(), **plain(report)}
+    kept, replaced = _outcomes(report)
+    outcomes = {"records": report.total, "kept": kept, "replaced": replaced}
+    return moved | outcomes | {"statistics": report.statistics(), **plain(report)}
 
 
 def _emit_taken(report: Report, settings: Settings, *, file: str | None) -> None:
@@ -362,10 +364,18 @@ def _lines(report: Report, done: str) -> Iterable[str]:
     for name, count in counts.items():
         if count:
             yield f"{name}\t{count:,}"
-    for table, found in report.tables.items():
-        if found.skipped or found.replaced:
-            yield f"{table}: kept {found.skipped:,}, replaced {found.replaced:,}\t"
-    yield f"{MARK} {done}\t{total:,}"
+    kept, replaced = _outcomes(report)
+    if kept:
+        yield f"of those, kept as they are in the target\t{kept:,}"
+    if replaced:
+        yield f"of those, in the place of others\t{replaced:,}"
+    yield f"{MARK} {done}\t{total - kept:,}"
+
+
+def _outcomes(report: Report) -> tuple[int, int]:
+    """Return how many records of the target were kept, and how many were replaced."""
+    tables = report.tables.values()
+    return sum(one.skipped for one in tables), sum(one.replaced for one in tables)
 
 
 def _tell_aside(document: dict[str, Any], report: Report) -> None:
@@ -396,11 +406,12 @@ def _counts_line(one: SideDifference) -> str:
         said = f"{one.first_count:,} in A, {one.second_count:,} in B"
     else:
         said = f"{counted(one.first_count, 'record')} in both, not the same"
-    return f"{one.table}\t{printable(one.tenant)}\t{said}"
+    return f"{one.table}\t{printable(one.tenant)}\t\t{said}"
 
 
 def _row_line(row: Difference) -> str:
     key = ", ".join(f"{name}={printable(str(value))}" for name, value in row.key.items())
+    said = f"differs in {', '.join(row.columns)}"
     if row.side is not None:
-        return f"{row.table}\t{key}\tonly in {'A' if row.side == 'first' else 'B'}"
-    return f"{row.table}\t{key}\tdiffers in {', '.join(row.columns)}"
+        said = f"only in {'A' if row.side == 'first' else 'B'}"
+    return f"{row.table}\t{printable(row.tenant)}\t{key}\t{said}"

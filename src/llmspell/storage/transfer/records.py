@@ -32,6 +32,7 @@ ENCODER: Final = msgspec.json.Encoder()
 FLOAT32_BYTES: Final = 4
 JSON_DEPTH_MAX: Final = 64
 _EMPTY: Final = b"{}"
+_NULL: Final = b"null"
 _NUL: Final = b"\\u0000"
 
 
@@ -44,6 +45,7 @@ class RecordReader:
         later = any(column.since > schema_version for column in table.columns)
         self._make: Callable[..., Record] | None = table.record if later else None
         self._fixes = [(column.name, fix) for column in table.columns if (fix := _FIXES.get(column.kind)) is not None]
+        self._optional = [column.name for column in table.columns if column.null and column.kind == "json"]
         self._key = table.key
 
     def read(self, raw: bytes) -> Record:
@@ -55,6 +57,9 @@ class RecordReader:
         record = self._decoder.decode(raw)
         if _NUL in raw:
             self._refuse_nul(record)
+        for name in self._optional:
+            if bytes(getattr(record, name) or _NULL) == _NULL:
+                setattr(record, name, None)
         for name, fix in self._fixes:
             value = getattr(record, name)
             if value is not None:
