@@ -168,6 +168,11 @@ def test_with_the_right_to_monitor_nothing_of_the_server_is_unknown(
     assert found["wal"]["facts"]["bytes"] > 0
 
 
+DROP_MONTH = """
+DO $$ BEGIN
+  EXECUTE format('DROP TABLE llmspell.event_log_%s', to_char(now() AT TIME ZONE 'UTC' + interval '2 months', 'YYYY_MM'));
+END $$
+"""
 BROKEN = {
     "a dropped policy": (
         "isolation",
@@ -185,8 +190,7 @@ BROKEN = {
         "partitions",
         "degraded",
         0,
-        "DO $$ BEGIN EXECUTE format('DROP TABLE llmspell.event_log_%s',"
-        " to_char(now() AT TIME ZONE 'UTC' + interval '2 months', 'YYYY_MM')); END $$",
+        DROP_MONTH,
     ),
     "an index that was never finished": (
         "indexes",

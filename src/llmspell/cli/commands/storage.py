@@ -5,12 +5,14 @@ Not here: how a component is proved (`ops.validation`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmspell.cli.commands import storage_transfer
+from llmspell.cli.commands.database_migrations import migrated
 from llmspell.cli.output import async_command, counted, current_output, group, plain, printable
 from llmspell.cli.problems import ExitCode
 from llmspell.cli.session import backend_option, require_store, settings_of
@@ -108,8 +110,9 @@ def _info_lines(document: dict[str, Any]) -> Iterable[str]:
 @storage.command()
 @backend_option("The store to prove")
 @click.argument("components", nargs=-1, metavar="[COMPONENT]…")
+@click.option("--dry-run", is_flag=True, help="Say what would be applied and proved, change nothing.")
 @async_command
-async def validate(backend: str | None, components: tuple[str, ...]) -> ExitCode:
+async def validate(backend: str | None, components: tuple[str, ...], *, dry_run: bool) -> ExitCode:
     """Make the store ready, and prove each of its components by writing, reading and deleting.
 
     A file that is not there is made, and what is pending is migrated: on a server with DATABASE_ADMIN_URL, the role that owns the
@@ -117,25 +120,47 @@ async def validate(backend: str | None, components: tuple[str, ...]) -> ExitCode
     Without names all components are proved. Exit code 1 when one fails.
     """
     import llmspell
-    from llmspell.ops.named_store import require_named_store
+    from llmspell.ops.migrations import planned
+    from llmspell.ops.named_store import require_named_store, without_migrating
     from llmspell.ops.validation import require_components
-    from llmspell.settings import masked
 
     chosen = require_components(components)
-    settings = settings_of(backend)
+    settings, output = settings_of(backend), current_output()
     require_named_store(settings)
-    async with llmspell.connect(settings.storage.url, settings=settings) as spell:
-        schema = await spell.admin.run_migrations()
+    before = await asyncio.to_thread(planned, settings)
+    pending = [one.name for one in before.pending]
+    if dry_run:
+        output.emit(_validated(settings, before.version, pending, dry_run=True), lines=lambda: [*pending, *chosen])
+        output.note(f"{counted(len(pending), 'migration')} and {counted(len(chosen), 'proof')}; nothing was changed.")
+        return ExitCode.OK
+    after = await migrated(settings, before)
+    async with llmspell.connect(settings.storage.url, settings=without_migrating(settings)) as spell:
         proofs = await spell.admin.validate(*chosen)
-    document = {
-        "backend": spell.backend,
-        "url": masked(settings.storage.url),
-        "schema_version": schema.version,
-        "components": proofs,
-        "valid": all(proof.proved for proof in proofs),
-    }
-    current_output().emit(document, lines=lambda: map(_proof_line, proofs), columns=("component", "result", "time"))
+    document = _validated(settings, after.version, pending, proofs=proofs)
+    output.emit(document, lines=lambda: map(_proof_line, proofs), columns=("component", "result", "time"))
+    output.note(f"The schema is at version {after.version}; {len(pending)} applied.")
     return ExitCode.OK if document["valid"] else ExitCode.FAILED
+
+
+def _validated(
+    settings: Settings,
+    version: int,
+    applied: list[str],
+    *,
+    proofs: Sequence[ComponentProof] = (),
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    from llmspell.settings import masked
+
+    return {
+        "backend": settings.storage.backend,
+        "url": masked(settings.storage.url),
+        "schema_version": version,
+        "applied": applied,
+        "components": proofs,
+        "valid": None if dry_run else all(proof.proved for proof in proofs),
+        "dry_run": dry_run,
+    }
 
 
 def _proof_line(proof: ComponentProof) -> str:
