@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
-from pathlib import Path
+from os import PathLike
 from typing import Self
 from uuid import UUID
 
@@ -289,7 +289,7 @@ class Admin:
 
     async def export(
         self,
-        file: str | Path,
+        file: str | PathLike[str],
         *,
         tenant: str | None = None,
         only: Sequence[str] = (),
@@ -320,7 +320,7 @@ class Admin:
 
     async def import_(
         self,
-        file: str | Path,
+        file: str | PathLike[str],
         *,
         tenant: str | None = None,
         on_conflict: OnConflict = "error",
@@ -394,7 +394,7 @@ class Admin:
 
     async def verify(
         self,
-        other: str | Path,
+        other: str | PathLike[str],
         *,
         operator_url: str | None = None,
         tenant: str | None = None,

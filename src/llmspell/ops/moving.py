@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import msgspec
@@ -62,7 +62,7 @@ def is_store(name: str) -> bool:
 
 async def export_file(
     backend: Backend,
-    file: str | Path,
+    file: str | PathLike[str],
     part: Part,
     *,
     clock: Clock,
@@ -81,7 +81,7 @@ async def export_file(
 
 async def import_file(
     backend: Backend,
-    file: str | Path,
+    file: str | PathLike[str],
     part: Part,
     *,
     on_conflict: OnConflict = "error",
@@ -147,7 +147,7 @@ async def compare(
 
 @asynccontextmanager
 async def side(
-    name: str | Path, *, settings: Settings, clock: Clock, operator_url: str | None = None
+    name: str | PathLike[str], *, settings: Settings, clock: Clock, operator_url: str | None = None
 ) -> AsyncIterator[Backend | Input]:
     """Open what is compared: the store that a URL names, or else a file."""
     if is_store(str(name)):
@@ -157,7 +157,7 @@ async def side(
         yield _input(name, None)
 
 
-def _input(file: str | Path, compress: Compression | None) -> Input:
+def _input(file: str | PathLike[str], compress: Compression | None) -> Input:
     from llmspell.storage.transfer.streams import Input
 
     return Input(str(file), compress=_require_compression(compress))
