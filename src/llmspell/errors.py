@@ -487,7 +487,10 @@ class ExportDamaged(TransferError):
     """The export does not hold what its summary says. Nothing was written."""
 
     code = "LS-3202"
-    default_hint = "Was the file edited or damaged? Export again. To import an edited file, remove the key `summary`, or use --only and --limit."
+    default_hint = (
+        "Was the file edited or damaged? Export again. To import a part, use --only and --limit; an edited file needs its key"
+        " `summary` removed."
+    )
 
 
 class ProviderError(LlmspellError):

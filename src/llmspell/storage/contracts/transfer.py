@@ -134,7 +134,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             kind = _PYTHON[column.kind]
             if column.max_characters is not None:
                 kind = Annotated[kind, msgspec.Meta(max_length=column.max_characters)]
-            if column.null and column.kind != "json":  # a `Raw` takes the null by itself
+            # `Raw` takes null too: the reader makes None of it.
+            if column.null and column.kind != "json":
                 kind = kind | None
             later = schema_version is not None and column.since > schema_version
             fields.append((column.name, kind, column.default) if later else (column.name, kind))

@@ -45,7 +45,7 @@ class RecordReader:
         later = any(column.since > schema_version for column in table.columns)
         self._make: Callable[..., Record] | None = table.record if later else None
         self._fixes = [(column.name, fix) for column in table.columns if (fix := _FIXES.get(column.kind)) is not None]
-        self._optional = [column.name for column in table.columns if column.null and column.kind == "json"]
+        self._json = [(column.name, column.null) for column in table.columns if column.kind == "json"]
         self._key = table.key
 
     def read(self, raw: bytes) -> Record:
@@ -57,15 +57,17 @@ class RecordReader:
         record = self._decoder.decode(raw)
         if _NUL in raw:
             self._refuse_nul(record)
-        for name in self._optional:
-            if bytes(getattr(record, name) or _NULL) == _NULL:
-                setattr(record, name, None)
         for name, fix in self._fixes:
             value = getattr(record, name)
             if value is not None:
                 fixed = fix(value, name, self.table)
                 if fixed is not value:
                     setattr(record, name, fixed)
+        for name, null in self._json:
+            if bytes(getattr(record, name)) == _NULL:
+                if not null:
+                    raise InvalidInput(name, "must not be null")
+                setattr(record, name, None)
         if type(record) is self.table.record:
             return record
         # A keyword-only twin of the Struct that rows of stores are: the same fields, so the same bytes.

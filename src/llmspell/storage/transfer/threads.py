@@ -24,7 +24,7 @@ async def on_thread(work: Callable[..., T], *arguments: Any) -> T:
 async def stepped(iterator: Iterator[T]) -> AsyncIterator[T]:
     """Step through a blocking iterator on threads."""
     while (item := await on_thread(next, iterator, _END)) is not _END:
-        yield item  # type: ignore[misc]
+        yield item
 
 
 async def ahead(batches: AsyncIterator[T]) -> AsyncGenerator[T, None]:
