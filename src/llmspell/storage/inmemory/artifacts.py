@@ -317,17 +317,15 @@ COLUMNS = {
 
 def rows(state: State) -> Iterator[Row]:
     """Yield the rows of `artifacts`."""
-    for id, record in state.artifacts.items():
+    for record in state.artifacts.rows():
         columns = {column: getattr(record, field) for column, field in COLUMNS.items()}
-        yield {"stored_at": record.created_at, **columns, **state.artifacts.carried(id)}
+        yield columns | {"stored_at": record.created_at}
 
 
 def load(state: State, row: Row) -> None:
     """Keep a row of `artifacts`."""
     record = ArtifactRecord(**{field: row[column] for column, field in COLUMNS.items()})
     state.artifacts.put(record.id, record)
-    if row["stored_at"] != record.created_at:
-        state.artifacts.carry(record.id, {"stored_at": row["stored_at"]})
 
 
 def content_rows(state: State) -> Iterator[Row]:

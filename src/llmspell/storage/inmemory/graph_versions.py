@@ -216,23 +216,21 @@ FACT_COLUMNS = {
 
 def entity_rows(state: State) -> Iterator[Row]:
     """Yield the rows of `entities`; an open end is None."""
-    for number, one in state.entities.items():
+    for one in state.entities.rows():
         made = {"created_at": one.recorded_from, "name_folded": one.name.casefold()}
-        yield made | _columns(one, ENTITY_COLUMNS) | dict(state.entities.carried(number))
+        yield made | _columns(one, ENTITY_COLUMNS)
 
 
 def load_entity(state: State, row: Row) -> None:
     """Keep a row of `entities`."""
     number = state.next_number("version")
     state.entities.put(number, Entity(**{field: row[column] for column, field in ENTITY_COLUMNS.items()}))
-    if row["created_at"] != row["transaction_time_start"]:
-        state.entities.carry(number, {"created_at": row["created_at"]})
 
 
 def fact_rows(state: State) -> Iterator[Row]:
     """Yield the rows of `relationships`; an open end is None."""
-    for number, one in state.facts.items():
-        yield {"created_at": one.recorded_from} | _columns(one, FACT_COLUMNS) | dict(state.facts.carried(number))
+    for one in state.facts.rows():
+        yield {"created_at": one.recorded_from} | _columns(one, FACT_COLUMNS)
 
 
 def load_fact(state: State, row: Row, names: Mapping[UUID, str]) -> None:
@@ -241,8 +239,6 @@ def load_fact(state: State, row: Row, names: Mapping[UUID, str]) -> None:
     fields = {field: row[column] for column, field in FACT_COLUMNS.items()}
     fact = Fact(subject=names[fields["subject_id"]], object=names[fields["object_id"]], **fields)
     state.facts.put(number, fact)
-    if row["created_at"] != row["transaction_time_start"]:
-        state.facts.carry(number, {"created_at": row["created_at"]})
 
 
 def predicate_rows(state: State) -> Iterator[Row]:

@@ -246,7 +246,7 @@ def load(state: State, row: Row) -> None:
         **{field: row[column] for column, field in COLUMNS.items()},
         component_id=row["component_id"] or None,
         context=None,
-        result=decided["type"],
-        result_data=decided["data"],
+        result=decided.get("type", "continue"),
+        result_data=decided.get("data", {}),
     )
     state.hook_executions.put(record.id, Stored(record=record, context=row["hook_context"]))

@@ -97,12 +97,9 @@ VERSION_COLUMNS = SHARED | {name: name for name in ("operation", "recorded_at", 
 
 def rows(state: State) -> Iterator[Row]:
     """Yield the rows of `memories`."""
-    for id, stored in state.memories.items():
-        space_id = stored.space_id or None
-        came = state.memories.carried(id)
-        if space_id is None and came.get("embedding_state") == stored.record.embedding_state:
-            space_id = came["space_id"]
-        yield {column: getattr(stored.record, field) for column, field in COLUMNS.items()} | {"space_id": space_id}
+    for stored in state.memories.rows():
+        columns = {column: getattr(stored.record, field) for column, field in COLUMNS.items()}
+        yield columns | {"space_id": stored.space_id or None}
 
 
 def load(state: State, row: Row, *, analyser: Analyser, windows: Mapping[str, Mapping[int, Window]]) -> None:
@@ -112,8 +109,6 @@ def load(state: State, row: Row, *, analyser: Analyser, windows: Mapping[str, Ma
     latest = sorted(windows, key=lambda space_id: (space_id == row["space_id"], space_id))
     embeddings = {space_id: tuple(one for _, one in sorted(windows[space_id].items())) for space_id in latest}
     state.memories.put(record.id, StoredMemory(record=record, terms=terms, embeddings=embeddings))
-    if not embeddings and row["space_id"] is not None:  # it came without its windows
-        state.memories.carry(record.id, {name: row[name] for name in ("space_id", "embedding_state")})
 
 
 def version_rows(state: State) -> Iterator[Row]:

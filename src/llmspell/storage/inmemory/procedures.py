@@ -159,18 +159,12 @@ COLUMNS = ("scope", "key", "value", "frequency", "first_seen", "last_seen")
 
 def rows(state: State) -> Iterator[Row]:
     """Yield the rows of `procedural_patterns`."""
-    for place, pattern in state.patterns.items():
+    for pattern in state.patterns.rows():
         noted = {"created_at": pattern.first_seen, "updated_at": pattern.last_seen}
-        came = state.patterns.carried(place)
-        if came.get("last_seen", pattern.last_seen) != pattern.last_seen:  # it was seen here since
-            came = {"created_at": came["created_at"]}
-        columns = {name: getattr(pattern, name) for name in COLUMNS}
-        yield noted | columns | {"pattern_id": pattern.id} | dict(came)
+        yield noted | {name: getattr(pattern, name) for name in COLUMNS} | {"pattern_id": pattern.id}
 
 
 def load(state: State, row: Row) -> None:
     """Keep a row of `procedural_patterns`."""
     pattern = Pattern(id=row["pattern_id"], **{name: row[name] for name in COLUMNS})
     state.patterns.put(_place(pattern), pattern)
-    if (row["created_at"], row["updated_at"]) != (pattern.first_seen, pattern.last_seen):
-        state.patterns.carry(_place(pattern), {name: row[name] for name in ("created_at", "updated_at", "last_seen")})

@@ -98,12 +98,12 @@ class Table(Generic[K, V]):
             self._carried[key] = {}  # a record that takes its place has not come with it
 
     def carry(self, key: K, columns: Carried) -> None:
-        """Keep columns that came with a record from another store and have no place in it, until it is deleted."""
+        """Keep columns that the row of a record has and the record has no place for, until it is deleted."""
         if columns:
             self._carried[key] = columns
 
     def carried(self, key: K) -> Carried:
-        """Return what came with a record, empty for one that was made here."""
+        """Return what goes along with a record."""
         table: Table[K, V] | None = self
         while table is not None:
             if key in table._carried:
@@ -187,6 +187,8 @@ class State:
     moments: Table[str, datetime] = field(default_factory=Table)
     audit: Table[int, AuditEntry] = field(default_factory=Table)
     audit_heads: Table[str, AuditHead] = field(default_factory=Table)
+    otherwise: Table[tuple[str, tuple[Any, ...]], Mapping[str, tuple[object, object]]] = field(default_factory=Table)
+    """Of rows that came from another store: columns that would be told otherwise, as they would be told, and as they came."""
     transaction: Transaction | None = None
     tenant: TenantId = NO_TENANT
 

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from llmspell.errors import AlreadyExists, InvalidInput, InvalidTenant, InvalidVector
+from llmspell.errors import AlreadyExists, Conflict, InvalidInput, InvalidTenant, InvalidVector
 from llmspell.storage.contracts.tenants import QuotaLimits, TenantRecord
 from llmspell.storage.contracts.transfer import (
     BATCH_BYTES,
@@ -345,10 +345,42 @@ def _rows(table: Table, one: Snapshot) -> Iterator[Row]:
 
 
 def _records(table: Table, one: Snapshot) -> Iterator[Record]:
+    """Yield the rows of a table. A column that came from elsewhere otherwise than it would be told is told as it came, until
+    what is told of it changes."""
+    make: Callable[..., Record] = table.record
+    of_key = _key_of(table)
+    for record in _plain_records(table, one):
+        otherwise = one.state.otherwise.get((table.name, of_key(record))) or {}
+        changes = {name: came for name, (told, came) in otherwise.items() if _same(getattr(record, name), told)}
+        yield make(*(changes.get(name, getattr(record, name)) for name in table.names)) if changes else record
+
+
+def _plain_records(table: Table, one: Snapshot) -> Iterator[Record]:
+    make: Callable[..., Record] = table.record
     for row in _rows(table, one):
         row["tenant_id"] = one.tenant
-        made: Callable[..., Record] = table.record
-        yield made(*(_shown(kind, row[name]) for name, kind in table.kinds.items()))
+        yield make(*(_shown(kind, row[name]) for name, kind in table.kinds.items()))
+
+
+def _same(left: object, right: object) -> bool:
+    """Compare two values of a column: JSON by its text, and no other value is a `Raw`."""
+    if isinstance(left, msgspec.Raw) and isinstance(right, msgspec.Raw):
+        return bytes(left) == bytes(right)
+    return left == right
+
+
+def _note_otherwise(snapshot: Snapshot, rows: Rows) -> None:
+    """Note what the state would tell otherwise than it came."""
+    for table in TABLES:
+        told_by_key = {_key_of(table)(record): record for record in _plain_records(table, snapshot)}
+        for key, came in rows[table.name].items():
+            told = told_by_key.get(key)
+            if told is None:
+                raise Conflict("A row cannot be kept in memory.", table=table.shown, key=", ".join(map(str, key)))
+            pairs = {name: (getattr(told, name), getattr(came, name)) for name in table.names}
+            differing = {name: pair for name, pair in pairs.items() if not _same(*pair)}
+            if differing:
+                snapshot.state.otherwise.put((table.name, key), differing)
 
 
 def _by_key(table: Table, one: Snapshot) -> dict[Key, Record]:
@@ -431,6 +463,9 @@ def _state_of(taken: _Taken, analyser: Analyser) -> State:
         unnamed = {id: str(id) for id in (row["from_entity"], row["to_entity"])}
         graph_versions.load_fact(state, row, unnamed | names)
     usage.recount(state)
+    (tenant,) = taken.rows["tenants"].values() or (None,)
+    record = None if tenant is None else _tenant(tenant)
+    _note_otherwise(Snapshot(taken.tenant, record, state), taken.rows)
     return state
 
 
