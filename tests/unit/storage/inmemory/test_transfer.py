@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 import msgspec
 import pytest
-from tests.fixtures.sample_rows import sample_store
 from tests.fixtures.seeds import SEED
+from tests.transfer.drawn_rows import Drawn
 
 from llmspell.clock import ManualClock
 from llmspell.errors import AlreadyExists, InvalidInput, InvalidVector
@@ -41,7 +39,7 @@ async def taken(
 
 
 def sample(*tenants: str) -> Rows:
-    return sample_store(random.Random(SEED), *(tenants or ("acme",)))
+    return Drawn(SEED, list(tenants or ("acme",)), each=3, vectors=3, artifact_bytes=1_200_000).rows
 
 
 @pytest.mark.parametrize("table", [table.name for table in TABLES])
