@@ -34,7 +34,7 @@ def told(blocks: list[str]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def run(commands: list[str], folder: Path, **environment: str) -> list[list[str]]:
+def run(commands: list[str], folder: Path, *, shell: str = "sh", **environment: str) -> list[list[str]]:
     """Run commands in one shell, and return what each of them printed."""
     names = ("PATH", "LANG", "LC_ALL", "TMPDIR")
     settings = {name: os.environ[name] for name in names if name in os.environ} | {
@@ -48,7 +48,7 @@ def run(commands: list[str], folder: Path, **environment: str) -> list[list[str]
     for command in commands:
         script += [command, f"echo '{MARK}'"]
     done = subprocess.run(
-        ["sh", "-eu", "-c", "\n".join(script)],
+        [shell, "-eu", "-c", "\n".join(script)],
         cwd=folder,
         env={name: value for name, value in settings.items() if value},
         capture_output=True,

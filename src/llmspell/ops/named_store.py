@@ -37,6 +37,13 @@ def url_of_backend(settings: Settings, backend: str | None) -> str:
     return settings.storage.postgres.url
 
 
+def in_folder(folder: str) -> str:
+    """Return the URL of a store in a file of a folder."""
+    from urllib.parse import quote
+
+    return f"sqlite:///{quote(folder)}/store.db"
+
+
 def without_migrating(settings: Settings) -> Settings:
     """Return the settings for whoever only looks: a server is not migrated when it is opened."""
     from msgspec.structs import replace

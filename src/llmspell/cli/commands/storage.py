@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmspell.cli.commands import storage_transfer
 from llmspell.cli.commands.database_migrations import migrated
 from llmspell.cli.output import async_command, counted, current_output, group, plain, printable
 from llmspell.cli.problems import ExitCode
@@ -165,3 +166,7 @@ def _validated(
 def _proof_line(proof: ComponentProof) -> str:
     result = "ok" if proof.proved else f"failed: {printable(proof.problem or '')}"
     return f"{proof.component}\t{result}\t{proof.elapsed_ms:.1f} ms"
+
+
+for moving in (storage_transfer.export, storage_transfer.import_, storage_transfer.transfer, storage_transfer.verify):
+    storage.add_command(moving)

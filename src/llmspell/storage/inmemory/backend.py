@@ -53,8 +53,9 @@ from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
 from llmspell.storage.inmemory.procedures import InMemoryProcedures
 from llmspell.storage.inmemory.sessions import InMemorySessions
-from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
+from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit, WriterLock
 from llmspell.storage.inmemory.tenants import InMemoryTenants
+from llmspell.storage.inmemory.transfer import source, target
 from llmspell.storage.inmemory.vectors import InMemoryVectors
 from llmspell.storage.inmemory.workflow_state import InMemoryWorkflowStates
 from llmspell.storage.text.analyser import Analyser
@@ -77,6 +78,7 @@ class InMemoryBackend:
         self._cursor_key = secrets.token_bytes(CURSOR_KEY_BYTES)
         self._access_pepper = secrets.token_bytes(PEPPER_BYTES)
         self._closed = False
+        self._importing = WriterLock()
         self.tenants = InMemoryTenants(self._clock, self._ids, self.cursor_key)
         self.auto_create_tenants = True
         self.job_queue = InMemoryJobQueue(
@@ -118,7 +120,7 @@ class InMemoryBackend:
     def _bind(self, tenant: TenantId, unit: Unit) -> Storages:
         cursors = Cursors(tenant, self.cursor_key)
         return Storages(
-            kv=InMemoryKV(unit, self._clock),
+            kv=InMemoryKV(unit, self._clock, self._ids),
             vectors=InMemoryVectors(unit, self._clock, self._ids),
             memories=InMemoryMemories(unit, self._clock, self._analyser, self._ids),
             graph=InMemoryGraph(unit, self._clock, self._ids),
@@ -192,12 +194,14 @@ class InMemoryBackend:
         raise Unsupported("This backend searches every space exactly.", capability=Capability.ANN_PROMOTION.value)
 
     def transfer_source(self, tenant: TenantId | None) -> AbstractAsyncContextManager[TransferSource]:
-        raise Unsupported("This backend cannot be exported.")
+        self._require_open()
+        return source(self.tenants, tenant)
 
     def transfer_target(
         self, tenant: TenantId | None, *, on_conflict: OnConflict
     ) -> AbstractAsyncContextManager[TransferTarget]:
-        raise Unsupported("Nothing can be imported into this backend.")
+        self._require_open()
+        return target(self.tenants, tenant, on_conflict=on_conflict, analyser=self._analyser, alone=self._importing)
 
     async def close(self) -> None:
         self._closed = True
