@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from llmspell.errors import InvalidUrl
 
@@ -20,6 +20,7 @@ _KEEPALIVE: dict[str, Any] = {
 }
 """A peer that vanished without a word is noticed within a minute: also one that owes a receipt for what was sent, where no
 keepalive is sent (milliseconds; systems that do not have it ignore it)."""
+_OURS_ALONE = frozenset({"client_encoding", "fallback_application_name"})
 _SCHEME = re.compile(r"^postgres(?:ql)?://")
 
 
@@ -52,3 +53,12 @@ def read_url(url: str, *, connect_timeout_s: int = CONNECT_TIMEOUT_S) -> Target:
     role, host, port = given.get("user"), given.get("host") or given.get("hostaddr"), given.get("port")
     shown = f"{role or 'the default role'}@{host or 'local socket'}:{port or 5432}/{given.get('dbname') or role or ''}"
     return Target({**ours, **given, "client_encoding": "UTF8"}, shown)
+
+
+def conninfo_of(connection: psycopg.Connection[Any]) -> tuple[str, str]:
+    """Return what a connection was made with, for another program: a connection string without the password, and the password.
+
+    What came from the environment, a service file or a password file is in it too.
+    """
+    given = {name: value for name, value in connection.info.get_parameters().items() if name not in _OURS_ALONE}
+    return make_conninfo(**given), connection.info.password
