@@ -18,6 +18,8 @@ from urllib.parse import unquote
 import click
 
 from llmspell.cli.commands.database_diagnostics import isolation, pool_size
+from llmspell.cli.commands.database_inspect import inspect, terminate
+from llmspell.cli.commands.database_maintenance import reindex, tune, vacuum
 from llmspell.cli.commands.database_partitions import partitions
 from llmspell.cli.commands.database_signing import signing
 from llmspell.cli.commands.database_vectors import partition_vectors, vector_indexes
@@ -50,7 +52,12 @@ def database() -> None:
 
 database.add_command(isolation)
 database.add_command(pool_size)
+database.add_command(inspect)
 database.add_command(partitions)
+database.add_command(reindex)
+database.add_command(terminate)
+database.add_command(tune)
+database.add_command(vacuum)
 database.add_command(signing)
 database.add_command(vector_indexes)
 database.add_command(partition_vectors)
