@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import apsw
@@ -42,7 +42,9 @@ def others() -> Iterator[ExitStack]:
 
 
 def findings(server: Shell, section: str, *options: str) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = server(*INSPECT, "--section", section, "--check", "--json", *options).document["findings"]
+    found: list[dict[str, str]] = server(*INSPECT, "--section", section, "--check", "--json", *options).document[
+        "findings"
+    ]
     return found
 
 
@@ -79,13 +81,20 @@ def test_a_fresh_store_has_nothing_to_find(server: Shell) -> None:
 def test_dead_rows_are_found_and_what_to_do_is_said(server: Shell, postgres_database: PostgresDatabase) -> None:
     """MNT-05, ALR-12; AMB-094: by dead rows, not by the share of indexes."""
     owner_runs(postgres_database, "ALTER TABLE llmspell.kv_store SET (autovacuum_enabled = false)")
-    operator_runs(postgres_database, KEYS % 3_000, "DELETE FROM llmspell.kv_store WHERE key > 'key-2'", "ANALYZE llmspell.kv_store")
+    operator_runs(
+        postgres_database,
+        KEYS % 3_000,
+        "DELETE FROM llmspell.kv_store WHERE key > 'key-2'",
+        "ANALYZE llmspell.kv_store",
+    )
 
     (dead,) = findings(server, "bloat")
     assert dead["subject"] == "llmspell.kv_store"
     assert "dead rows" in dead["problem"]
     assert dead["advice"].startswith("llmspell database vacuum kv_store")
-    assert {"off", "never"} <= {one["problem"].split()[0 if "never" in one["problem"] else -1] for one in findings(server, "autovacuum")}
+    assert {"off", "never"} <= {
+        one["problem"].split()[0 if "never" in one["problem"] else -1] for one in findings(server, "autovacuum")
+    }
     (row,) = [row for row in rows(server, "bloat") if row["table"] == "llmspell.kv_store"]
     assert row["dead_rows"] >= 1_000
     assert row["dead_percent"] > 30
@@ -95,7 +104,9 @@ def test_dead_rows_are_found_and_what_to_do_is_said(server: Shell, postgres_data
     assert findings(server, "bloat") == []
 
 
-def test_an_index_of_somebody_else_that_nothing_reads_is_found(server: Shell, postgres_database: PostgresDatabase) -> None:
+def test_an_index_of_somebody_else_that_nothing_reads_is_found(
+    server: Shell, postgres_database: PostgresDatabase
+) -> None:
     owner_runs(postgres_database, "CREATE INDEX stray ON llmspell.kv_store (updated_at)")
 
     (unused,) = findings(server, "unused-indexes")
@@ -116,7 +127,7 @@ def test_a_large_table_without_an_index_and_a_foreign_key_without_one_are_found(
         "CREATE TABLE llmspell.notes (n integer, hash text, parent integer)",
         "CREATE TABLE llmspell.parents (n integer PRIMARY KEY)",
         "ALTER TABLE llmspell.notes ADD CONSTRAINT notes_parent FOREIGN KEY (parent) REFERENCES llmspell.parents (n)",
-        "INSERT INTO llmspell.notes SELECT n FROM generate_series(1, 10050) AS n",
+        "INSERT INTO llmspell.notes SELECT n FROM generate_series(1, 12000) AS n",
         "ANALYZE llmspell.notes",
         "DO $$ BEGIN FOR i IN 1..55 LOOP PERFORM count(*) FROM llmspell.notes WHERE n = i; END LOOP; END $$",
         "SELECT pg_stat_force_next_flush()",
@@ -138,7 +149,9 @@ def test_an_index_whose_build_failed_is_found_and_mended(server: Shell, postgres
     (invalid,) = findings(server, "invalid-indexes")
     assert invalid["subject"] == "llmspell.once"
     operator_runs(postgres_database, "DELETE FROM llmspell.kv_store WHERE key <> 'key-1'")
-    assert server("database", "reindex", "--invalid").lines[0].startswith("DONE: REINDEX INDEX CONCURRENTLY llmspell.once")
+    assert (
+        server("database", "reindex", "--invalid").lines[0].startswith("DONE: REINDEX INDEX CONCURRENTLY llmspell.once")
+    )
     assert findings(server, "invalid-indexes") == []
 
 
@@ -160,10 +173,12 @@ def test_who_waits_for_whom_is_found_and_ended(
     holder.execute("UPDATE llmspell.kv_store SET value = 'held' WHERE key = 'key-1'")
     waiter = others.enter_context(psycopg.connect(postgres_database.operator_url, autocommit=True))
     update = "UPDATE llmspell.kv_store SET value = 'waited' WHERE key = 'key-1'"
-    thread = threading.Thread(target=waiter.execute, args=(update,))
+    thread = threading.Thread(target=waiter.execute, args=(update,), daemon=True)
     thread.start()
     wait_for_lock(postgres_database, waiter.info.backend_pid)
 
+    others.callback(thread.join, 30)
+    others.callback(holder.close)
     (lock,) = findings(server, "locks")
     assert lock["subject"] == f"session {waiter.info.backend_pid}"
     assert f"waits for session {holder.info.backend_pid} (llmspell_operator, idle in transaction)" in lock["problem"]
@@ -179,7 +194,7 @@ def test_who_waits_for_whom_is_found_and_ended(
 
     assert (done.code, done.lines[0].split("\t")[4]) == (0, "ended")
     with psycopg.connect(postgres_database.operator_url) as operator:
-        assert operator.execute("SELECT value FROM llmspell.kv_store WHERE key = 'key-1'").fetchall() == [("waited",)]
+        assert operator.execute("SELECT value FROM llmspell.kv_store WHERE key = 'key-1'").fetchall() == [(b"waited",)]
     assert findings(server, "locks") == []
     with pytest.raises(psycopg.OperationalError):
         holder.execute("SELECT 1")
@@ -207,40 +222,39 @@ def test_idle_sessions_are_ended_and_others_are_left(
     others.pop_all()
 
 
-def test_a_long_statement_is_found_unless_it_is_maintenance(
-    server: Shell, postgres_database: PostgresDatabase, others: ExitStack
-) -> None:
-    with pytest.raises(psycopg.OperationalError):  # noqa: PT012 - the statement is ended by the command
-        slow = others.enter_context(psycopg.connect(postgres_database.app_url, autocommit=True))
-        dump = others.enter_context(psycopg.connect(postgres_database.app_url, application_name="pg_dump"))
-        thread = threading.Thread(target=lambda: dump.execute("SELECT pg_sleep(60)"), daemon=True)
-        thread.start()
-        ended: list[Any] = []
-        ender = threading.Thread(target=lambda: ended.append(end_running(server, slow.info.backend_pid, dump.info.backend_pid)))
-        ender.start()
-        try:
-            slow.execute("SELECT pg_sleep(60)")
-        finally:
-            ender.join(60)
-            dump.cancel_safe()
-            thread.join(30)
-            others.pop_all()
-    assert ended == [True]
+def run_until_ended(connection: psycopg.Connection[Any]) -> threading.Thread:
+    """Run a statement on a thread of its own that only ends when somebody ends it."""
+
+    def run() -> None:
+        with suppress(psycopg.Error):
+            connection.execute("SELECT pg_sleep(120)")
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
 
 
-def end_running(server: Shell, slow: int, dump: int) -> bool:
-    """Ask until both run, then end what is no maintenance."""
-    from llmspell.ops import maintenance
-    from llmspell.settings import load_settings
-
-    settings = load_settings()
+def test_a_long_statement_is_found_unless_it_is_maintenance(server: Shell, postgres_database: PostgresDatabase) -> None:
+    """MNT-08."""
+    slow = psycopg.connect(postgres_database.app_url, autocommit=True)
+    dump = psycopg.connect(postgres_database.app_url, autocommit=True, application_name="pg_dump")
+    threads = [run_until_ended(connection) for connection in (slow, dump)]
+    slow_pid, dump_pid = slow.info.backend_pid, dump.info.backend_pid
     for _ in range(LOOKS_MAX):
-        seen = {row["pid"]: row for row in maintenance.offenders(settings, pids=[slow, dump])}
-        if all(row["state"] == "active" for row in seen.values()):
+        if {row["pid"] for row in rows(server, "connections") if row["state"] == "active"} >= {slow_pid, dump_pid}:
             break
-    chosen = maintenance.offenders(settings, running=True, running_over_s=0)
-    assert [row["pid"] for row in chosen] == [slow]
-    return [one.result for one in maintenance.terminate(settings, chosen)] == ["ended"]
+
+    found = findings(server, "connections", "--idle-over", "100000", "--running-over", "0")
+    done = server(*TERMINATE, "--running", "--running-over", "0", "--yes")
+    threads[0].join(30)
+    by_name = server(*TERMINATE, str(dump_pid), "--yes")
+    threads[1].join(30)
+
+    assert [one["subject"].partition(" (")[0] for one in found] == [f"session {slow_pid}"]
+    assert [(line.split("\t")[0], line.split("\t")[4]) for line in done.lines] == [(str(slow_pid), "ended")]
+    assert by_name.lines[0].split("\t")[4] == "ended"
+    slow.close()
+    dump.close()
 
 
 def test_what_a_role_cannot_see_is_said(server: Shell, postgres_database: PostgresDatabase, others: ExitStack) -> None:
@@ -267,7 +281,13 @@ def test_connections_that_run_out_a_cold_cache_and_old_transactions_are_judged()
     cold = {"what": "tables", "hit": 90_000, "read": 10_000, "hit_percent": 90.0}
     (found,) = inspection.cache([cold, {**cold, "hit_percent": 95.0}, {**cold, "hit": 9, "read": 1}])
     assert "90 %" in found.problem
-    table = {"table": "llmspell.kv_store", "enabled": True, "dead_rows": 0, "due_at_dead_rows": 50, "vacuumed_before_s": None}
+    table = {
+        "table": "llmspell.kv_store",
+        "enabled": True,
+        "dead_rows": 0,
+        "due_at_dead_rows": 50,
+        "vacuumed_before_s": None,
+    }
     (old,) = inspection.autovacuum([{**table, "xid_age": 201, "xid_age_max": 200}])
     assert old.advice.startswith("llmspell database vacuum kv_store")
 
@@ -275,7 +295,8 @@ def test_connections_that_run_out_a_cold_cache_and_old_transactions_are_judged()
 def test_slow_queries_are_read_where_the_extension_is(postgres_database: PostgresDatabase) -> None:
     """MNT-07, MNT-11: on a server without contrib the query runs over a table of the same shape."""
     view = """
-        CREATE TABLE statements AS SELECT 10::oid AS userid, (SELECT oid FROM pg_database WHERE datname = current_database()) AS dbid,
+        CREATE TABLE statements AS SELECT 10::oid AS userid,
+          (SELECT oid FROM pg_database WHERE datname = current_database()) AS dbid,
           n::int8 AS queryid, E'SELECT\n ' || n AS query, n::int8 AS calls, 100.0::float8 * n AS total_exec_time,
           99.0::float8 + n AS mean_exec_time, 900.0::float8 AS max_exec_time, 5::int8 AS rows FROM generate_series(1, 30) AS n
     """
@@ -324,10 +345,6 @@ def test_an_empty_or_outgrown_or_broken_file_is_found(empty: Shell) -> None:
     )
     connection.execute("ANALYZE")
     connection.execute("DELETE FROM kv_store WHERE key > 'key-1'")
-    connection.execute(
-        "INSERT INTO sessions (tenant_id, session_id, status, session_data, created_at, last_accessed_at)"
-        " SELECT 'tenant', zeroblob(16), 'active', '{}', 1, 1"
-    ) if False else None
     connection.close()
 
     assert "of its pages are free" in findings(empty, "file")[0]["problem"]

@@ -194,7 +194,7 @@ def terminate(settings: Settings, sessions: Sequence[dict[str, Any]]) -> Iterato
             try:
                 if end(url, row["pid"], row["started_at"]):
                     result, why = "ended", row["why"]
-                break
+                    break
             except AccessRefused:
                 result, why = "refused", f"none of the configured roles may end a session of {row['role']}. {MAY_END}"
         yield Ended(

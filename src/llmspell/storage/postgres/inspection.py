@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 
 Rows: TypeAlias = list[dict[str, Any]]
 TERMINATE_WAIT_MS = 5_000
+HIDDEN = "<insufficient privilege>"
+SHARED = {"locks": ("waiting_pid", "blocking_pid"), "connections": ("pid",)}
+"""Sections that are about sessions, and what tells their rows apart."""
 _HEADER = re.compile(r"^-- section: ([a-z-]+)\n", re.MULTILINE)
 _TERMINATE = """
 SELECT pg_catalog.pg_terminate_backend(a.pid, %s) FROM pg_catalog.pg_stat_activity a
-WHERE a.pid = %s AND a.backend_start = %s AND a.datname = current_database() AND a.backend_type = 'client backend'
+WHERE a.pid = %s AND a.backend_start IS NOT DISTINCT FROM %s::timestamptz AND a.datname = current_database()
+  AND coalesce(a.backend_type, 'client backend') = 'client backend'
 """
 
 
@@ -76,27 +80,29 @@ def observe(urls: Sequence[str], sections: Iterable[str]) -> Observed:
                 statements = _ask(connection, "statements")
                 if statements:
                     found[name] = _slow(connection, statements[0]["schema"])
-            elif name != "connections":
+            elif name not in SHARED:
                 found[name] = _ask(connection, name)
         if "connections" in wanted:
             found["limits"] = _ask(connection, "limits")
-            found["connections"] = _ask(connection, "connections")
-            own = {connection.info.backend_pid}
-    for url in urls[1:] if "connections" in wanted else ():
+        shared = [name for name in SHARED if name in wanted]
+        found |= {name: _ask(connection, name) for name in shared}
+        own = {connection.info.backend_pid}
+    for url in urls[1:] if shared else ():
         with connected(url) as connection, translated(connection):
             roles.append(connection.info.user)
             own.add(connection.info.backend_pid)
-            found["connections"] = _joined(found["connections"], _ask(connection, "connections"), own)
+            for name in shared:
+                found[name] = _joined(found[name], _ask(connection, name), own, SHARED[name])
     return Observed(roles=tuple(roles), sections=found)
 
 
-def _joined(known: Rows, seen: Rows, own: set[int]) -> Rows:
-    """Put together what two roles see of the same sessions: a later look wins where it sees more."""
-    before = {row["pid"]: row for row in known}
+def _joined(known: Rows, seen: Rows, own: set[int], key: tuple[str, ...]) -> Rows:
+    """Put together what two roles see of the same sessions: what the later look sees, and what only the earlier one saw."""
+    before = {tuple(row[name] for name in key): row for row in known}
     return [
-        row if row["state"] is not None or row["pid"] not in before else before[row["pid"]]
+        {name: value if value not in (None, HIDDEN) else before.get(at, row)[name] for name, value in row.items()}
         for row in seen
-        if row["pid"] not in own
+        if not own & set(at := tuple(row[name] for name in key))
     ]
 
 
@@ -119,8 +125,10 @@ def _rows(connection: psycopg.Connection[Any], query: Any) -> Rows:
         return cursor.execute(query).fetchall()
 
 
-def terminate(url: str, pid: int, started_at: datetime) -> bool:
-    """End a session of this database, as the role of `url`; return whether it was there and has gone.
+def terminate(url: str, pid: int, started_at: datetime | None) -> bool:
+    """End a session of this database, as the role of `url`; return whether that role saw it there, and it has gone.
+
+    `started_at` is what was seen: None when the role that looked may not see it.
 
     Raises:
         AccessRefused: the role may not end the sessions of that one.

@@ -8,6 +8,7 @@ SELECT format('%I.%I', s.schemaname, s.relname) AS "table", s.n_live_tup AS live
   pg_catalog.pg_total_relation_size(s.relid) AS total_bytes, pg_catalog.pg_relation_size(s.relid) AS table_bytes
 FROM pg_catalog.pg_stat_user_tables s
 WHERE s.schemaname IN ('llmspell', 'llmspell_archive')
+  AND (SELECT c.relkind FROM pg_catalog.pg_class c WHERE c.oid = s.relid) = 'r'
 ORDER BY s.n_dead_tup DESC, 1
 
 -- section: autovacuum
@@ -26,7 +27,7 @@ CROSS JOIN LATERAL (
     bool_and(x.option_value::bool) FILTER (WHERE x.option_name = 'autovacuum_enabled') AS enabled
   FROM pg_catalog.pg_options_to_table(c.reloptions) x
 ) AS o
-WHERE s.schemaname IN ('llmspell', 'llmspell_archive')
+WHERE s.schemaname IN ('llmspell', 'llmspell_archive') AND c.relkind = 'r'
 ORDER BY greatest(s.last_vacuum, s.last_autovacuum) NULLS FIRST, 1
 
 -- section: unused-indexes
@@ -110,7 +111,8 @@ WHERE w.datname = current_database()
 ORDER BY waited_s DESC NULLS LAST, w.pid, b.pid
 
 -- section: connections
--- Sessions of this database, with what each does; its own session is left out. `state` is NULL where this role may not see it.
+-- Sessions of this database, with what each does; its own session is left out. Where this role may not see it, `state` is NULL, and
+-- so are the kind of the session and when it began.
 SELECT a.pid, a.usename::text AS role, coalesce(a.application_name, '') AS application, coalesce(a.client_addr::text, 'local') AS client,
   a.state, extract(epoch FROM clock_timestamp() - a.state_change)::float8 AS in_state_s,
   extract(epoch FROM clock_timestamp() - a.query_start)::float8 AS query_s,
@@ -123,7 +125,7 @@ SELECT a.pid, a.usename::text AS role, coalesce(a.application_name, '') AS appli
     OR EXISTS (SELECT FROM pg_catalog.pg_stat_progress_copy p WHERE p.pid = a.pid)
     OR a.application_name IN ('pg_dump', 'pg_restore', 'pg_basebackup') AS maintenance
 FROM pg_catalog.pg_stat_activity a
-WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_catalog.pg_backend_pid()
+WHERE a.datname = current_database() AND coalesce(a.backend_type, 'client backend') = 'client backend' AND a.pid <> pg_catalog.pg_backend_pid()
 ORDER BY a.pid
 
 -- section: limits

@@ -272,8 +272,7 @@ def tune(admin_url: str, *, overwrite: bool = False, dry_run: bool = False, anno
                 steps.append(_step("SET", table, "skipped", why or "it is so already"))
                 continue
             pairs = sql.SQL(", ").join(
-                sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(float(value)))
-                for name, value in changed.items()
+                sql.SQL("{} = {}").format(sql.Identifier(name), sql.SQL(value)) for name, value in changed.items()
             )
             statement = sql.SQL("ALTER TABLE {} SET ({})").format(sql.Identifier(table.schema, table.name), pairs)
             steps.append(

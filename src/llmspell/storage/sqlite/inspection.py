@@ -64,7 +64,7 @@ def observe(path: str, sections: Iterable[str]) -> dict[str, Rows]:
             "sizes": lambda: _rows(connection, _SIZES),
             "indexes": lambda: _rows(connection, _INDEXES if _has_statistics(connection) else _INDEXES_UNANALYSED),
             "statistics": lambda: _statistics(connection),
-            "integrity": lambda: _rows(connection, "SELECT integrity_check AS result FROM pragma_integrity_check(20)"),
+            "integrity": lambda: [{"result": said} for (said,) in connection.execute("PRAGMA integrity_check(20)")],
         }
         return {name: asks[name]() for name in sections}
     except apsw.Error as exc:
