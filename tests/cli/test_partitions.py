@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import pytest
 from tests.cli.conftest import Shell
 from tests.fixtures.postgres import PostgresDatabase
 
+from llmspell.ops.backup.programs import find_programs
 from llmspell.ops.postgres_installation import ENVIRONMENT
-from llmspell.ops.postgres_programs import program
 
 PARTITIONS = ("database", "partitions")
 ARCHIVE = (*PARTITIONS, "archive", "--before", "2019-04-01")
@@ -144,7 +143,7 @@ def test_the_file_is_one_that_pg_restore_reads_into_another_database(
         superuser.execute("CREATE SCHEMA llmspell_archive")
         superuser.execute("CREATE SCHEMA llmspell")
 
-    restore = program("pg_restore", server_version=18)
+    restore = find_programs(18).folder / "pg_restore"
     command = [restore, "--no-owner", "-d", postgres_empty_database.superuser_url, f"dumps/{MARCH}.dump"]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
 
@@ -311,9 +310,9 @@ def test_a_role_that_is_not_configured_is_named(server: Shell, missing: str) -> 
 
 
 def test_a_machine_without_pg_dump_says_what_to_install(server: Shell, postgres_database: PostgresDatabase) -> None:
-    from llmspell.ops import postgres_programs
+    from llmspell.ops.backup import programs
 
-    server.environment.setattr(postgres_programs, "_candidates", lambda name: iter(()))
+    server.environment.setattr(programs, "_folders", list)
     done = server(*ARCHIVE)
 
     assert done.code != 0
@@ -333,14 +332,3 @@ def test_a_store_of_one_table_says_that_it_has_no_months(shell: Shell, command: 
     assert done.code != 0
     assert "one table" in done.err
     assert "prune" in done.err
-
-
-def test_no_password_is_on_a_command_line(postgres_database: PostgresDatabase) -> None:
-    from llmspell.ops.postgres_programs import access
-
-    assert shutil.which("sh")
-    with psycopg.connect(postgres_database.operator_url, password="se cret'\\") as connection:
-        text, environment = access(connection)
-
-    assert "cret" not in text
-    assert environment["PGPASSWORD"] == "se cret'\\"

@@ -43,6 +43,7 @@ COMMANDS: dict[str, Entry] = {
     "index": Entry("index:index", "See how vectors are searched, index them now, and choose parameters."),
     "embed": Entry("embed:embed", "Compute embeddings that are still pending."),
     "database": Entry("database:database", "Migrate, verify and tune the store."),
+    "backup": Entry("backup:backup", "Back up the store, verify backups, and restore them."),
     "dev": Entry("dev:dev", "Run a private database server for development."),
     "config": Entry("config:config", "Show and explain the configuration."),
     "errors": Entry("errors:errors", "List and explain error codes."),

@@ -27,9 +27,8 @@ import msgspec
 from llmspell.clock import SystemClock
 from llmspell.directories import directories
 from llmspell.errors import Conflict, CorruptStore, InvalidSetting, NotFound, StorageError, Unsupported
-from llmspell.ops import postgres_programs
+from llmspell.ops.backup.programs import Programs, find_programs, running
 from llmspell.ops.named_store import require_owner_url
-from llmspell.ops.postgres_installation import ENVIRONMENT
 
 if TYPE_CHECKING:
     from llmspell.settings import Settings
@@ -40,10 +39,10 @@ __all__ = ["Dump", "EventArchive", "EventMonth", "Manifest", "default_folder"]
 FORMAT = "llmspell events 1"
 SUFFIX, PART, MANIFEST = ".dump", ".part", ".dump.json"
 COPIES_MAX = 1_000
-READ_BYTES = 1_048_576
+BLOCK_BYTES = 262_144
 ONE_TABLE = "This store keeps events in one table, so it has no months."
 PRUNE_HINT = "Delete old events by tenant.event_log.prune(before), or name a server: --store postgresql://…"
-_COPY = re.compile(rb"COPY (?:\w+\.)?(\w+) \(([\w\", ]+)\) FROM stdin;\n")
+_COPY = re.compile(rb"COPY (?:\w+\.)?(\w+) \(([\w\", ]+)\) FROM stdin;")
 
 Announce = Callable[[str], None]
 
@@ -85,7 +84,7 @@ class EventArchive:
         if settings.storage.backend != "postgresql":
             raise Unsupported(ONE_TABLE, hint=PRUNE_HINT)
         self._settings = settings
-        self._folder = default_folder() if folder is None else folder
+        self._folder = (default_folder() if folder is None else folder).absolute()
         self._announce = announce
 
     def months(self) -> list[EventMonth]:
@@ -205,10 +204,10 @@ class EventArchive:
             self._announce(f"Reading {dump.file}")
             self._require_intact(dump)
             expected = event_months.Content(dump.manifest.rows, dump.manifest.content_sha256)
-            with _rows(dump.file, dump.manifest, owner.info.server_version // 10_000) as blocks:
-                returned = event_months.load(
-                    owner, self._operator, dump.manifest.table, blocks, of=dump.manifest.columns, expected=expected
-                )
+            version = max(owner.info.server_version // 10_000, dump.manifest.server_version)
+            of, table = dump.manifest.columns, dump.manifest.table
+            with _rows(dump.file, self._programs(version), of=of, table=table) as blocks:
+                returned = event_months.load(owner, self._operator, table, blocks, of=of, expected=expected)
         return [_returned("RESTORED", returned) + f" from {dump.file}"]
 
     # --- steps ----------------------------------------------------------------------------------------------------------
@@ -233,23 +232,24 @@ class EventArchive:
 
     def _write(self, owner: Any, name: str, of: tuple[str, ...], found: Any) -> Dump:
         from llmspell.storage.postgres import event_months
-        from llmspell.storage.postgres.migrate import connected
+        from llmspell.storage.postgres.snapshot import program_environment
 
         version = owner.info.server_version // 10_000
-        program = postgres_programs.program("pg_dump", server_version=version)
+        programs = self._programs(version)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = self._free_name(name)
         part = file.with_name(f"{file.name}{PART}")
-        with connected(self._operator) as operator:
-            text, environment = postgres_programs.access(operator)
         part.touch(mode=0o600)
         self._announce(f"Dumping {name}")
         # Row-level security is forced on the owner too, whose dump would be empty; the operator sees all tenants by policy.
         options = ["--enable-row-security", "-E", "UTF8", "-t", f"llmspell_archive.{name}", "-F", "c", "-f", str(part)]
-        postgres_programs.run([program, *options, "-d", text], environment=environment)
+        environment = program_environment(self._operator)
+        with running(programs, "pg_dump", *options, environment=environment, feeds=False) as dump:
+            for _ in dump.output():
+                pass
         _sync(part)
         self._announce(f"Reading {name} back")
-        with _rows(part, None, version, of=of, table=name) as blocks:
+        with _rows(part, programs, of=of, table=name) as blocks:
             read = event_months.read_back(owner, blocks, of=of)
         if read != found:
             raise CorruptStore(
@@ -358,6 +358,9 @@ class EventArchive:
         if _sha256(dump.file) != dump.manifest.file_sha256:
             raise CorruptStore("The file is not the one that was verified.", file=str(dump.file))
 
+    def _programs(self, version: int) -> Programs:
+        return find_programs(version, folder=self._settings.backup.programs_dir)
+
     @property
     def _owner(self) -> str:
         return require_owner_url(
@@ -376,21 +379,16 @@ class EventArchive:
 
 
 @contextmanager
-def _rows(
-    file: Path, manifest: Manifest | None, version: int, *, of: Sequence[str] = (), table: str = ""
-) -> Iterator[Iterator[bytes]]:
+def _rows(file: Path, programs: Programs, *, of: Sequence[str], table: str) -> Iterator[Iterator[bytes]]:
     """Hand out the rows of a dump, as COPY takes them. What the file says of its columns must be what is expected of it.
 
     Raises:
         CorruptStore: the file holds something else.
         StorageError: pg_restore cannot read it.
     """
-    of, table = (manifest.columns, manifest.table) if manifest is not None else (of, table)
-    program = postgres_programs.program(
-        "pg_restore", server_version=max(version, manifest.server_version if manifest else 0)
-    )
-    command: list[str | Path] = [program, "--data-only", "-f", "-", file]
-    with postgres_programs.reading(command, environment=ENVIRONMENT) as lines:
+    options = ["--data-only", "-f", "-", str(file.absolute())]
+    with running(programs, "pg_restore", *options, environment={}, feeds=False) as restore:
+        lines = _lines(restore.output())
         head = next((match for line in lines if (match := _COPY.fullmatch(line))), None)
         named = [] if head is None else [name.strip('" ') for name in head[2].decode().split(",")]
         if head is None or head[1].decode() != table or named != list(of):
@@ -398,19 +396,29 @@ def _rows(
         yield _blocks(lines)
 
 
+def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+
+
 def _blocks(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Gather the rows, and read what follows them to its end: only then has the program succeeded."""
     gathered: list[bytes] = []
     size = 0
     for line in lines:
-        if line == b"\\.\n":
+        if line == b"\\.":
             break
         gathered.append(line)
         size += len(line)
-        if size >= postgres_programs.BLOCK_BYTES:
-            yield b"".join(gathered)
+        if size >= BLOCK_BYTES:
+            yield b"\n".join(gathered) + b"\n"
             gathered, size = [], 0
     if gathered:
-        yield b"".join(gathered)
+        yield b"\n".join(gathered) + b"\n"
+    for _ in lines:
+        pass
 
 
 def _manifest_of(file: Path) -> Path:

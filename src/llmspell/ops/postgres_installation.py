@@ -125,7 +125,7 @@ def _installation() -> Path:
         )
     package = Path(specification.submodule_search_locations[0]).resolve()
     for candidate in sorted(package.glob("pginstall*"), reverse=True):
-        if major_version(candidate / "bin" / "postgres") == MAJOR_VERSION:
+        if _major_version(candidate / "bin" / "postgres") == MAJOR_VERSION:
             return candidate
     raise Unsupported(
         f"The package {PACKAGE} holds no PostgreSQL {MAJOR_VERSION}.",
@@ -153,7 +153,7 @@ def _closed_folder_of_packages() -> Path | None:
     return None
 
 
-def major_version(program: Path) -> int | None:
+def _major_version(program: Path) -> int | None:
     if not program.is_file():
         return None
     shown = subprocess.run(  # noqa: S603

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from llmspell.errors import InvalidUrl
 
@@ -20,7 +21,6 @@ _KEEPALIVE: dict[str, Any] = {
 }
 """A peer that vanished without a word is noticed within a minute: also one that owes a receipt for what was sent, where no
 keepalive is sent (milliseconds; systems that do not have it ignore it)."""
-_OURS_ALONE = frozenset({"client_encoding", "fallback_application_name"})
 _SCHEME = re.compile(r"^postgres(?:ql)?://")
 
 
@@ -32,6 +32,18 @@ class Target(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Target({self.shown!r})"
+
+
+def on_database(url: str, database: str) -> str:
+    """Return the same URL for another database of the server.
+
+    Raises:
+        InvalidUrl: it cannot be read.
+    """
+    read_url(url)
+    parts = urlsplit(url)
+    query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name != "dbname"]
+    return urlunsplit(parts._replace(path=f"/{quote(database, safe='')}", query=urlencode(query, quote_via=quote)))
 
 
 def read_url(url: str, *, connect_timeout_s: int = CONNECT_TIMEOUT_S) -> Target:
@@ -53,12 +65,3 @@ def read_url(url: str, *, connect_timeout_s: int = CONNECT_TIMEOUT_S) -> Target:
     role, host, port = given.get("user"), given.get("host") or given.get("hostaddr"), given.get("port")
     shown = f"{role or 'the default role'}@{host or 'local socket'}:{port or 5432}/{given.get('dbname') or role or ''}"
     return Target({**ours, **given, "client_encoding": "UTF8"}, shown)
-
-
-def conninfo_of(connection: psycopg.Connection[Any]) -> tuple[str, str]:
-    """Return what a connection was made with, for another program: a connection string without the password, and the password.
-
-    What came from the environment, a service file or a password file is in it too.
-    """
-    given = {name: value for name, value in connection.info.get_parameters().items() if name not in _OURS_ALONE}
-    return make_conninfo(**given), connection.info.password

@@ -105,7 +105,6 @@ def _has_statistics(connection: apsw.Connection) -> bool:
 
 
 def _statistics(connection: apsw.Connection) -> Rows:
-    analysed: dict[Any, Any] = {}
-    if _has_statistics(connection):
-        analysed.update(connection.execute(_ANALYSED).fetchall())
+    found = connection.execute(_ANALYSED).fetchall() if _has_statistics(connection) else []
+    analysed = {row[0]: row[1] for row in found}
     return [{**row, "rows_when_analysed": analysed.get(row["table"])} for row in _rows(connection, _ROWS)]
