@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from typing import Self
 from uuid import UUID
 
 import msgspec
 
-from llmspell.clock import parse_instant
+from llmspell.clock import Clock, parse_instant
+from llmspell.ops.health import TIMEOUT_S, HealthChecker, HealthReport, checks_of
 from llmspell.ops.queue_health import QueueHealth, judge
+from llmspell.ops.validation import ComponentProof, prove, require_components
 from llmspell.settings import Settings
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.backend import Backend, MigrationStatus, PoolStatus
 from llmspell.storage.contracts.event_log import EventPartition
+from llmspell.storage.contracts.health import HealthCheck
+from llmspell.storage.contracts.holdings import Holdings, StoreSize
 from llmspell.storage.contracts.jobs import Job, Jobs, JobState, QueueStats
 from llmspell.storage.contracts.pages import Page
 from llmspell.storage.contracts.tenants import (
@@ -225,8 +229,9 @@ class JobAdmin:
 class Admin:
     """The operator's side of a store: `spell.admin`."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, clock: Clock) -> None:
         self._backend = backend
+        self._clock = clock
         self.jobs = JobAdmin(backend)
 
     async def run_migrations(self) -> MigrationStatus:
@@ -244,6 +249,37 @@ class Admin:
     async def check(self) -> None:
         """Answer a trivial query, or raise `Unavailable`."""
         await self._backend.check()
+
+    async def health(self, *, timeout_s: float = TIMEOUT_S, more: Sequence[HealthCheck] = ()) -> HealthReport:
+        """Look at everything that this store can say of its health, each check with a time limit (HLT-01…03).
+
+        `more` are checks of your own, which the report then holds behind those of the store.
+
+        Raises:
+            InvalidLimit: `timeout_s` is not from above 0 to an hour.
+        """
+        checks = [*checks_of(self._backend), *more]
+        return await HealthChecker(checks, clock=self._clock, timeout_s=timeout_s).check_all()
+
+    async def holdings(self, tenant: str) -> Holdings:
+        """Count what a tenant has: rows by concern, vectors by space. Of one that is not known, nothing."""
+        return await self._backend.holdings(tenant_id(tenant))
+
+    async def size(self) -> StoreSize:
+        """Return how many bytes the store takes on disks, by part."""
+        return await self._backend.size()
+
+    async def validate(self, *components: str) -> list[ComponentProof]:
+        """Prove components of the store, all of them unless some are named, by writing, reading and deleting (CLI-05, AMB-130).
+
+        Each is one transaction of a tenant that nobody has, and is rolled back: nothing stays. A component that fails is a
+        result, not an error.
+
+        Raises:
+            InvalidInput: there is no such component.
+        """
+        chosen = require_components(components)
+        return [await prove(self._backend, component, clock=self._clock) for component in chosen]
 
     def pool_status(self) -> PoolStatus:
         """Report connections (BKE-15)."""

@@ -18,7 +18,9 @@ from llmspell.memory.knowledge import Instant, Unset
 from llmspell.memory.memory import MemoryHit, Ranked
 from llmspell.memory.memory_input import MemoryInput
 from llmspell.memory.state import StateScope
+from llmspell.ops.health import TIMEOUT_S, HealthReport
 from llmspell.ops.queue_health import QueueHealth
+from llmspell.ops.validation import ComponentProof
 from llmspell.ops.worker import Handler, Tally
 from llmspell.providers.embedder import Embedder
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
@@ -36,6 +38,8 @@ from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability, Characteristics
 from llmspell.storage.contracts.event_log import EventPartition, EventRecord, EventStats, Language, NewEvent
 from llmspell.storage.contracts.graph import Cardinality, Direction, Entity, Fact, GraphStats, Path, Reached
+from llmspell.storage.contracts.health import HealthCheck
+from llmspell.storage.contracts.holdings import Holdings, StoreSize
 from llmspell.storage.contracts.hook_history import HookExecution, HookStatistics, NewHookExecution, RetentionPolicy
 from llmspell.storage.contracts.jobs import MAX_ATTEMPTS, Job, JobState, QueueStats
 from llmspell.storage.contracts.memories import ListOrder, MemoryKind, MemoryRecord, MemoryVersion
@@ -916,6 +920,14 @@ class BlockingAdmin:
         """Return the number of the last applied migration (AMB-001)."""
     def check(self) -> None:
         """Answer a trivial query, or raise `Unavailable`."""
+    def health(self, *, timeout_s: float = TIMEOUT_S, more: Sequence[HealthCheck] = ()) -> HealthReport:
+        """Look at everything that this store can say of its health, each check with a time limit (HLT-01…03)."""
+    def holdings(self, tenant: str) -> Holdings:
+        """Count what a tenant has: rows by concern, vectors by space. Of one that is not known, nothing."""
+    def size(self) -> StoreSize:
+        """Return how many bytes the store takes on disks, by part."""
+    def validate(self, *components: str) -> list[ComponentProof]:
+        """Prove components of the store, all of them unless some are named, by writing, reading and deleting (CLI-05, AMB-130)."""
     def pool_status(self) -> PoolStatus:
         """Report connections (BKE-15)."""
     def promote(self, tenant: str, space_id: str, *, dimension: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tests.planted.edits import Bug, Edit, everywhere
 from tests.planted.index_bugs import INDEX_BUGS
+from tests.planted.operator_bugs import OPERATOR_BUGS
 
 POWER_CUTS = "tests/crash/test_power_cuts.py::test_a_power_cut_loses_nothing_acknowledged_and_leaves_nothing_half_done"
 GRAPH_INSTANTS = "r.valid_time_start <= :as_of AND r.valid_time_end > :as_of"
@@ -559,4 +560,6 @@ BUGS: dict[str, Bug] = {
     ),
     # --- the index of vectors ---------------------------------------------------------------------------------------------
     **INDEX_BUGS,
+    # --- what an operator relies on --------------------------------------------------------------------------------------
+    **OPERATOR_BUGS,
 }

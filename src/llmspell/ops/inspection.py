@@ -265,7 +265,7 @@ def sessions(rows: Rows, limits: Rows, idle_over_s: float, running_over_s: float
         yield Finding(
             "connections",
             f"{limit['taken']:,} of {room:,} are taken, {used:.0f} %",
-            "Use smaller pools or PgBouncer, or raise max_connections: llmspell database pool-size; end idle ones:"
+            "Use smaller pools or PgBouncer, or raise max_connections: llmspell database pool; end idle ones:"
             " llmspell database terminate --idle",
         )
     for row in rows:

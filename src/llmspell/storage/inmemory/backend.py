@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -32,6 +32,8 @@ from llmspell.storage.contracts.backend import (
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventPartition
 from llmspell.storage.contracts.event_log_checks import one_table
+from llmspell.storage.contracts.health import Finding, HealthCheck
+from llmspell.storage.contracts.holdings import Holdings, StoreSize
 from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.inmemory.access_keys import InMemoryAccessKeys
 from llmspell.storage.inmemory.agent_state import InMemoryAgentStates
@@ -41,6 +43,7 @@ from llmspell.storage.inmemory.audit import InMemoryAudit
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.event_log import InMemoryEventLog
 from llmspell.storage.inmemory.graph import InMemoryGraph
+from llmspell.storage.inmemory.holdings import holdings
 from llmspell.storage.inmemory.hook_history import InMemoryHookHistory
 from llmspell.storage.inmemory.idempotency import InMemoryIdempotency
 from llmspell.storage.inmemory.job_queue import InMemoryJobQueue
@@ -107,7 +110,7 @@ class InMemoryBackend:
         finally:
             store.writer.release()
 
-    def _store(self, tenant: TenantId, *, writing: bool) -> TenantStore:
+    def _store(self, tenant: TenantId, *, writing: bool = False) -> TenantStore:
         self._require_open()
         return self.tenants.store(tenant, writing=writing, auto_create=self.auto_create_tenants)
 
@@ -141,6 +144,22 @@ class InMemoryBackend:
 
     async def check(self) -> None:
         self._require_open()
+
+    def health_checks(self) -> Sequence[HealthCheck]:
+        return (HealthCheck("vector_storage", self._vectors),)
+
+    async def _vectors(self) -> Finding:
+        """HLT-03."""
+        if any(holdings(store.committed).spaces for store in self.tenants.stores()):
+            return Finding()
+        return Finding(status="degraded", reason="No vectors indexed")
+
+    async def holdings(self, tenant: TenantId) -> Holdings:
+        return holdings(self._store(tenant_id(tenant)).committed)
+
+    async def size(self) -> StoreSize:
+        """Nothing is on a disk."""
+        return StoreSize(parts={})
 
     async def cursor_key(self) -> bytes:
         """Return the key; it is as short-lived as what its cursors point into."""

@@ -186,6 +186,11 @@ class InMemoryTenants:
             new = checks.new_tenant(tenant, name=None, quotas=None, isolation_level="strict", actor=SYSTEM, now=now)
             return self._register(new)
 
+    def stores(self) -> builtins.list[TenantStore]:
+        """Return the stores of all tenants, whatever their status."""
+        with self._mutex:
+            return [*self._stores.values()]
+
     def working(self, tenant: TenantId) -> TenantStore:
         """Return a store whatever the tenant's status is, for the operator; that of the store's own jobs is made when missing.
 
