@@ -191,6 +191,7 @@ def test_autovacuum_comes_earlier_where_many_rows_are_written(
     assert "autovacuum_vacuum_cost_limit=700" in options(postgres_database, "sessions")
     assert {line.partition(":")[0] for line in again.lines} == {"SKIPPED"}
     assert "SKIPPED: SET llmspell.sessions: kept: autovacuum_vacuum_cost_limit=700" in again.lines
+    assert server("database", "migrations", "verify").code == 0
     overwritten = [line for line in server(*TUNE, "--overwrite").lines if line.startswith("DONE")]
     assert {line.split()[-1] for line in overwritten} == {"llmspell.sessions", "llmspell.jobs"}
 

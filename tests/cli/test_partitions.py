@@ -125,6 +125,7 @@ def test_a_month_goes_to_a_file_and_comes_back_the_same(server: Shell, postgres_
     assert seen(postgres_database) == before == seen(postgres_database, f"llmspell.{MARCH}")
     assert states(server)[MARCH] == ("attached", "isolated", "")
     assert server("database", "isolation", "--check").lines == []
+    assert server("database", "migrations", "verify").code == 0
     with psycopg.connect(postgres_database.admin_url) as owner:
         bounds = (
             "SELECT pg_get_expr(relpartbound, oid), reloptions::text FROM pg_class WHERE relname = 'event_log_2019_03'"
