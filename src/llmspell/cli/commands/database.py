@@ -11,6 +11,8 @@ import click
 
 from llmspell.cli.commands.database_diagnostics import isolation
 from llmspell.cli.commands.database_health import health
+from llmspell.cli.commands.database_inspect import inspect, terminate
+from llmspell.cli.commands.database_maintenance import reindex, tune, vacuum
 from llmspell.cli.commands.database_migrations import apply, migrations
 from llmspell.cli.commands.database_partitions import partitions
 from llmspell.cli.commands.database_pool import pool
@@ -35,10 +37,15 @@ def database() -> None:
 
 database.add_command(health)
 database.add_command(isolation)
+database.add_command(inspect)
 database.add_command(migrations)
 database.add_command(apply, "migrate")
 database.add_command(pool)
 database.add_command(partitions)
+database.add_command(reindex)
+database.add_command(terminate)
+database.add_command(tune)
+database.add_command(vacuum)
 database.add_command(signing)
 database.add_command(vector_indexes)
 database.add_command(partition_vectors)

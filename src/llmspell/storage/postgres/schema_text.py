@@ -32,6 +32,8 @@ _OBJECTS = (
 _HNSW = re.compile(r"( USING hnsw .*?) WITH \([^)]*\)")
 _VECTORS = re.compile(r"llmspell\.vector_embeddings_\d+$")
 _MOVED = re.compile(r"(?:llmspell\.)?(?:vector_embeddings|idx_vec|unique_vec)\w*?_\d+\w*_(?:p\d+|parted|repeat)\b")
+_ONLY_PACE = re.compile(r" WITH \((?:autovacuum_\w+=[^,)]+(?:, )?)+\)")
+_PACE = re.compile(r", autovacuum_\w+=[^,)]+|(?<= WITH \()autovacuum_\w+=[^,)]+, ")
 _DEFAULT_TARGET = re.compile(r" STATISTICS -1\b")
 
 
@@ -97,7 +99,7 @@ def compare(expected: str, actual: str, *, signed: bool, same_server: bool = Tru
     `signed`: tenants must be signed, so every table of tenants has one more policy. `same_server`: both texts were written by the
     same major version; otherwise definitions, which versions write differently, are not compared, only names.
     """
-    wanted, there = read_objects(expected), read_objects(actual)
+    wanted, there = read_objects(_untuned(expected)), read_objects(_untuned(actual))
     if signed:
         wanted = {**_signatures(wanted), **wanted}
     moved = {one.table for one in there.values() if one.kind == "table" and _is_partitioned_vectors(one)}
@@ -133,6 +135,11 @@ def _signatures(wanted: Mapping[tuple[str, str], SchemaObject]) -> dict[tuple[st
             name = f"{SIGNATURE_POLICY} on {table}"
             made["policy", name] = SchemaObject("policy", name, table, "")
     return made
+
+
+def _untuned(text: str) -> str:
+    """Leave out how early autovacuum comes to a table: that is the operator's choice (`llmspell database tune`)."""
+    return _PACE.sub("", _ONLY_PACE.sub("", text))
 
 
 def _plain(one: SchemaObject) -> str:
