@@ -5,6 +5,7 @@ from array import array
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime
+from os import PathLike
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, TypeVar
 from uuid import UUID
@@ -19,6 +20,7 @@ from llmspell.memory.memory import MemoryHit, Ranked
 from llmspell.memory.memory_input import MemoryInput
 from llmspell.memory.state import StateScope
 from llmspell.ops.health import TIMEOUT_S, HealthReport
+from llmspell.ops.moving import Compression
 from llmspell.ops.queue_health import QueueHealth
 from llmspell.ops.validation import ComponentProof
 from llmspell.ops.worker import Handler, Tally
@@ -54,9 +56,11 @@ from llmspell.storage.contracts.tenants import (
     TenantStatus,
     TenantUsage,
 )
+from llmspell.storage.contracts.transfer import OnConflict, OnProgress
 from llmspell.storage.contracts.vector_index import VectorIndexStatus
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 from llmspell.storage.contracts.workflow_state import WorkflowState, WorkflowStatus, WorkflowSummary
+from llmspell.storage.transfer.reports import Report, Verification
 from llmspell.tenant import DEFAULT_TENANT
 
 T = TypeVar("T")
@@ -928,6 +932,53 @@ class BlockingAdmin:
         """Return how many bytes the store takes on disks, by part."""
     def validate(self, *components: str) -> list[ComponentProof]:
         """Prove components of the store, all of them unless some are named, by writing, reading and deleting (CLI-05, AMB-130)."""
+    def export(
+        self,
+        file: str | PathLike[str],
+        *,
+        tenant: str | None = None,
+        only: Sequence[str] = (),
+        limit: int | None = None,
+        compress: Compression | None = None,
+        progress: OnProgress | None = None,
+    ) -> Report:
+        """Write everything into a file, from one snapshot, and return what it holds (EXP-01…06)."""
+    def import_(
+        self,
+        file: str | PathLike[str],
+        *,
+        tenant: str | None = None,
+        on_conflict: OnConflict = "error",
+        dry_run: bool = False,
+        only: Sequence[str] = (),
+        limit: int | None = None,
+        compress: Compression | None = None,
+        progress: OnProgress | None = None,
+    ) -> Report:
+        """Take what a file holds into this store, in one transaction, and return what became of it (EXP-04, EXP-07)."""
+    def transfer_to(
+        self,
+        url: str,
+        *,
+        operator_url: str | None = None,
+        tenant: str | None = None,
+        on_conflict: OnConflict = "error",
+        dry_run: bool = False,
+        only: Sequence[str] = (),
+        limit: int | None = None,
+        progress: OnProgress | None = None,
+    ) -> Report:
+        """Take everything into the store of another URL, without a file; the promises are those of `export` and `import_`."""
+    def verify(
+        self,
+        other: str | PathLike[str],
+        *,
+        operator_url: str | None = None,
+        tenant: str | None = None,
+        differences: int = 10,
+        progress: OnProgress | None = None,
+    ) -> Verification:
+        """Compare this store with another one (a URL) or a file, by count and digest of each table and tenant."""
     def pool_status(self) -> PoolStatus:
         """Report connections (BKE-15)."""
     def promote(self, tenant: str, space_id: str, *, dimension: int) -> int:
