@@ -24,12 +24,19 @@ from llmspell.storage.transfer.streams import Compress, Input, Output
 CUTS, FLIPS = size(ci=60, soak=3_000), size(ci=120, soak=6_000)
 
 
+_MADE: dict[str, bytes] = {}
+
+
 async def made(folder: Path, compress: Compress = "none") -> Path:
-    drawn = Drawn(SEED, ["acme"], each=1, vectors=1, artifact_bytes=50)
+    """An export, made once for all tests."""
     path = folder / "made.json"
-    async with file_store(folder / "origin.db") as origin:
-        await drawn.load(origin)
-        await export(origin, Output(path, compress=compress), clock=CLOCK)
+    if compress not in _MADE:
+        drawn = Drawn(SEED, ["acme"], each=1, vectors=1, artifact_bytes=50)
+        async with file_store(folder / "origin.db") as origin:
+            await drawn.load(origin)
+            await export(origin, Output(path, compress=compress), clock=CLOCK)
+        _MADE[compress] = path.read_bytes()
+    path.write_bytes(_MADE[compress])
     return path
 
 

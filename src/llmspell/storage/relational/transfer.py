@@ -97,6 +97,11 @@ class RelationalImport:
         if self._on_conflict == "error":
             self._refuse(table, rows, there)
         old = [row for row, taken in zip(rows, there, strict=True) if taken]
+        if table.name == "audit_heads":
+            self.notes += [
+                f"Tenant `{row.tenant_id}` has an audit log in the target: it is kept, and that of the file left out."  # type: ignore[attr-defined]
+                for row in old
+            ]
         if self._on_conflict == "skip" or table.name in AUDIT:
             new = [row for row, taken in zip(rows, there, strict=True) if not taken]
             await self._insert(table, new)
@@ -157,6 +162,15 @@ class RelationalImport:
     def _refuse(self, table: Table, rows: Sequence[Record], there: Sequence[bool]) -> None:
         place = there.index(True)
         key = {name: getattr(rows[place], name) for name in table.key[: table.thing]}
+        if table.name in AUDIT:
+            raise AlreadyExists(
+                "The tenant has an audit log in the target, and two chains cannot be united.",
+                hint="Import where the tenant is not registered yet: the import registers it. Or keep the chain of the target:"
+                " --on-conflict skip.",
+                table=table.shown,
+                tenant=key["tenant_id"],
+                row=place,
+            )
         raise AlreadyExists(
             "What a record is of is in the target already.",
             hint="Import into an empty store, or say what shall happen: --on-conflict skip, or replace.",

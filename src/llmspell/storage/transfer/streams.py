@@ -2,6 +2,7 @@
 
 Rule 1: a file appears under its name only when it is complete and on the disk. What stops before leaves the name as it was.
 Rule 2: exports hold everything: only the owner may read them.
+Rule 3: only a file is replaced. A device or a pipe is written into as it stands, and a link leads to what it names.
 """
 
 from __future__ import annotations
@@ -60,7 +61,13 @@ class Output:
                 yield file
             target.flush()
             return
-        final = Path(self.path)
+        final = Path(os.path.realpath(self.path))
+        if final.is_dir():
+            raise InvalidInput("output", "must name a file, and this is a folder", given=self.path)
+        if final.exists() and not final.is_file():
+            with self._device(final) as target, self._packed(target) as file:
+                yield file
+            return
         partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}.partial")
         try:
             with self._created(partial) as target:
@@ -74,6 +81,13 @@ class Output:
             raise _written(exc, self.path) from exc
         finally:
             partial.unlink(missing_ok=True)
+
+    def _device(self, path: Path) -> BinaryIO:
+        """Open what is no file of its own: /dev/stdout, /dev/null, a named pipe. Replacing it would take it from everybody else."""
+        try:
+            return path.open("wb")
+        except OSError as exc:
+            raise _written(exc, self.path) from exc
 
     def _created(self, partial: Path) -> BinaryIO:
         try:
