@@ -28,6 +28,7 @@ SHARED_CONTRACTS = {
     "checks": "rules of arguments that several concerns share",
     "filters": "the one meaning of a filter",
     "pages": "cursors, for every concern that lists",
+    "snapshot": "what a whole store holds at one instant, for backups",
     "vector_index": "parameters and state of the indexes of vectors, and how hard a search tries",
 }
 # Catalogues beside those of the concerns.
