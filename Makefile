@@ -43,6 +43,7 @@ bench: .venv/.stamp ## Run the benchmarks on small sizes; FILE=dialogues.json ad
 	$(PYTHON_BIN) benchmarks/storage.py --small
 	$(PYTHON_BIN) benchmarks/access_keys.py --small
 	$(PYTHON_BIN) benchmarks/events.py --small
+	$(PYTHON_BIN) benchmarks/transfer.py --small
 ifneq ($(FILE),)
 	for backend in memory sqlite postgres; do $(PYTHON_BIN) benchmarks/recall.py "$(FILE)" --backend $$backend || exit 1; done
 endif

@@ -469,6 +469,30 @@ class MigrationFailed(MigrationError):
     code = "LS-3102"
 
 
+class TransferError(StorageError):
+    """The export cannot be read. Nothing was written."""
+
+    code = "LS-3200"
+    default_hint = "Is the file complete? Export again, or copy it again (`scp -p`, binary)."
+
+
+class ExportTooNew(TransferError):
+    """The export was made by a newer llmspell. Nothing was written."""
+
+    code = "LS-3201"
+    default_hint = "Upgrade llmspell, or export with this version."
+
+
+class ExportDamaged(TransferError):
+    """The export does not hold what its summary says. Nothing was written."""
+
+    code = "LS-3202"
+    default_hint = (
+        "Was the file edited or damaged? Export again. To import a part, use --only and --limit; an edited file needs its key"
+        " `summary` removed."
+    )
+
+
 class ProviderError(LlmspellError):
     """A model provider failed."""
 

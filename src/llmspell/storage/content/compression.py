@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, cast
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -96,3 +97,17 @@ class Decompressor:
                 return
             if self._frame.needs_input:
                 return
+
+
+def writing(file: BinaryIO) -> BinaryIO:
+    """Return a file whose bytes go into `file` as one zstd frame; closing it ends the frame, and leaves `file` open."""
+    return cast("BinaryIO", zstd.ZstdFile(file, "wb", level=LEVEL))
+
+
+def reading(file: BinaryIO) -> BinaryIO:
+    """Return a file with what the zstd frames in `file` unpack to. Damage raises `EOFError` or one of `READ_ERRORS`."""
+    return cast("BinaryIO", zstd.ZstdFile(file, "rb"))
+
+
+READ_ERRORS = (zstd.ZstdError,)
+"""What `reading` raises at a frame that is damaged."""

@@ -6,7 +6,7 @@ Rule: the tenant is bound when the storages are handed out; no method takes one,
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
@@ -22,6 +22,8 @@ from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventLog, EventPartition
 from llmspell.storage.contracts.graph import Graph
+from llmspell.storage.contracts.health import HealthCheck
+from llmspell.storage.contracts.holdings import Holdings, StoreSize
 from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.jobs import JobQueue, Jobs
@@ -30,6 +32,7 @@ from llmspell.storage.contracts.memories import Memories
 from llmspell.storage.contracts.procedures import Procedures
 from llmspell.storage.contracts.sessions import Sessions
 from llmspell.storage.contracts.tenants import Tenants
+from llmspell.storage.contracts.transfer import OnConflict, TransferSource, TransferTarget
 from llmspell.storage.contracts.vectors import Vectors
 from llmspell.storage.contracts.workflow_state import WorkflowStates
 from llmspell.tenant import TenantId
@@ -209,6 +212,18 @@ class Backend(Protocol):
         """Answer a trivial query, or raise `Unavailable`."""
         ...
 
+    def health_checks(self) -> Sequence[HealthCheck]:
+        """Return what this backend checks beyond what every store has in common; `vector_storage` is always among them."""
+        ...
+
+    async def holdings(self, tenant: TenantId) -> Holdings:
+        """Count what a tenant has, as it sees itself; nothing where it is not known."""
+        ...
+
+    async def size(self) -> StoreSize:
+        """Return how much room the store takes on disks, by part."""
+        ...
+
     async def cursor_key(self) -> bytes:
         """Return the store's 32-byte key that signs page cursors."""
         ...
@@ -261,6 +276,24 @@ class Backend(Protocol):
 
         Raises:
             Unsupported: as `promote` says.
+        """
+        ...
+
+    def transfer_source(self, tenant: TenantId | None) -> AbstractAsyncContextManager[TransferSource]:
+        """Open a snapshot of all rows of a tenant, or with None of all tenants, to be read by a transfer.
+
+        Raises:
+            InvalidSetting: all tenants were asked for, and this store was opened without the operator's role.
+        """
+        ...
+
+    def transfer_target(
+        self, tenant: TenantId | None, *, on_conflict: OnConflict
+    ) -> AbstractAsyncContextManager[TransferTarget]:
+        """Open a transaction that takes rows of a tenant, or with None of all tenants, from a transfer.
+
+        Raises:
+            InvalidSetting: as above.
         """
         ...
 

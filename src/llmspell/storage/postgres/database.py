@@ -156,6 +156,10 @@ class Database:
         finally:
             await opened.leave()
 
+    def opened(self, tenant: TenantId, begin: Command, *, timeout_s: float) -> Transaction:
+        """Open a transaction that the caller commits and leaves, with the isolation that `begin` says."""
+        return Transaction(self.pool, tenant, begin, binder=self._binder, clock=self._clock, timeout_s=timeout_s)
+
 
 class DirectUnit(OneShot):
     """`Unit` outside a transaction."""

@@ -68,6 +68,12 @@ class PackedVector(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class BinaryArray(msgspec.Struct, frozen=True):
+    """An array in the server's binary form (`binary_arrays`)."""
+
+    data: bytes
+
+
 def command(query: Query) -> Command:
     """Translate a query of the catalogue, once."""
     return _translated(query.label, query.sql)
@@ -161,9 +167,10 @@ def _element(value: object) -> str:
     return '"' + encoded.decode() + '"' if isinstance(value, datetime) else encoded.decode()
 
 
-def _encode_vector(value: PackedVector) -> Encoded:
-    components = _swapped(value.data)
-    return (len(components) // 4).to_bytes(2, "big") + b"\0\0" + components, BINARY
+def encode_vector(packed: bytes) -> bytes:
+    """Return little-endian float32 bytes in pgvector's binary form."""
+    components = _swapped(packed)
+    return (len(components) // 4).to_bytes(2, "big") + b"\0\0" + components
 
 
 def decode_vector(data: bytes | bytearray | memoryview) -> bytes:
@@ -191,5 +198,6 @@ _ENCODERS: dict[type, Callable[[Any], Encoded]] = {
     bytearray: lambda value: (bytes(value), BINARY),
     memoryview: lambda value: (bytes(value), BINARY),
     list: _encode_list,
-    PackedVector: _encode_vector,
+    PackedVector: lambda value: (encode_vector(value.data), BINARY),
+    BinaryArray: lambda value: (value.data, BINARY),
 }

@@ -13,7 +13,7 @@ What several queries of a file share is written once and used as `{fact}`:
 
 Kinds: `rows`, `row`, `value`, `count`. Markers, each a comment line below the purpose: `-- cross-tenant: <reason>` for the few
 queries that name no tenant, `-- only: <reason>` for a query that the other dialect does not need. `{dim}` in a name makes one query
-per dimension; `{filters}` in the text is where a compiled filter goes.
+per dimension, `{table}` one per exported table (`table_queries`); `{filters}` in the text is where a compiled filter goes.
 
 Rule: a fragment put into a query holds identifiers and parameter names from our code, never a value.
 """
@@ -29,6 +29,7 @@ from typing import Literal, TypeAlias, cast, get_args
 import msgspec
 
 from llmspell.codec import DIMENSIONS
+from llmspell.storage.relational.table_queries import expand
 
 Kind: TypeAlias = Literal["rows", "row", "value", "count"]
 NO_FILTER = "TRUE"
@@ -87,6 +88,27 @@ class StemQueries:
         return self._queries[f"{name}_{dimension}"]
 
 
+class _TableQueries(StemQueries):
+    """The queries of a file that is written once for all tables: put together when the first of them is asked for."""
+
+    def __init__(self, stem: str, text: str) -> None:
+        super().__init__(stem, {})
+        self._text: str | None = text
+
+    def __getattr__(self, name: str) -> Query:
+        self._put_together()
+        return super().__getattr__(name)
+
+    def __iter__(self) -> Iterator[Query]:
+        self._put_together()
+        return super().__iter__()
+
+    def _put_together(self) -> None:
+        if self._text is not None:
+            self._queries.update(parse(self._stem, expand(self._text)))
+            self._text = None
+
+
 class Catalog:
     """All queries of a dialect, by stem: `catalog.kv.get`."""
 
@@ -112,7 +134,11 @@ def load(package: str) -> Catalog:
         for entry in folder.iterdir()
         if entry.name.endswith(".sql")
     }
-    return Catalog({stem: StemQueries(stem, parse(stem, text)) for stem, text in sorted(texts.items())})
+    return Catalog({stem: _queries_of(stem, text) for stem, text in sorted(texts.items())})
+
+
+def _queries_of(stem: str, text: str) -> StemQueries:
+    return _TableQueries(stem, text) if "_{table} ->" in text else StemQueries(stem, parse(stem, text))
 
 
 def parse(stem: str, text: str) -> dict[str, Query]:

@@ -1,0 +1,169 @@
+"""Records of a file: read, checked, and brought into the one form that their digest is of.
+
+Rule 1: a file is not trusted. What no backend may hold is refused, whichever of them it is for: NUL and lone surrogates, numbers
+beyond 64 bits, NaN, vectors of another dimension or without a direction, texts that are too long.
+Rule 2: the layout does not count: spaces, the order of keys and the way a number is written are those of the canonical form before
+anything is compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from llmspell.codec import decode_json, encode_json, pack_vector, require_json, unpack_vector
+from llmspell.errors import InvalidInput
+from llmspell.storage.contracts.transfer import (
+    INFINITY,
+    Record,
+    Table,
+    TableCount,
+    TenantCount,
+    read_open_instant,
+    shown_instant,
+)
+
+ENCODER: Final = msgspec.json.Encoder()
+FLOAT32_BYTES: Final = 4
+JSON_DEPTH_MAX: Final = 64
+_EMPTY: Final = b"{}"
+_NULL: Final = b"null"
+_NUL: Final = b"\\u0000"
+
+
+class RecordReader:
+    """Reads the records of one table, as a schema of some version wrote them."""
+
+    def __init__(self, table: Table, schema_version: int) -> None:
+        self.table = table
+        self._decoder = msgspec.json.Decoder(table.record_of(schema_version))
+        later = any(column.since > schema_version for column in table.columns)
+        self._make: Callable[..., Record] | None = table.record if later else None
+        self._fixes = [(column.name, fix) for column in table.columns if (fix := _FIXES.get(column.kind)) is not None]
+        self._json = [(column.name, column.null) for column in table.columns if column.kind == "json"]
+        self._key = table.key
+
+    def read(self, raw: bytes) -> Record:
+        """Return a record in the canonical form.
+
+        Raises:
+            ValueError, msgspec.MsgspecError, InvalidInput: it is none; the message says why.
+        """
+        record = self._decoder.decode(raw)
+        if _NUL in raw:
+            self._refuse_nul(record)
+        for name, fix in self._fixes:
+            value = getattr(record, name)
+            if value is not None:
+                fixed = fix(value, name, self.table)
+                if fixed is not value:
+                    setattr(record, name, fixed)
+        for name, null in self._json:
+            if bytes(getattr(record, name)) == _NULL:
+                if not null:
+                    raise InvalidInput(name, "must not be null")
+                setattr(record, name, None)
+        if type(record) is self.table.record:
+            return record
+        # A keyword-only twin of the Struct that rows of stores are: the same fields, so the same bytes.
+        return self.table.record(*(getattr(record, name) for name in self.table.names))
+
+    def key(self, record: Record) -> tuple[Any, ...]:
+        """Return the key, to be compared with others."""
+        return tuple(getattr(record, name) for name in self._key)
+
+    def _refuse_nul(self, record: Record) -> None:
+        for name in self.table.names:
+            value = getattr(record, name)
+            texts = value if isinstance(value, list) else [value]
+            if any(isinstance(text, str) and "\0" in text for text in texts):
+                raise InvalidInput(name, "must not contain NUL (U+0000)")
+
+
+def _fix_json(value: msgspec.Raw, name: str, _table: Table) -> msgspec.Raw:
+    raw = bytes(value)
+    if raw == _EMPTY:
+        return value
+    decoded = decode_json(raw)
+    require_json(decoded, field=name, depth=JSON_DEPTH_MAX)
+    canonical = encode_json(decoded).encode()
+    return value if canonical == raw else msgspec.Raw(canonical)
+
+
+def _fix_instant(value: datetime, _name: str, _table: Table) -> datetime:
+    return value if value.tzinfo is UTC else value.astimezone(UTC)
+
+
+def _fix_open_instant(value: str, name: str, _table: Table) -> str:
+    if value == INFINITY:
+        return value
+    end = read_open_instant(value, field=name)
+    return value if end is None else shown_instant(end)
+
+
+def _fix_float(value: float, name: str, _table: Table) -> float:
+    if not math.isfinite(value):
+        raise InvalidInput(name, "must be finite", given=value)
+    return value + 0.0  # negative zero is zero
+
+
+def _fix_vector(value: bytes, name: str, table: Table) -> bytes:
+    size = table.dimension or 0
+    if len(value) != size * FLOAT32_BYTES:
+        found = len(value) / FLOAT32_BYTES
+        raise InvalidInput(name, f"must have {size} dimensions", given=int(found) if found.is_integer() else found)
+    return pack_vector(unpack_vector(value), field=name, dimension=size)
+
+
+_FIXES: Final[dict[str, Callable[[Any, str, Table], Any]]] = {
+    "json": _fix_json,
+    "instant": _fix_instant,
+    "open_instant": _fix_open_instant,
+    "float": _fix_float,
+    "vector": _fix_vector,
+}
+
+
+class Digests:
+    """Counts and digests of one table, as its records go by: tenant after tenant."""
+
+    def __init__(self) -> None:
+        self._tenants: dict[str, TenantCount] = {}
+        self._tenant: str | None = None
+        self._count = 0
+        self._hash = hashlib.sha256()
+        self.count = 0
+
+    def add(self, tenant: str, encoded: bytes) -> None:
+        """Take the next record, as it stands in a file.
+
+        Raises:
+            ValueError: the tenant was there before, and another one since.
+        """
+        if tenant != self._tenant:
+            self._end()
+            if tenant in self._tenants:
+                raise ValueError(f"records of tenant {tenant!r} stand in two places")
+            self._tenant = tenant
+        self._hash.update(encoded)
+        self._hash.update(b"\n")
+        self._count += 1
+        self.count += 1
+
+    def _end(self) -> None:
+        if self._tenant is not None:
+            self._tenants[self._tenant] = TenantCount(self._count, self._hash.hexdigest())
+        self._tenant, self._count, self._hash = None, 0, hashlib.sha256()
+
+    def result(self) -> TableCount:
+        """Return what has gone by. The digest of a table is that of its tenants' counts and digests."""
+        self._end()
+        whole = hashlib.sha256()
+        for tenant, one in sorted(self._tenants.items()):
+            whole.update(ENCODER.encode([tenant, one.count, one.sha256]) + b"\n")
+        return TableCount(self.count, whole.hexdigest(), self._tenants)

@@ -1,0 +1,272 @@
+"""One JSON object, read as it comes: keys and values where they are wanted, without ever holding more than one record.
+
+Rule 1: any layout is read. Records that stand on a line each, as exports have them, are found by their line feed; others by
+their brackets.
+Rule 2: whatever is wrong is told with the byte at which it stands, counted from the beginning of the unpacked file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Final, NoReturn
+
+import msgspec
+
+from llmspell.errors import TransferError
+
+RECORD_BYTES_MAX: Final = 128 * 1024 * 1024
+"""A longer value is no record of ours: the largest value of a row has 16 MiB."""
+_SPACE: Final = re.compile(rb"[ \t\n\r]*")
+_STRUCTURE: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]"]', re.DOTALL)
+"""A text, a bracket, or the beginning of a text that has not ended yet."""
+_SCALAR: Final = re.compile(rb"[^,\]} \t\n\r]+")
+_COMPACT_BYTES: Final = 1024 * 1024
+_OPENING: Final = frozenset(b"{[")
+
+
+class Scanner:
+    """A position in a stream."""
+
+    def __init__(self, read: Callable[[], bytes], *, path: str) -> None:
+        """`read` gives the next piece, and nothing at the end."""
+        self._read = read
+        self._path = path
+        self._buffer = b""
+        self._at = 0
+        self._before = 0
+        self._ended = False
+        self._by_lines = True
+
+    @property
+    def offset(self) -> int:
+        """How many bytes were read before this position."""
+        return self._before + self._at
+
+    def fail(self, problem: str, *, offset: int | None = None) -> NoReturn:
+        """Raise what is wrong here.
+
+        Raises:
+            TransferError: always.
+        """
+        at = self.offset if offset is None else offset
+        raise TransferError(problem, path=self._path, byte=at)
+
+    def _more(self) -> bool:
+        """Read on; say whether there was anything."""
+        if self._ended:
+            return False
+        piece = self._read()
+        if not piece:
+            self._ended = True
+            return False
+        if self._at >= _COMPACT_BYTES or self._at == len(self._buffer):
+            self._before += self._at
+            self._buffer = self._buffer[self._at :] + piece
+            self._at = 0
+        else:
+            self._buffer += piece
+        return True
+
+    def peek(self) -> bytes:
+        """Return the next byte that is no space, without passing it.
+
+        Raises:
+            TransferError: the stream ends here.
+        """
+        while True:
+            found = _SPACE.match(self._buffer, self._at)
+            self._at = found.end() if found else self._at
+            if self._at < len(self._buffer):
+                return self._buffer[self._at : self._at + 1]
+            if not self._more():
+                self.fail("The export ends in the middle: it was cut off.")
+
+    def expect(self, wanted: bytes) -> None:
+        """Pass one byte.
+
+        Raises:
+            TransferError: another one stands here.
+        """
+        found = self.peek()
+        if found != wanted:
+            self.fail(f"The export is no valid JSON: {wanted.decode()!r} expected, {found.decode('latin-1')!r} found.")
+        self._at += 1
+
+    def end(self) -> None:
+        """Require that nothing follows.
+
+        Raises:
+            TransferError: something does.
+        """
+        while True:
+            found = _SPACE.match(self._buffer, self._at)
+            self._at = found.end() if found else self._at
+            if self._at < len(self._buffer):
+                self.fail("Something follows the export.")
+            if not self._more():
+                return
+
+    def entries(self) -> Iterator[str]:
+        """Yield the keys of the object that begins here; its consumer passes each value before it asks for the next key.
+
+        Raises:
+            TransferError: it is no object, or a key is repeated.
+        """
+        self.expect(b"{")
+        seen: set[str] = set()
+        if self.peek() == b"}":
+            self._at += 1
+            return
+        while True:
+            at = self.offset
+            raw = self.value()
+            key = self._decoded(raw, at)
+            if not isinstance(key, str):
+                self.fail("The export is no valid JSON: a key must be a string.", offset=at)
+            if key in seen:
+                self.fail(f"The key {key!r} stands twice.", offset=at)
+            seen.add(key)
+            self.expect(b":")
+            yield key
+            if self.peek() == b",":
+                self._at += 1
+                continue
+            self.expect(b"}")
+            return
+
+    def _decoded(self, raw: bytes, at: int) -> object:
+        try:
+            return msgspec.json.decode(raw)
+        except msgspec.MsgspecError as exc:
+            self.fail(f"The export is no valid JSON: {exc}.", offset=at)
+
+    def members(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the members of the list that begins here, each with the byte at which it stands.
+
+        Raises:
+            TransferError: it is no list.
+        """
+        self.expect(b"[")
+        self._by_lines = True
+        if self.peek() == b"]":
+            self._at += 1
+            return
+        while True:
+            self.peek()
+            at = self.offset
+            yield at, self.value()
+            if self.peek() == b",":
+                self._at += 1
+                continue
+            self.expect(b"]")
+            return
+
+    def value(self) -> bytes:
+        """Pass one value, and return its bytes. Brackets match in it; whether it is JSON is for its decoder to say.
+
+        Raises:
+            TransferError: the stream ends in it, or it is too long for a record.
+        """
+        first = self.peek()
+        if first[0] in _OPENING:
+            line = self._line() if self._by_lines else None
+            return self._bracketed() if line is None else line
+        if first == b'"':
+            return self._text()
+        return self._scalar()
+
+    def _line(self) -> bytes | None:
+        """Return the value when it is the whole rest of the line, as exports are written."""
+        end = self._buffer.find(b"\n", self._at)
+        while end < 0 and len(self._buffer) - self._at < RECORD_BYTES_MAX:
+            if len(self._buffer) - self._at > _COMPACT_BYTES and self._buffer.find(b"},{", self._at) >= 0:
+                break
+            if not self._more():
+                break
+            end = self._buffer.find(b"\n", self._at)
+        if end < 0:
+            self._by_lines = False
+            return None
+        stop = end
+        while stop > self._at and self._buffer[stop - 1] in b", \t\r":
+            stop -= 1
+        value = self._buffer[self._at : stop]
+        if not _is_whole(value):
+            self._by_lines = False
+            return None
+        self._at = stop
+        return value
+
+    def _bracketed(self) -> bytes:
+        depth, position = 0, self._at
+        while True:
+            for found in _STRUCTURE.finditer(self._buffer, position):
+                mark = found[0]
+                if mark == b'"':
+                    position = found.start()
+                    break
+                if mark in (b"{", b"["):
+                    depth += 1
+                elif mark in (b"}", b"]"):
+                    depth -= 1
+                    if depth == 0:
+                        value = self._buffer[self._at : found.end()]
+                        self._at = found.end()
+                        return value
+            else:
+                position = len(self._buffer)
+            position = self._grow(position)
+
+    def _grow(self, position: int) -> int:
+        """Read on, and return where `position` is then."""
+        if len(self._buffer) - self._at > RECORD_BYTES_MAX:
+            self.fail(f"A record is longer than {RECORD_BYTES_MAX:,} bytes.")
+        relative = position - self._at
+        if not self._more():
+            self.fail("The export ends in the middle: it was cut off.")
+        return self._at + relative
+
+    def _text(self) -> bytes:
+        position = self._at
+        while True:
+            found = _STRUCTURE.match(self._buffer, self._at)
+            if found is not None and len(found[0]) > 1:
+                self._at = found.end()
+                return found[0]
+            position = self._grow(position)
+
+    def _scalar(self) -> bytes:
+        while True:
+            found = _SCALAR.match(self._buffer, self._at)
+            if found is None:
+                self.fail("The export is no valid JSON: a value is missing.")
+            if found.end() < len(self._buffer) or not self._more():
+                value = found[0]
+                self._at += len(value)
+                return value
+
+    def skip(self) -> None:
+        """Pass one value, whatever its size, without keeping it.
+
+        Raises:
+            TransferError: the stream ends in it.
+        """
+        first = self.peek()
+        if first == b"[":
+            for _ in self.members():
+                pass
+        elif first == b"{":
+            for _ in self.entries():
+                self.skip()
+        else:
+            self.value()
+
+
+def _is_whole(value: bytes) -> bool:
+    """Say whether a line is one value."""
+    try:
+        msgspec.json.decode(value, type=msgspec.Raw)
+    except msgspec.MsgspecError:
+        return False
+    return True

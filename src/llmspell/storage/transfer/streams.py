@@ -1,0 +1,182 @@
+"""Files of exports: written whole or not at all, read in pieces, packed or not; the path `-` is the standard output or input.
+
+Rule 1: a file appears under its name only when it is complete and on the disk. What stops before leaves the name as it was.
+Rule 2: exports hold everything: only the owner may read them.
+Rule 3: only a file is replaced. A device or a pipe is written into as it stands, and a link leads to what it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import os
+import secrets
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, Literal, TypeAlias, cast
+
+from llmspell.errors import DiskFull, InvalidInput, StorageError, TransferError, Unavailable
+from llmspell.storage.content import compression
+
+Compress: TypeAlias = Literal["gz", "zst", "none"]
+STANDARD: Final = "-"
+MODE: Final = 0o600
+GZIP_LEVEL: Final = 6
+READ_BYTES: Final = 1024 * 1024
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_UNREADABLE: Final = (EOFError, zlib.error, gzip.BadGzipFile, *compression.READ_ERRORS)
+_MAGIC: Final[tuple[tuple[bytes, Compress], ...]] = ((b"\x1f\x8b", "gz"), (b"\x28\xb5\x2f\xfd", "zst"))
+
+
+def _suffix(path: str, compress: Compress | None) -> Compress:
+    if compress is not None:
+        if compress not in ("gz", "zst", "none"):
+            raise InvalidInput("compress", "must be `gz`, `zst` or `none`", given=compress)
+        return compress
+    return "gz" if path.endswith(".gz") else "zst" if path.endswith(".zst") else "none"
+
+
+class Output:
+    """Where an export goes. `compress`: None goes by the suffix of the path."""
+
+    def __init__(self, path: str | Path, *, compress: Compress | None = None, stream: BinaryIO | None = None) -> None:
+        """`stream` takes the place of the standard output for the path `-`."""
+        self.path = str(path)
+        self.compress = _suffix(self.path, compress)
+        self._stream = stream
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open it for writing. A file replaces what had its name when the block ends normally, and not before.
+
+        Raises:
+            DiskFull, Unavailable, StorageError.
+        """
+        if self.path == STANDARD:
+            target = self._stream or sys.stdout.buffer
+            with self._packed(target) as file:
+                yield file
+            target.flush()
+            return
+        final = Path(os.path.realpath(self.path))
+        if final.is_dir():
+            raise InvalidInput("output", "must name a file, and this is a folder", given=self.path)
+        if final.exists() and not final.is_file():
+            with self._device(final) as target, self._packed(target) as file:
+                yield file
+            return
+        partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}.partial")
+        try:
+            with self._created(partial) as target:
+                with self._packed(target) as file:
+                    yield file
+                target.flush()
+                os.fsync(target.fileno())
+            partial.replace(final)
+            _sync_folder(final.parent)
+        except OSError as exc:
+            raise _written(exc, self.path) from exc
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _device(self, path: Path) -> BinaryIO:
+        """Open what is no file of its own: /dev/stdout, /dev/null, a named pipe. Replacing it would take it from everybody else."""
+        try:
+            return path.open("wb")
+        except OSError as exc:
+            raise _written(exc, self.path) from exc
+
+    def _created(self, partial: Path) -> BinaryIO:
+        try:
+            return os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE), "wb")
+        except FileNotFoundError as exc:
+            raise Unavailable("The folder of the file does not exist.", path=self.path) from exc
+
+    @contextlib.contextmanager
+    def _packed(self, target: BinaryIO) -> Iterator[BinaryIO]:
+        if self.compress == "none":
+            yield target
+        elif self.compress == "zst":
+            with compression.writing(target) as file:
+                yield file
+        else:
+            # No name and no time: equal exports are equal files.
+            with gzip.GzipFile("", "wb", GZIP_LEVEL, target, mtime=0) as file:
+                yield cast("BinaryIO", file)
+
+
+class Input:
+    """An export to be read. `compress`: None looks at the first bytes."""
+
+    def __init__(self, path: str | Path, *, compress: Compress | None = None, stream: BinaryIO | None = None) -> None:
+        """`stream` takes the place of the standard input for the path `-`."""
+        self.path = str(path)
+        self._compress = compress
+        if compress is not None:
+            _suffix(self.path, compress)
+        self._stream = stream
+
+    @property
+    def again(self) -> bool:
+        """Whether it can be read more than once."""
+        return self.path != STANDARD and Path(self.path).is_file()
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open it for reading, unpacked.
+
+        Raises:
+            Unavailable: there is no such file, or it may not be read.
+        """
+        try:
+            raw = (self._stream or sys.stdin.buffer) if self.path == STANDARD else Path(self.path).open("rb")  # noqa: SIM115 - closed below
+        except OSError as exc:
+            raise Unavailable(f"The export cannot be opened: {exc.strerror}.", path=self.path) from exc
+        try:
+            yield self._unpacked(cast("BinaryIO", raw))
+        finally:
+            if self.path != STANDARD:
+                raw.close()
+
+    def _unpacked(self, raw: BinaryIO) -> BinaryIO:
+        compress = self._compress
+        if compress is None:
+            peeked = raw.peek(4)[:4] if hasattr(raw, "peek") else b""
+            compress = next((kind for magic, kind in _MAGIC if peeked.startswith(magic)), "none")
+        if compress == "zst":
+            return compression.reading(raw)
+        return cast("BinaryIO", gzip.GzipFile("", "rb", fileobj=raw)) if compress == "gz" else raw
+
+    def read(self, file: BinaryIO) -> bytes:
+        """Read the next piece; empty at the end.
+
+        Raises:
+            TransferError: what is packed is damaged or cut off.
+        """
+        try:
+            return file.read(READ_BYTES)
+        except _UNREADABLE as exc:
+            raise TransferError(f"The packed export is damaged or cut off: {exc}.", path=self.path) from exc
+        except OSError as exc:
+            raise Unavailable(f"The export cannot be read: {exc.strerror or exc}.", path=self.path) from exc
+
+
+def _written(exc: OSError, path: str) -> Exception:
+    if isinstance(exc, BrokenPipeError):
+        return exc
+    if exc.errno in _NO_SPACE:
+        return DiskFull(path=path, system=errno.errorcode.get(exc.errno or 0, exc.errno))
+    return StorageError(f"The export cannot be written: {exc.strerror or exc}.", path=path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the name on the disk too, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
