@@ -30,6 +30,7 @@ SHARED_CONTRACTS = {
     "health": "what checks of a store find, whatever they look at",
     "holdings": "what a tenant has, counted over all concerns",
     "pages": "cursors, for every concern that lists",
+    "snapshot": "what a whole store holds at one instant, for backups",
     "transfer": "how rows travel between backends and files",
     "transfer_tables": "the catalogue of what travels",
     "schema": "how a schema differs from what its migrations make",

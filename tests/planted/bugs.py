@@ -5,6 +5,7 @@ Each was seen in a public system, or made here once. A test file that protects a
 
 from __future__ import annotations
 
+from tests.planted.backup_bugs import BACKUP_BUGS
 from tests.planted.edits import Bug, Edit, everywhere
 from tests.planted.index_bugs import INDEX_BUGS
 from tests.planted.operator_bugs import OPERATOR_BUGS
@@ -561,6 +562,7 @@ BUGS: dict[str, Bug] = {
     ),
     # --- the index of vectors ---------------------------------------------------------------------------------------------
     **INDEX_BUGS,
+    **BACKUP_BUGS,
     # --- what an operator relies on --------------------------------------------------------------------------------------
     **OPERATOR_BUGS,
     **UPKEEP_BUGS,
