@@ -229,8 +229,9 @@ class JobAdmin:
 class Admin:
     """The operator's side of a store: `spell.admin`."""
 
-    def __init__(self, backend: Backend, clock: Clock) -> None:
+    def __init__(self, backend: Backend, settings: Settings, clock: Clock) -> None:
         self._backend = backend
+        self._settings = settings
         self._clock = clock
         self.jobs = JobAdmin(backend)
 
@@ -258,7 +259,7 @@ class Admin:
         Raises:
             InvalidLimit: `timeout_s` is not from above 0 to an hour.
         """
-        checks = [*checks_of(self._backend), *more]
+        checks = [*checks_of(self._backend, self._settings, self._clock), *more]
         return await HealthChecker(checks, clock=self._clock, timeout_s=timeout_s).check_all()
 
     async def holdings(self, tenant: str) -> Holdings:

@@ -154,7 +154,7 @@ class Spell:
         self._secrets = StoreSecrets(settings.security, clock, ids)
         self._sealer: Sealer | None = self._secrets.sealer(required=settings.state.encrypt)
         self._authenticator = self._secrets.authenticator(lambda tenant: backend.storages(tenant).access_keys)
-        self.admin = Admin(backend, clock)
+        self.admin = Admin(backend, settings, clock)
         noted = settings.security.audit_enabled and settings.security.audit_reads
         self._reads = ReadStream(backend, clock) if noted else None
 

@@ -49,6 +49,7 @@ def test_a_report_has_every_check_and_one_shape(empty: Shell) -> None:
     assert list(ran.document) == ["status", "backend", "url", "at", "reasons", "checks"]
     assert list(checks(ran)) == [
         *("database", "schema", "queue", "integrity", "journal", "durability", "free_pages", "disk", "vector_storage"),
+        "backup",
     ]
     shape = ["name", "status", "reason", "hint", "error", "elapsed_ms", "facts"]
     assert all(list(check) == shape for check in checks(ran).values())
@@ -111,6 +112,18 @@ def test_a_log_that_cannot_shrink_is_degraded(empty: Shell, monkeypatch: pytest.
     reader.close()
 
 
+def test_backups_that_are_asked_for_and_not_there_are_unhealthy_until_one_is_verified(empty: Shell) -> None:
+    off = checks(empty("database", "health", "--json"))["backup"]
+    empty.environment.setenv("LLMSPELL_BACKUP__ENABLED", "true")
+    missing = empty("database", "health", "--json")
+    assert empty("backup", "create", "--no-encryption").code == 0
+    there = checks(empty("database", "health", "--json"))["backup"]
+
+    assert (off["status"], "llmspell backup create" in off["hint"]) == ("unknown", True)
+    assert (missing.code, checks(missing)["backup"]["status"]) == (3, "unhealthy")
+    assert (there["status"], there["facts"]["backups"]) == ("healthy", 1)
+
+
 def test_free_pages_beyond_the_limit_are_degraded(empty: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_health, "FREE_PAGES_MIN_BYTES", 4096)
     monkeypatch.setattr(file_health, "FREE_PAGES_SHARE", 0.0)
@@ -139,7 +152,7 @@ def test_a_server_is_looked_at_as_its_owner_and_as_the_serving_role(server: Shel
 
     assert list(found) == [
         *("database", "schema", "queue", "isolation", "pool", "writable", "connections", "transactions", "replication"),
-        *("wal", "durability", "wraparound", "indexes", "disk", "partitions", "vector_storage"),
+        *("wal", "durability", "wraparound", "indexes", "disk", "partitions", "vector_storage", "backup"),
     ]
     assert {name for name, check in found.items() if check["status"] == "unhealthy"} == set()
     assert found["durability"]["reason"].startswith("fsync is off")  # as the server of the tests is
@@ -163,7 +176,7 @@ def test_with_the_right_to_monitor_nothing_of_the_server_is_unknown(
 
     found = checks(server("database", "health", "--json"))
 
-    assert {name for name, check in found.items() if check["status"] == "unknown"} == set()
+    assert {name for name, check in found.items() if check["status"] == "unknown"} == {"backup"}
     assert found["disk"]["facts"]["free_bytes"] > 0
     assert found["wal"]["facts"]["bytes"] > 0
 

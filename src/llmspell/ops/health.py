@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -21,11 +21,16 @@ from llmspell.clock import Clock
 from llmspell.errors import InvalidLimit, InvalidSetting, LlmspellError, SchemaOutdated
 from llmspell.ops.queue_health import judge
 from llmspell.storage.contracts.backend import Backend
+from llmspell.storage.contracts.capabilities import Capability
 from llmspell.storage.contracts.health import Finding, HealthCheck, HealthStatus
+
+if TYPE_CHECKING:
+    from llmspell.settings import Settings
 
 TIMEOUT_S: Final = 10.0
 TIMEOUT_MAX_S: Final = 3_600.0
 QUEUE_STATUS: Final[dict[str, HealthStatus]] = {"ok": "healthy", "degraded": "degraded", "red": "unhealthy"}
+BACKUP_STATUS: Final[dict[str, HealthStatus]] = {**QUEUE_STATUS, "off": "unknown"}
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,13 +117,18 @@ class HealthChecker:
         )
 
 
-def checks_of(backend: Backend) -> list[HealthCheck]:
-    """Return every check of an opened store: what all stores have in common, and what its backend adds."""
+def checks_of(backend: Backend, settings: Settings, clock: Clock) -> list[HealthCheck]:
+    """Return every check of an opened store: what all stores have in common, what its backend adds, and that of its backups.
+
+    `settings` are those that it was opened with; they say where its backups are. A store that keeps nothing has none.
+    """
+    kept = Capability.PERSISTENT in backend.capabilities
     return [
         HealthCheck("database", _answering(backend.check)),
         HealthCheck("schema", lambda: _schema(backend)),
         HealthCheck("queue", lambda: _queue(backend)),
         *backend.health_checks(),
+        *([HealthCheck("backup", lambda: _backups(settings, clock), "unknown")] if kept else []),
     ]
 
 
@@ -160,6 +170,22 @@ async def _schema(backend: Backend) -> Finding:
         reason = f"{len(found.pending)} migrations are pending, {found.pending[0]} first"
         return Finding(status="unhealthy", reason=reason, hint=hint, facts=facts)
     return Finding(facts=facts)
+
+
+async def _backups(settings: Settings, clock: Clock) -> Finding:
+    """Judge the backups as their settings ask; where nobody has asked for any, that is not known to be wrong."""
+    from llmspell.ops.backup.service import backup_state
+
+    try:
+        state = await asyncio.to_thread(backup_state, settings, clock=clock)
+    except LlmspellError as error:
+        if settings.backup.enabled:
+            raise
+        return Finding(status="unknown", reason=f"the backups cannot be read: {error.detail}", hint=error.hint or None)
+    status = BACKUP_STATUS[state.status]
+    facts = {name: getattr(state, name) for name in ("backups", "unverified", "damaged", "last_verified_at", "age_s")}
+    hint = "Run: llmspell backup create; and have a worker do it: backup.enabled" if status != "healthy" else None
+    return Finding(status=status, reason=None if status == "healthy" else state.reason, hint=hint, facts=facts)
 
 
 async def _queue(backend: Backend) -> Finding:

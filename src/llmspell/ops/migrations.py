@@ -140,8 +140,7 @@ def apply(
             "Migrations run as the role that owns the schema, and no URL of it is configured.",
             hint="Set DATABASE_ADMIN_URL, or storage.postgres.admin_url.",
         )
-    timeout = migrate.LOCK_TIMEOUT_S if lock_timeout_s is None else lock_timeout_s
-    return migrate.migrate(admin_url, announce=announce, to=to, lock_timeout_s=timeout)
+    return migrate.migrate(admin_url, announce=announce, to=to, lock_timeout_s=lock_timeout_s)
 
 
 def served_after(settings: Settings, applied: MigrationStatus, error: LlmspellError) -> LlmspellError:

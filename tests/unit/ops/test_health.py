@@ -9,6 +9,7 @@ import pytest
 from llmspell.clock import ManualClock
 from llmspell.errors import DiskFull
 from llmspell.ops.health import HealthChecker, HealthReport, checks_of
+from llmspell.settings import Settings
 from llmspell.storage.contracts.backend import Backend
 from llmspell.storage.contracts.health import Finding, HealthCheck, HealthStatus, worst
 from llmspell.storage.inmemory.backend import InMemoryBackend
@@ -88,11 +89,11 @@ async def test_a_result_can_be_added_to_a_report() -> None:
 
 async def test_a_store_in_memory_is_checked_too() -> None:
     backend: Backend = InMemoryBackend(clock=ManualClock())
-    made = await report(*checks_of(backend))
+    made = await report(*checks_of(backend, Settings(), ManualClock()))
 
     assert [one.name for one in made.checks] == ["database", "schema", "queue", "vector_storage"]
     await backend.close()
-    assert (await report(*checks_of(backend))).status == "unhealthy"
+    assert (await report(*checks_of(backend, Settings(), ManualClock()))).status == "unhealthy"
 
 
 def test_the_worst_of_several_findings_keeps_the_facts_of_all() -> None:

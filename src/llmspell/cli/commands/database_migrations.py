@@ -116,7 +116,7 @@ def _plan_document(found: MigrationPlan) -> dict[str, Any]:
     }
 
 
-_PLANNED = ("version", "name", "title", "locks", "rewrites", "drops")
+_PLANNED = ("version", "name", "title", "locks", "rewrites", "drops", "measured")
 
 
 def _plan_lines(found: MigrationPlan) -> Iterable[str]:
@@ -137,7 +137,9 @@ def _effect_lines(one: PlannedMigration, *, whole: bool) -> Iterable[str]:
         yield f"  {'writes every row anew':24} {table}"
     for table in one.drops:
         yield f"  {'replaces the table':24} {table}"
-    if not (whole or one.locks or one.rewrites or one.drops):
+    if not one.measured:
+        yield "  what it locks was not measured"
+    elif not (whole or one.locks or one.rewrites or one.drops):
         yield "  locks nothing that is there"
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @command("doctor")
 @async_command
 async def doctor() -> ExitCode:
-    """Look at everything that llmspell needs here, and say of each thing whether it is well, and what to do.
+    """Look whether everything that llmspell needs is there.
 
     Python, packages, settings, the store with its schema, roles and every check of its health, the embedder, keys, clocks and
     disks. Each is a line: ok, warn or fail, what it is, what was found, and what to do. It changes nothing, makes no file, and

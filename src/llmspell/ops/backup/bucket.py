@@ -123,9 +123,11 @@ class Bucket:
                 place=self._shown,
             ) from exc
         except exceptions.GenericError as exc:
-            raise Unavailable("The bucket cannot be reached.", place=self._shown, message=_brief(exc)) from exc
+            if "NoSuchBucket" in str(exc):
+                raise NotFound("There is no such bucket.", place=self._shown) from exc
+            raise Unavailable(f"The bucket cannot be used: {_brief(exc)}", place=self._shown) from exc
         except exceptions.BaseError as exc:
-            raise StorageError("The bucket refused.", place=self._shown, message=_brief(exc)) from exc
+            raise StorageError(f"The bucket refused: {_brief(exc)}", place=self._shown) from exc
 
 
 def open_bucket(location: str, settings: BackupSettings) -> Bucket:

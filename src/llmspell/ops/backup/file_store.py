@@ -9,7 +9,6 @@ Rule 3: index files of vectors are no part of a backup, and those that are there
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 1_048_576
 SCHEME: Final = "sqlite:///"
+ATTEMPTS: Final = 10
 _WORK: Final = ".llmspell-backup-"
 _DRAFT: Final = ".llmspell-new-"
 _LOCK: Final = "lock"
@@ -144,30 +144,52 @@ def work_folder(beside: Path) -> Iterator[Path]:
     """
     place = beside if beside.is_dir() and os.access(beside, os.W_OK) else Path(tempfile.gettempdir())
     _sweep(place)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            handle, folder = _made(place)
+            break
+        except FileNotFoundError:  # another process took what was not locked yet for a leftover
+            if attempt == ATTEMPTS:
+                raise
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _made(place: Path) -> tuple[int, Path]:
+    """Make a folder, and lock it before it has the name by which others look for what was left behind."""
     mark = secrets.token_hex(8)
     folder, draft = place / f"{_WORK}{mark}", place / f"{_DRAFT}{mark}"
     draft.mkdir(mode=0o700)
     handle = os.open(draft / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _locked(handle)
-        draft.rename(folder)  # only now is it one that another process may find: locked
-        yield folder
-    finally:
+        draft.rename(folder)
+    except BaseException:
         os.close(handle)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return handle, folder
 
 
 def _sweep(place: Path) -> None:
     if sys.platform == "win32":  # its locks end later than the process
         return
-    for folder in place.glob(f"{_WORK}*"):
-        with contextlib.suppress(OSError):
+    for folder in (*place.glob(f"{_WORK}*"), *place.glob(f"{_DRAFT}*")):
+        try:
             handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                if _locked(handle):
-                    shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(handle)
+        except FileNotFoundError:  # somebody was killed, or is, while removing it
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        except OSError:  # another user's
+            continue
+        try:
+            if _locked(handle):
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
 
 
 def _locked(handle: int) -> bool:

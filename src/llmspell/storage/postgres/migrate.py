@@ -57,13 +57,13 @@ def migrate(
     *,
     announce: Callable[[str], None] | None = None,
     to: int | None = None,
-    lock_timeout_s: float = LOCK_TIMEOUT_S,
+    lock_timeout_s: float | None = None,
 ) -> MigrationStatus:
     """Apply what is pending, and return what there is then. `announce` hears the name of each migration before it runs.
 
     Args:
         to: the last version to apply; None: all.
-        lock_timeout_s: how long a migration waits for a lock on a table before it gives way and tries again.
+        lock_timeout_s: how long a migration waits for a lock on a table before it gives way and tries again; None: 5 s.
 
     Raises:
         InvalidLimit: there is no such version, or the time is not from a millisecond to an hour.
@@ -164,7 +164,8 @@ class _Turn(NamedTuple):
     lock_timeout: str
 
 
-def _lock_timeout(seconds: float) -> str:
+def _lock_timeout(given: float | None) -> str:
+    seconds = LOCK_TIMEOUT_S if given is None else given
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0.001 <= seconds <= LOCK_TIMEOUT_MAX_S:
         limit = f"must be from 0.001 to {LOCK_TIMEOUT_MAX_S:,.0f} seconds"
         raise InvalidLimit("lock_timeout_s", limit, given=seconds)

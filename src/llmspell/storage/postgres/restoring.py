@@ -219,7 +219,8 @@ DROP SCHEMA IF EXISTS llmspell CASCADE;
 def after(target: Target) -> str:
     """Return what runs behind the dump, up to the COMMIT.
 
-    A dump has no rights on the database itself; V012 gives and takes some. Where signing keys have stayed, policies follow them.
+    A dump of schemas has no rights on the database itself, and no default rights that hold beyond a schema; V012 gives and takes
+    some. Where signing keys have stayed, policies follow them.
     """
     signing = """
 DO $$
@@ -244,6 +245,7 @@ $$;
 {signing if target.has_keys else ""}
 SELECT pg_catalog.format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', pg_catalog.current_database()) \\gexec
 {rights}
+ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 COMMIT;
 \\echo restored
 """

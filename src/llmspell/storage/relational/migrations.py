@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -80,7 +80,8 @@ class PlannedMigration(msgspec.Struct, frozen=True, kw_only=True):
     """A migration that would run, with what it was measured to do to a database without rows.
 
     `locks`: the strongest lock on each table that was there. `rewrites`: tables of which every row is written anew, so that it
-    takes the longer the more rows there are. `drops`: tables that are gone after it, their rows having moved.
+    takes the longer the more rows there are. `drops`: tables that are gone after it, their rows having moved. `measured` is False
+    for one of which nothing is known.
     """
 
     version: int
@@ -89,6 +90,7 @@ class PlannedMigration(msgspec.Struct, frozen=True, kw_only=True):
     locks: tuple[TableLock, ...]
     rewrites: tuple[str, ...]
     drops: tuple[str, ...]
+    measured: bool
     sql: str
 
 
@@ -162,18 +164,21 @@ def plan(migrations: Sequence[Migration], applied: Iterable[Applied]) -> Plan:
 def described(package: str, pending: Iterable[Migration]) -> list[PlannedMigration]:
     """Say what migrations of a dialect would do, as it was measured when this release was made."""
     measured = json.loads((files(package) / MEASURED).read_text(encoding="utf-8"))
-    return [
-        PlannedMigration(
-            version=migration.version,
-            name=migration.name,
-            title=title_of(migration.name),
-            locks=tuple(TableLock(table=table, lock=lock) for table, lock in measured[migration.name]["locks"].items()),
-            rewrites=tuple(measured[migration.name]["rewrites"]),
-            drops=tuple(measured[migration.name]["drops"]),
-            sql=migration.sql,
-        )
-        for migration in pending
-    ]
+    return [_planned(migration, measured.get(migration.name)) for migration in pending]
+
+
+def _planned(migration: Migration, measured: dict[str, Any] | None) -> PlannedMigration:
+    known = measured or {"locks": {}, "rewrites": (), "drops": ()}
+    return PlannedMigration(
+        version=migration.version,
+        name=migration.name,
+        title=title_of(migration.name),
+        locks=tuple(TableLock(table=table, lock=lock) for table, lock in known["locks"].items()),
+        rewrites=tuple(known["rewrites"]),
+        drops=tuple(known["drops"]),
+        measured=measured is not None,
+        sql=migration.sql,
+    )
 
 
 def title_of(name: str) -> str:
