@@ -107,6 +107,7 @@ class FileSource:
         database: Database,
         connection: apsw.Connection,
         runtime: Runtime,
+        *,
         status: MigrationStatus,
         tenant: TenantId | None,
     ) -> None:
@@ -172,7 +173,7 @@ async def source(
     connection = await asyncio.to_thread(database.borrow)
     try:
         control(connection, "BEGIN")
-        yield FileSource(database, connection, runtime, status, tenant)
+        yield FileSource(database, connection, runtime, status=status, tenant=tenant)
     finally:
         roll_back(connection)
         database.give_back(connection)

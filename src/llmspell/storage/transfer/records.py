@@ -80,7 +80,7 @@ class RecordReader:
 
     def key(self, record: Record) -> tuple[Any, ...]:
         """Return the key, to be compared with others."""
-        return (record.tenant_id,) if self._key is None else self._key(record)  # type: ignore[attr-defined, no-any-return]
+        return (record.tenant_id,) if self._key is None else self._key(record)  # type: ignore[attr-defined]
 
     def _refuse_nul(self, record: Record) -> None:
         for name in self.table.names:
