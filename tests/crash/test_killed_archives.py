@@ -20,7 +20,7 @@ from tests.fixtures.soak import size, tell
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 LIMIT_S = 60
-ROUNDS = size(ci=3, soak=60)
+ROUNDS = size(ci=2, soak=60)
 MARCH = "event_log_2019_03"
 ARCHIVE = ["database", "partitions", "archive", "--before", "2019-04-01", "--folder", "dumps", "--drop"]
 RESTORE = ["database", "partitions", "restore", MARCH, "--folder", "dumps"]
