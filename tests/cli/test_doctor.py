@@ -168,6 +168,12 @@ def test_an_extra_that_the_settings_need_and_is_not_installed_fails(
     assert "nonsense" not in ran.out + ran.err
 
 
+def test_every_extra_is_looked_at() -> None:
+    offered = set(importlib.metadata.metadata("llmspell").get_all("Provides-Extra") or ())
+
+    assert set(doctor.EXTRAS) == offered - {"all", "dev"}
+
+
 def test_a_package_out_of_its_bounds_is_a_warning(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "msgspec" else real(name))

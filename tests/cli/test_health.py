@@ -116,7 +116,7 @@ def test_backups_that_are_asked_for_and_not_there_are_unhealthy_until_one_is_ver
     off = checks(empty("database", "health", "--json"))["backup"]
     empty.environment.setenv("LLMSPELL_BACKUP__ENABLED", "true")
     missing = empty("database", "health", "--json")
-    assert empty("backup", "create").code == 0
+    assert empty("backup", "create", "--no-encryption").code == 0
     there = checks(empty("database", "health", "--json"))["backup"]
 
     assert (off["status"], "llmspell backup create" in off["hint"]) == ("unknown", True)

@@ -208,6 +208,7 @@ STORAGE_ROWS: dict[str, Sequence[int]] = {
     "RLS": range(1, 15),
     "AUD": range(1, 5),
     "SCR": range(1, 10),
+    "MNT": range(1, 13),
 }
 
 

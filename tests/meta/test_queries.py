@@ -246,17 +246,24 @@ def test_a_query_that_counts_returns_no_rows_and_the_others_do(
 
 
 def test_every_query_is_used(catalogs: dict[str, Catalog]) -> None:
-    code = "\n".join(Path(path).read_text("utf-8") for path in python_files("src"))
+    named = Named("\n".join(Path(path).read_text("utf-8") for path in python_files("src")))
     names = {re.sub(r"_(384|768|1536|3072)$", "", query.name) for _, query in everywhere(catalogs)}
-    unused = sorted(name for name in names if not is_named_in(code, name))
+    unused = sorted(name for name in names if name not in named)
 
     assert not unused, complaint("No Python runs it: remove the query from both dialects.", unused)
 
 
-def is_named_in(code: str, name: str) -> bool:
-    """Whether the code names a query: as an attribute, as a text, or by the fixed part of a computed name."""
-    if re.search(rf"""\.{name}\b|["']{name}["']""", code):
-        return True
-    beginnings = (name[:end] for end in range(len(name) - 1, 3, -1) if name[end - 1] == "_")
-    endings = (name[start:] for start, letter in enumerate(name) if start and letter == "_")
-    return any(f'f"{one}{{' in code for one in beginnings) or any(f'}}{one}"' in code for one in endings)
+class Named:
+    """What code names: attributes, texts, and the fixed parts of computed names; found once, for there are many queries."""
+
+    def __init__(self, code: str) -> None:
+        self._whole = {*re.findall(r"\.(\w+)\b", code), *re.findall(r"""["'](\w+)["']""", code)}
+        self._beginnings = set(re.findall(r'f"(\w+)\{', code))
+        self._endings = set(re.findall(r'\}(_\w+)"', code))
+
+    def __contains__(self, name: str) -> bool:
+        beginnings = (name[:end] for end in range(len(name) - 1, 3, -1) if name[end - 1] == "_")
+        endings = (name[start:] for start, letter in enumerate(name) if start and letter == "_")
+        return (
+            name in self._whole or not self._beginnings.isdisjoint(beginnings) or not self._endings.isdisjoint(endings)
+        )

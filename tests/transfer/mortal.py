@@ -30,6 +30,7 @@ from llmspell.storage.open import open_backend
 from llmspell.storage.postgres import backend as _servers
 from llmspell.storage.sqlite import backend as _files
 from llmspell.storage.sqlite import transfer as of_files
+from llmspell.storage.text.analyser import Analyser
 from llmspell.storage.transfer import importer, reader
 from llmspell.storage.transfer.streams import Input
 from llmspell.tenant import TenantId
@@ -124,7 +125,8 @@ def main() -> None:
     """Fork a child for each line."""
     contract.BATCH_ROWS = reader.BATCH_ROWS = of_files.BATCH_ROWS = BATCH_ROWS  # type: ignore[attr-defined]
     for queries in (_files.queries(), _servers.queries()):
-        assert len(list(queries.transfer)) > 100  # read once, for all children
+        assert len(list(queries.transfer)) > 100  # read once, for all children, as the stemmer below
+    Analyser("english")
     for line in sys.stdin:
         heard, told = os.pipe()
         process = os.fork()

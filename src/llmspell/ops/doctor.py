@@ -50,6 +50,7 @@ EXTRAS: Final = {
     "onnx": ("onnxruntime",),
     "openai": ("httpx2", "stamina"),
     "encryption": ("cryptography",),
+    "s3": ("obstore",),
 }
 VERDICTS: Final[dict[HealthStatus, Verdict]] = {
     "healthy": "ok",
@@ -133,6 +134,8 @@ def _needed(settings: Settings) -> Iterator[tuple[str, str]]:
         yield settings.embedding.provider, "the embedder"
     if settings.security.master_keys is not None or settings.state.encrypt:
         yield "encryption", "the master key"
+    if settings.backup.enabled and settings.backup.location == "s3":
+        yield "s3", "the place of backups"
 
 
 def _out_of_bounds() -> Iterator[str]:

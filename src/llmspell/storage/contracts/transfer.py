@@ -187,7 +187,7 @@ class TransferSource(Protocol):
     """One snapshot of a store, or of one tenant in it."""
 
     backend: str
-    """As the header of a file names it: "sqlite", "postgresql" or "memory"."""
+    """As the header of a file names it: the scheme of the store's URL, without its dialects."""
     migrations: tuple[str, ...]
     """The migrations that the store has, as their files are called: V001__initial_setup, …"""
     schema_version: int

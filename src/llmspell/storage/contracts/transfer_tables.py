@@ -8,10 +8,10 @@ Rule 2: tenants come last, for their quotas are counted from the rows when they 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 from llmspell.codec import DIMENSIONS
-from llmspell.storage.contracts.transfer import Column, Table
+from llmspell.storage.contracts.transfer import Column, Kind, Table
 
 SCHEMA_VERSION: Final = 35
 """The newest migration that this catalogue describes."""
@@ -34,49 +34,23 @@ _COUNTED = "counted again while artifacts come in"
 _CHANGES = "numbers that caches of one store catch up by"
 
 
-def _text(name: str, maximum: int | None = None, *, null: bool = False) -> Column:
-    return Column(name, "text", null, maximum)
-
-
-def _id(name: str, *, null: bool = False) -> Column:
-    return Column(name, "uuid", null)
-
-
-def _int(name: str, *, null: bool = False) -> Column:
-    return Column(name, "integer", null)
-
-
-def _at(name: str, *, null: bool = False) -> Column:
-    return Column(name, "instant", null)
-
-
-def _json(name: str, *, null: bool = False) -> Column:
-    return Column(name, "json", null)
-
-
-def _flag(name: str) -> Column:
-    return Column(name, "boolean")
-
-
-def _bytes(name: str, *, null: bool = False) -> Column:
-    return Column(name, "bytes", null)
+def _columns(text: str) -> tuple[Column, ...]:
+    """Read columns written as `name kind`, `kind?` where null is allowed, with the most characters of a text behind."""
+    found = [_TENANT]
+    for column in text.split(", "):
+        name, kind, *limit = column.split(" ")
+        null = kind.endswith("?")
+        found.append(Column(name, cast("Kind", kind.removesuffix("?")), null, int(limit[0]) if limit else None))
+    return tuple(found)
 
 
 _SESSIONS = Table(
     name="sessions",
     type="sessions",
     path=("sessions",),
-    columns=(
-        _TENANT,
-        _id("session_id"),
-        _json("session_data"),
-        _text("status"),
-        _at("created_at"),
-        _at("last_accessed_at"),
-        _at("expires_at", null=True),
-        _at("updated_at"),
-        _int("version"),
-        _int("artifact_sequence"),
+    columns=_columns(
+        "session_id uuid, session_data json, status text, created_at instant, last_accessed_at instant, "
+        "expires_at instant?, updated_at instant, version integer, artifact_sequence integer"
     ),
     key=("tenant_id", "session_id"),
     thing=2,
@@ -87,16 +61,9 @@ _CONTENTS = Table(
     name="artifact_content",
     type="artifacts",
     path=("artifact_content",),
-    columns=(
-        _TENANT,
-        _text("content_hash", 64),
-        _text("storage_type"),
-        _bytes("data", null=True),
-        _int("size_bytes"),
-        _flag("is_compressed"),
-        _int("original_size_bytes", null=True),
-        _at("created_at"),
-        _at("last_accessed_at"),
+    columns=_columns(
+        "content_hash text 64, storage_type text, data bytes?, size_bytes integer, is_compressed boolean, "
+        "original_size_bytes integer?, created_at instant, last_accessed_at instant"
     ),
     key=("tenant_id", "content_hash"),
     thing=2,
@@ -108,7 +75,7 @@ _CHUNKS = Table(
     name="artifact_chunks",
     type="artifacts",
     path=("artifact_chunks",),
-    columns=(_TENANT, _text("content_hash", 64), _int("chunk_no"), _bytes("data"), _bytes("checksum")),
+    columns=_columns("content_hash text 64, chunk_no integer, data bytes, checksum bytes"),
     key=("tenant_id", "content_hash", "chunk_no"),
     thing=2,
     belongs_to=(("artifact_content", ("tenant_id", "content_hash")),),
@@ -118,25 +85,11 @@ _ARTIFACTS = Table(
     name="artifacts",
     type="artifacts",
     path=("artifacts",),
-    columns=(
-        _TENANT,
-        _text("artifact_id", 512),
-        _id("session_id"),
-        _int("sequence"),
-        _text("content_hash", 64),
-        _json("metadata"),
-        _text("name", 255),
-        _text("artifact_type", 50),
-        _text("mime_type", 255),
-        _int("size_bytes"),
-        _at("created_at"),
-        _text("created_by", 255, null=True),
-        _int("version"),
-        _text("parent_artifact_id", 512, null=True),
-        Column("tags", "texts"),
-        _at("stored_at"),
-        _at("updated_at"),
-        _int("revision"),
+    columns=_columns(
+        "artifact_id text 512, session_id uuid, sequence integer, content_hash text 64, metadata json, name "
+        "text 255, artifact_type text 50, mime_type text 255, size_bytes integer, created_at instant, "
+        "created_by text? 255, version integer, parent_artifact_id text? 512, tags texts, stored_at instant, "
+        "updated_at instant, revision integer"
     ),
     key=("tenant_id", "artifact_id"),
     thing=2,
@@ -148,24 +101,10 @@ _MEMORIES = Table(
     name="memories",
     type="memories",
     path=("memories",),
-    columns=(
-        _TENANT,
-        _id("memory_id"),
-        _text("session", null=True),
-        _text("role", null=True),
-        _text("memory_type"),
-        _text("content"),
-        _json("metadata"),
-        _at("event_at"),
-        _at("created_at"),
-        _at("updated_at"),
-        _at("last_accessed_at", null=True),
-        _int("version"),
-        _flag("processed"),
-        _text("embedding_state"),
-        _text("space_id", null=True),
-        _int("token_count", null=True),
-        _at("expires_at", null=True),
+    columns=_columns(
+        "memory_id uuid, session text?, role text?, memory_type text, content text, metadata json, event_at "
+        "instant, created_at instant, updated_at instant, last_accessed_at instant?, version integer, "
+        "processed boolean, embedding_state text, space_id text?, token_count integer?, expires_at instant?"
     ),
     key=("tenant_id", "memory_id"),
     thing=2,
@@ -177,21 +116,10 @@ _VERSIONS = Table(
     name="memory_versions",
     type="memories",
     path=("memory_versions",),
-    columns=(
-        _TENANT,
-        _id("memory_id"),
-        _int("version"),
-        _text("operation"),
-        _text("content", null=True),
-        _json("metadata", null=True),
-        _text("session", null=True),
-        _text("role", null=True),
-        _text("memory_type"),
-        _at("event_at"),
-        _at("recorded_at"),
-        _text("actor", null=True),
-        _text("reason", null=True),
-        _at("expires_at", null=True),
+    columns=_columns(
+        "memory_id uuid, version integer, operation text, content text?, metadata json?, session text?, role "
+        "text?, memory_type text, event_at instant, recorded_at instant, actor text?, reason text?, "
+        "expires_at instant?"
     ),
     key=("tenant_id", "memory_id", "version"),
     thing=2,
@@ -202,14 +130,8 @@ _SPACES = Table(
     name="embedding_spaces",
     type="embedding_spaces",
     path=("embedding_spaces",),
-    columns=(
-        _TENANT,
-        _text("space_id"),
-        _text("model", 500),
-        _int("dimension"),
-        _text("state"),
-        _at("created_at"),
-        _at("updated_at"),
+    columns=_columns(
+        "space_id text, model text 500, dimension integer, state text, created_at instant, updated_at instant"
     ),
     key=("tenant_id", "space_id"),
     thing=2,
@@ -232,17 +154,9 @@ def _vectors(dimension: int) -> Table:
         name=f"vector_embeddings_{dimension}",
         type="vector_embeddings",
         path=("vector_embeddings", str(dimension)),
-        columns=(
-            _TENANT,
-            _id("id"),
-            _text("scope", 255),
-            Column("embedding", "vector"),
-            _json("metadata"),
-            _at("created_at"),
-            _at("updated_at"),
-            _text("space_id"),
-            _id("owner_id"),
-            _int("part_no"),
+        columns=_columns(
+            "id uuid, scope text 255, embedding vector, metadata json, created_at instant, updated_at instant, "
+            "space_id text, owner_id uuid, part_no integer"
         ),
         key=("tenant_id", "id"),
         thing=2,
@@ -253,27 +167,14 @@ def _vectors(dimension: int) -> Table:
     )
 
 
-_PERIODS = (
-    _at("valid_time_start"),
-    Column("valid_time_end", "open_instant"),
-    _at("transaction_time_start"),
-    Column("transaction_time_end", "open_instant"),
-    _at("created_at"),
-)
 _ENTITIES = Table(
     name="entities",
     type="knowledge_graph",
     path=("knowledge_graph", "entities"),
-    columns=(
-        _TENANT,
-        _id("entity_id"),
-        _text("entity_type", 255),
-        _text("name", 500),
-        _json("properties"),
-        *_PERIODS,
-        _text("actor", null=True),
-        _text("source", null=True),
-        _text("name_folded"),
+    columns=_columns(
+        "entity_id uuid, entity_type text 255, name text 500, properties json, valid_time_start instant, "
+        "valid_time_end open_instant, transaction_time_start instant, transaction_time_end open_instant, "
+        "created_at instant, actor text?, source text?, name_folded text"
     ),
     key=("tenant_id", "entity_id", "transaction_time_start", "valid_time_start"),
     thing=2,
@@ -282,17 +183,10 @@ _RELATIONSHIPS = Table(
     name="relationships",
     type="knowledge_graph",
     path=("knowledge_graph", "relationships"),
-    columns=(
-        _TENANT,
-        _id("relationship_id"),
-        _id("from_entity"),
-        _id("to_entity"),
-        _text("relationship_type", 255),
-        _json("properties"),
-        *_PERIODS,
-        Column("confidence", "float", null=True),
-        _text("source", null=True),
-        _text("actor", null=True),
+    columns=_columns(
+        "relationship_id uuid, from_entity uuid, to_entity uuid, relationship_type text 255, properties json, "
+        "valid_time_start instant, valid_time_end open_instant, transaction_time_start instant, "
+        "transaction_time_end open_instant, created_at instant, confidence float?, source text?, actor text?"
     ),
     key=("tenant_id", "relationship_id", "transaction_time_start", "valid_time_start"),
     thing=2,
@@ -301,7 +195,7 @@ _PREDICATES = Table(
     name="predicates",
     type="predicates",
     path=("predicates",),
-    columns=(_TENANT, _text("predicate", 255), _text("cardinality"), _at("created_at")),
+    columns=_columns("predicate text 255, cardinality text, created_at instant"),
     key=("tenant_id", "predicate"),
     thing=2,
     frame=True,
@@ -310,7 +204,7 @@ _CLOCKS = Table(
     name="tenant_clocks",
     type="tenant_clocks",
     path=("tenant_clocks",),
-    columns=(_TENANT, _at("last_recorded")),
+    columns=_columns("last_recorded instant"),
     key=("tenant_id",),
     thing=1,
     frame=True,
@@ -319,17 +213,9 @@ _PATTERNS = Table(
     name="procedural_patterns",
     type="procedural_memory",
     path=("procedural_memory",),
-    columns=(
-        _TENANT,
-        _id("pattern_id"),
-        _text("scope", 500),
-        _text("key", 500),
-        _text("value"),
-        _int("frequency"),
-        _at("first_seen"),
-        _at("last_seen"),
-        _at("created_at"),
-        _at("updated_at"),
+    columns=_columns(
+        "pattern_id uuid, scope text 500, key text 500, value text, frequency integer, first_seen instant, "
+        "last_seen instant, created_at instant, updated_at instant"
     ),
     key=("tenant_id", "pattern_id"),
     thing=2,
@@ -339,18 +225,9 @@ _AGENTS = Table(
     name="agent_states",
     type="agent_state",
     path=("agent_state",),
-    columns=(
-        _TENANT,
-        _id("state_id"),
-        _text("agent_id", 255),
-        _text("agent_type", 100),
-        _json("state_data"),
-        _int("schema_version"),
-        _int("data_version"),
-        _text("checksum", 64),
-        _at("created_at"),
-        _at("updated_at"),
-        _int("version"),
+    columns=_columns(
+        "state_id uuid, agent_id text 255, agent_type text 100, state_data json, schema_version integer, "
+        "data_version integer, checksum text 64, created_at instant, updated_at instant, version integer"
     ),
     key=("tenant_id", "state_id"),
     thing=2,
@@ -361,15 +238,9 @@ _KEYS = Table(
     name="kv_store",
     type="kv_store",
     path=("kv_store",),
-    columns=(
-        _TENANT,
-        _id("kv_id"),
-        _text("key", 1024),
-        _bytes("value"),
-        _json("metadata", null=True),
-        _at("created_at"),
-        _at("updated_at"),
-        _at("expires_at", null=True),
+    columns=_columns(
+        "kv_id uuid, key text 1024, value bytes, metadata json?, created_at instant, updated_at instant, "
+        "expires_at instant?"
     ),
     key=("tenant_id", "key"),
     thing=2,
@@ -379,18 +250,10 @@ _WORKFLOWS = Table(
     name="workflow_states",
     type="workflow_states",
     path=("workflow_states",),
-    columns=(
-        _TENANT,
-        _text("workflow_id", 255),
-        _text("workflow_name", 500, null=True),
-        _json("state_data"),
-        _int("current_step"),
-        _text("status"),
-        _at("started_at", null=True),
-        _at("completed_at", null=True),
-        _at("last_updated"),
-        _at("created_at"),
-        _int("version"),
+    columns=_columns(
+        "workflow_id text 255, workflow_name text? 500, state_data json, current_step integer, status text, "
+        "started_at instant?, completed_at instant?, last_updated instant, created_at instant, version "
+        "integer"
     ),
     key=("tenant_id", "workflow_id"),
     thing=2,
@@ -400,7 +263,7 @@ _SEQUENCES = Table(
     name="event_sequences",
     type="event_log",
     path=("event_sequences",),
-    columns=(_TENANT, _int("value"), _at("first_at", null=True), _at("last_at", null=True)),
+    columns=_columns("value integer, first_at instant?, last_at instant?"),
     key=("tenant_id",),
     thing=1,
     frame=True,
@@ -409,15 +272,9 @@ _EVENTS = Table(
     name="event_log",
     type="event_log",
     path=("event_log",),
-    columns=(
-        _TENANT,
-        _id("event_id"),
-        _text("event_type", 255),
-        _id("correlation_id"),
-        _at("timestamp"),
-        _int("sequence"),
-        _text("language", 50),
-        _json("payload"),
+    columns=_columns(
+        "event_id uuid, event_type text 255, correlation_id uuid, timestamp instant, sequence integer, "
+        "language text 50, payload json"
     ),
     key=("tenant_id", "timestamp", "event_id"),
     thing=3,
@@ -428,25 +285,11 @@ _HOOKS = Table(
     name="hook_history",
     type="hook_history",
     path=("hook_history",),
-    columns=(
-        _TENANT,
-        _id("execution_id"),
-        _text("hook_id", 255),
-        _text("hook_type", 100),
-        _id("correlation_id"),
-        _bytes("hook_context"),
-        _json("result_data"),
-        _at("timestamp"),
-        _int("duration_ms"),
-        _text("triggering_component", 255),
-        _text("component_id", 255),
-        _flag("modified_operation"),
-        Column("tags", "texts"),
-        _int("retention_priority"),
-        _int("context_size"),
-        _flag("contains_sensitive_data"),
-        _json("metadata"),
-        _at("created_at"),
+    columns=_columns(
+        "execution_id uuid, hook_id text 255, hook_type text 100, correlation_id uuid, hook_context bytes, "
+        "result_data json, timestamp instant, duration_ms integer, triggering_component text 255, "
+        "component_id text 255, modified_operation boolean, tags texts, retention_priority integer, "
+        "context_size integer, contains_sensitive_data boolean, metadata json, created_at instant"
     ),
     key=("tenant_id", "execution_id"),
     thing=2,
@@ -456,14 +299,9 @@ _ONCE = Table(
     name="idempotency_keys",
     type="idempotency_keys",
     path=("idempotency_keys",),
-    columns=(
-        _TENANT,
-        _text("idempotency_key", 255),
-        _text("operation", 255),
-        _bytes("fingerprint"),
-        _bytes("result", null=True),
-        _at("created_at"),
-        _at("expires_at"),
+    columns=_columns(
+        "idempotency_key text 255, operation text 255, fingerprint bytes, result bytes?, created_at instant, "
+        "expires_at instant"
     ),
     key=("tenant_id", "idempotency_key"),
     thing=2,
@@ -473,32 +311,12 @@ _JOBS = Table(
     name="jobs",
     type="jobs",
     path=("jobs",),
-    columns=(
-        _TENANT,
-        _id("job_id"),
-        _text("kind"),
-        _json("payload"),
-        _text("state"),
-        _flag("ready"),
-        _int("priority"),
-        _text("dedupe_key", null=True),
-        _int("attempt"),
-        _int("max_attempts"),
-        _at("run_at"),
-        _int("token"),
-        _id("lease_id", null=True),
-        _at("leased_until", null=True),
-        _text("worker", null=True),
-        _flag("cancel_requested"),
-        _int("done", null=True),
-        _int("total", null=True),
-        _text("message", null=True),
-        _text("error_class", null=True),
-        _text("error", null=True),
-        _json("result", null=True),
-        _at("created_at"),
-        _at("updated_at"),
-        _at("finished_at", null=True),
+    columns=_columns(
+        "job_id uuid, kind text, payload json, state text, ready boolean, priority integer, dedupe_key text?, "
+        "attempt integer, max_attempts integer, run_at instant, token integer, lease_id uuid?, leased_until "
+        "instant?, worker text?, cancel_requested boolean, done integer?, total integer?, message text?, "
+        "error_class text?, error text?, result json?, created_at instant, updated_at instant, finished_at "
+        "instant?"
     ),
     key=("tenant_id", "job_id"),
     thing=2,
@@ -508,21 +326,10 @@ _ACCESS = Table(
     name="access_keys",
     type="access_keys",
     path=("access_keys",),
-    columns=(
-        _TENANT,
-        _id("key_id"),
-        _text("name", 500),
-        _text("principal", 500),
-        _json("scopes"),
-        _bytes("key_hash"),
-        _text("pepper", 32),
-        _at("created_at"),
-        _at("expires_at", null=True),
-        _at("last_used_at", null=True),
-        _at("revoked_at", null=True),
-        _text("revoked_reason", null=True),
-        _id("rotated_from", null=True),
-        _id("rotated_to", null=True),
+    columns=_columns(
+        "key_id uuid, name text 500, principal text 500, scopes json, key_hash bytes, pepper text 32, "
+        "created_at instant, expires_at instant?, last_used_at instant?, revoked_at instant?, revoked_reason "
+        "text?, rotated_from uuid?, rotated_to uuid?"
     ),
     key=("tenant_id", "key_id"),
     thing=2,
@@ -531,7 +338,7 @@ _HEADS = Table(
     name="audit_heads",
     type="audit",
     path=("audit_heads",),
-    columns=(_TENANT, _int("sequence"), _bytes("entry_hash")),
+    columns=_columns("sequence integer, entry_hash bytes"),
     key=("tenant_id",),
     thing=1,
 )
@@ -539,20 +346,9 @@ _AUDIT = Table(
     name="audit_log",
     type="audit",
     path=("audit_log",),
-    columns=(
-        _TENANT,
-        _int("sequence"),
-        _id("entry_id"),
-        _at("at"),
-        _text("operation", 128),
-        _text("principal", 500),
-        _text("resource"),
-        _text("decision"),
-        _text("reason", null=True),
-        _json("details"),
-        Column("latency_ms", "float", null=True),
-        _bytes("prev_hash"),
-        _bytes("entry_hash"),
+    columns=_columns(
+        "sequence integer, entry_id uuid, at instant, operation text 128, principal text 500, resource text, "
+        "decision text, reason text?, details json, latency_ms float?, prev_hash bytes, entry_hash bytes"
     ),
     key=("tenant_id", "sequence"),
     thing=1,
@@ -563,16 +359,9 @@ _TENANTS = Table(
     name="tenants",
     type="tenants",
     path=("tenants",),
-    columns=(
-        _TENANT,
-        _text("name", 500),
-        _text("status"),
-        _text("isolation_level"),
-        _json("quotas"),
-        _at("created_at"),
-        _at("updated_at"),
-        _int("version"),
-        _text("status_reason", null=True),
+    columns=_columns(
+        "name text 500, status text, isolation_level text, quotas json, created_at instant, updated_at "
+        "instant, version integer, status_reason text?"
     ),
     key=("tenant_id",),
     thing=1,

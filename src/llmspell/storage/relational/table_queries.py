@@ -96,7 +96,9 @@ def _values(table: Table, forms: Forms) -> dict[str, str]:
         "rest_after": members(rest, key, ":after"),
         "exists": _either(table, forms, keys, asked),
         "listed": " OR ".join(
-            f"({', '.join(names)}) IN (SELECT {members(names, asked, 'g.value')} FROM {forms[('things', 'any')]})"
+            forms["listed", "any"]
+            .replace("{names}", ", ".join(names))
+            .replace("{members}", members(names, asked, "g.value"))
             for names in keys
         ),
         "only": extra("only"),

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -36,6 +38,7 @@ from llmspell.storage.contracts.transfer import (
 from llmspell.storage.contracts.vectors import FREE_SPACE
 from llmspell.storage.relational.catalog import Query
 from llmspell.storage.relational.runtime import Runtime
+from llmspell.storage.relational.table_queries import TENANT_PARAMETER
 from llmspell.storage.relational.transfer import RelationalImport, with_row
 from llmspell.storage.relational.transfer_rows import Forms, SourceQueries, TableRows
 from llmspell.storage.sqlite import dialect
@@ -45,6 +48,7 @@ from llmspell.storage.sqlite.writer import Job, Session, ending
 from llmspell.tenant import NO_TENANT, TenantId
 
 T = TypeVar("T")
+_PARAMETER = re.compile(r":([a-z_0-9]+)")
 _EMPTY = msgspec.Raw(b"{}")
 
 
@@ -103,6 +107,7 @@ class FileSource:
         database: Database,
         connection: apsw.Connection,
         runtime: Runtime,
+        *,
         status: MigrationStatus,
         tenant: TenantId | None,
     ) -> None:
@@ -168,7 +173,7 @@ async def source(
     connection = await asyncio.to_thread(database.borrow)
     try:
         control(connection, "BEGIN")
-        yield FileSource(database, connection, runtime, status, tenant)
+        yield FileSource(database, connection, runtime, status=status, tenant=tenant)
     finally:
         roll_back(connection)
         database.give_back(connection)
@@ -186,20 +191,22 @@ class FileHands:
 
     async def insert(self, query: Query, table: Table, records: Sequence[Record], computed: Sequence[Any]) -> None:
         begun = 0
+        order = self._order(query, table)
+        take = attrgetter(*table.names)
+        columns = [
+            (place, convert) for place, kind in enumerate(table.kinds.values()) if (convert := PARAMETERS.get(kind))
+        ]
 
-        def each() -> Iterator[dict[str, Any]]:
+        def each() -> Iterator[Sequence[Any]]:
             nonlocal begun
-            columns = [(name, PARAMETERS.get(kind)) for name, kind in table.kinds.items()]
-            extra = [column.name for column in table.computed]
             for record, more in zip(records, computed, strict=True):
                 begun += 1
-                values = {}
-                for name, convert in columns:
-                    value = getattr(record, name)
-                    values[name] = value if convert is None or value is None else convert(value)
-                values["tenant"] = values.pop("tenant_id")
-                values.update(zip(extra, more, strict=False))
-                yield values
+                values = [*take(record), *more]
+                for place, convert in columns:
+                    value = values[place]
+                    if value is not None:
+                        values[place] = convert(value)
+                yield values if order is None else [values[place] for place in order]
 
         try:
             self._connection.executemany(query.sql, each()).fetchall()
@@ -207,6 +214,14 @@ class FileHands:
             raise with_row(translate(exc, self._connection, query=query.label), begun - 1) from exc
         except LlmspellError as exc:
             raise with_row(exc, begun - 1) from exc
+
+    def _order(self, query: Query, table: Table) -> list[int] | None:
+        """Return where the parameters of a query are in a row; None when they stand in its order."""
+        places = {name: place for place, name in enumerate((*table.names, *(one.name for one in table.computed)))}
+        places[TENANT_PARAMETER] = places.pop("tenant_id")
+        named = list(dict.fromkeys(_PARAMETER.findall(query.sql)))
+        order = [places[name] for name in named]
+        return None if order == list(range(len(places))) else order
 
     async def before_vectors(self, tenant: TenantId, space_id: str, dimension: int) -> None:
         await self.executor(tenant).execute(

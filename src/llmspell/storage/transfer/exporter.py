@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from llmspell.clock import Clock
 from llmspell.storage.contracts.transfer import (
@@ -54,14 +54,14 @@ async def export(
         if subset.needs_artifacts_first:
             await subset.look(snapshot.rows)
         counts = {table.shown: await snapshot.count(table) for table in TABLES} if subset.everything else None
-        header = header_of(snapshot, clock, tenant, subset, counts)
+        header = header_of(snapshot, clock, subset, tenant=tenant, counts=counts)
         async with _opened(output) as file:
             written = await _write(snapshot, file, header, subset, progress)
     return report_of(header, written, subset.notes())
 
 
 def header_of(
-    source: TransferSource, clock: Clock, tenant: TenantId | None, subset: Subset, counts: dict[str, int] | None
+    source: TransferSource, clock: Clock, subset: Subset, *, tenant: TenantId | None, counts: dict[str, int] | None
 ) -> Header:
     """Return the header of what a snapshot gives."""
     return Header(
@@ -110,13 +110,13 @@ async def _opened(output: Output) -> AsyncIterator[BinaryIO]:
     """Open and close an output on a thread: at the end it waits for the disk."""
     opened = output.open()
     file = await on_thread(opened.__enter__)
-    try:
+
+    async def leave(*error: Any) -> bool | None:
+        return await on_thread(opened.__exit__, *error)
+
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_exit(leave)
         yield file
-    except BaseException as exc:
-        if not await on_thread(opened.__exit__, type(exc), exc, exc.__traceback__):
-            raise
-    else:
-        await on_thread(opened.__exit__, None, None, None)
 
 
 async def _write(

@@ -121,7 +121,7 @@ async def transfer(
         if subset.needs_artifacts_first:
             await subset.look(snapshot.rows)
         totals = {table.shown: await snapshot.count(table) for table in TABLES} if subset.everything else None
-        header = header_of(snapshot, clock, tenant, subset, totals)
+        header = header_of(snapshot, clock, subset, tenant=tenant, counts=totals)
         work = _Import(opened, subset, progress, totals)
         counts: dict[str, TableCount] = {}
         for table in TABLES:

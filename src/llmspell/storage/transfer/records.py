@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -31,7 +32,10 @@ from llmspell.storage.contracts.transfer import (
 ENCODER: Final = msgspec.json.Encoder()
 FLOAT32_BYTES: Final = 4
 JSON_DEPTH_MAX: Final = 64
-_EMPTY: Final = b"{}"
+REPEATED_BYTES_MAX: Final = 200
+REPEATED_MAX: Final = 4_096
+"""Metadata repeat: that of so many records is kept with its canonical form, which takes longer than all else of a small record."""
+_canonical: dict[bytes, msgspec.Raw] = {}
 _NULL: Final = b"null"
 _NUL: Final = b"\\u0000"
 
@@ -46,7 +50,8 @@ class RecordReader:
         self._make: Callable[..., Record] | None = table.record if later else None
         self._fixes = [(column.name, fix) for column in table.columns if (fix := _FIXES.get(column.kind)) is not None]
         self._json = [(column.name, column.null) for column in table.columns if column.kind == "json"]
-        self._key = table.key
+        self._fields = attrgetter(*table.names)
+        self._key = attrgetter(*table.key) if len(table.key) > 1 else None
 
     def read(self, raw: bytes) -> Record:
         """Return a record in the canonical form.
@@ -71,11 +76,11 @@ class RecordReader:
         if type(record) is self.table.record:
             return record
         # A keyword-only twin of the Struct that rows of stores are: the same fields, so the same bytes.
-        return self.table.record(*(getattr(record, name) for name in self.table.names))
+        return self.table.record(*self._fields(record))
 
     def key(self, record: Record) -> tuple[Any, ...]:
         """Return the key, to be compared with others."""
-        return tuple(getattr(record, name) for name in self._key)
+        return (record.tenant_id,) if self._key is None else self._key(record)  # type: ignore[attr-defined]
 
     def _refuse_nul(self, record: Record) -> None:
         for name in self.table.names:
@@ -87,12 +92,17 @@ class RecordReader:
 
 def _fix_json(value: msgspec.Raw, name: str, _table: Table) -> msgspec.Raw:
     raw = bytes(value)
-    if raw == _EMPTY:
-        return value
+    known = _canonical.get(raw)
+    if known is not None:
+        return known
     decoded = decode_json(raw)
     require_json(decoded, field=name, depth=JSON_DEPTH_MAX)
-    canonical = encode_json(decoded).encode()
-    return value if canonical == raw else msgspec.Raw(canonical)
+    canonical = msgspec.Raw(encode_json(decoded).encode())
+    if len(raw) <= REPEATED_BYTES_MAX:
+        if len(_canonical) >= REPEATED_MAX:
+            _canonical.clear()
+        _canonical[raw] = canonical
+    return canonical
 
 
 def _fix_instant(value: datetime, _name: str, _table: Table) -> datetime:

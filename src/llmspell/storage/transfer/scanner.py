@@ -153,9 +153,14 @@ class Scanner:
             self._at += 1
             return
         while True:
-            self.peek()
+            # As exports are written: a value, a comma, a line feed. What is not so takes the longer way.
+            if self._buffer[self._at : self._at + 1] != b"{":
+                self.peek()
             at = self.offset
             yield at, self.value()
+            if self._buffer[self._at : self._at + 3] == b",\n{":
+                self._at += 2
+                continue
             if self.peek() == b",":
                 self._at += 1
                 continue

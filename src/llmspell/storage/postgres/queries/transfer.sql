@@ -43,8 +43,8 @@ coalesce(pg_column_size({column}), 0);
 ({source}::jsonb ->> {n})::bigint;
 -- form: member instant
 ({source}::jsonb ->> {n})::timestamptz;
--- form: things any
-jsonb_array_elements(:things::jsonb) AS g (value);
+-- form: listed any
+({names}) IN (SELECT {members} FROM jsonb_array_elements(:things::jsonb) AS g (value));
 -- form: exists any
 EXISTS (SELECT FROM llmspell.{table} AS t WHERE {same});
 -- form: only embedding_spaces

@@ -13,8 +13,8 @@ coalesce(length({column}), 0);
 ({source} ->> {n});
 -- form: member uuid
 unhex({source} ->> {n});
--- form: things any
-json_each(:things) AS g;
+-- form: listed any
+({names}) IN (SELECT {members} FROM json_each(:things) AS g);
 -- form: exists any
 EXISTS (SELECT 1 FROM {table} AS t WHERE {same});
 -- form: only embedding_spaces
