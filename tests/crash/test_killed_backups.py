@@ -25,9 +25,9 @@ from llmspell.settings import BackupSettings, PostgresSettings, Settings, Storag
 from llmspell.storage.sqlite.snapshot import require_sound
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-ON_FILES = size(ci=30, soak=2_000)
+ON_FILES = size(ci=20, soak=2_000)
 """Kills of each of creating, restoring over a live file, and restoring to a new one."""
-ON_SERVERS = size(ci=6, soak=300)
+ON_SERVERS = size(ci=4, soak=300)
 LIMIT_S = 60
 
 

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from tests.planted.edits import Bug, Edit
 
-CHUNKS = "tests/unit/security/test_chunks.py::"
 FILES = "tests/unit/ops/backup/test_files.py::"
 
 BACKUP_BUGS: dict[str, Bug] = {
-    "backup_chunks_in_any_order": Bug(
-        what="a chunk of a backup is not bound to its place, so that chunks may be exchanged",
-        edits=(
-            Edit(
-                "security/chunks.py",
-                'return header + number.to_bytes(8, "big") + (b"\\1" if last else b"\\0")',
-                "return header",
-            ),
-        ),
-        caught_by=(f"{CHUNKS}test_chunks_that_change_places_are_missing_or_repeated_are_refused[plain]",),
-    ),
     "backup_counts_without_comparing": Bug(
         what="a backup is called verified because it could be restored, whatever it holds",
         edits=(Edit("ops/backup/service.py", "said = differences(opened.manifest.tables, facts.tables)", "said = []"),),
@@ -45,6 +33,6 @@ BACKUP_BUGS: dict[str, Bug] = {
                 "        return\n    feeder.join()\n",
             ),
         ),
-        caught_by=("tests/unit/ops/backup/test_servers.py::test_a_harmed_backup_changes_nothing[middle]",),
+        caught_by=("tests/unit/ops/backup/test_servers.py::test_a_harmed_backup_changes_nothing",),
     ),
 }

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from llmspell.errors import Conflict, InvalidSetting, MissingExtra, Unsupported
+from llmspell.errors import Conflict, InvalidSetting, MissingExtra, StorageError, Unsupported
 from llmspell.ops.backup.programs import Running, find_programs, running
 from llmspell.ops.backup.records import Manifest, RoleFacts
 from llmspell.ops.backup.taken import Taken
@@ -133,10 +133,23 @@ class ServerStore:
 
     def _restore(self, url: str, opened: Opened, going_on: Callable[[], None], *, replaces: bool = False) -> None:
         from llmspell.storage.postgres import restoring
+
+        target = self.look(opened.manifest, None if replaces else url)
+        try:
+            self._fill(url, opened, target, going_on)
+        except StorageError as error:
+            if restoring.IN_USE not in error.detail:
+                raise
+            raise Conflict(
+                "A table of the store has been in use for too long; nothing was changed.",
+                hint="Stop what uses it, or end long transactions (pg_stat_activity shows them), and restore again.",
+            ) from error
+
+    def _fill(self, url: str, opened: Opened, target: Target, going_on: Callable[[], None]) -> None:
+        from llmspell.storage.postgres import restoring
         from llmspell.storage.postgres.snapshot import program_environment
 
         manifest = opened.manifest
-        target = self.look(manifest, None if replaces else url)
         programs = find_programs(target.server_major, folder=self._settings.programs_dir)
         if target.missing_roles:
             restoring.create_roles(url, target.missing_roles, owner=manifest.owner)

@@ -16,15 +16,45 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from llmspell.errors import AccessRefused, Conflict, MissingExtension, StorageError
-from llmspell.storage.postgres.migrate import LOCK_KEY, connected
-from llmspell.storage.postgres.signing import refused
+from llmspell.storage.postgres.migrate import LOCK_KEY, TURN_TIMEOUT, connected
+from llmspell.storage.postgres.signing import LOCK_ATTEMPTS, LOCK_PAUSE_S, LOCK_TIMEOUT, PARTITIONS_TURN, refused
 from llmspell.storage.postgres.snapshot import Role
 
 if TYPE_CHECKING:
     import psycopg
 
-LOCK_TIMEOUT: Final = "60s"
-"""How long a restore waits for what others hold of the tables that it replaces."""
+IN_USE: Final = "a table of the store has been in use for too long"
+"""What the server says when a restore does not get all tables: it tries for a minute or more."""
+PATIENT_AFTER: Final = 10
+PATIENT_TIMEOUT: Final = "3s"
+# All at once, and each wait shorter than the server's before it looks for a deadlock: so we are the one that gives way, and no
+# statement of a tenant is stopped. A failed attempt gives back what it had. Later attempts wait longer: an autovacuum makes way for
+# those alone who have waited for that second.
+_LOCK: Final = f"""
+DO $lock$
+DECLARE
+    tables CONSTANT text := (SELECT string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname)
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname IN ('llmspell', 'llmspell_archive') AND c.relkind IN ('r', 'p'));
+BEGIN
+    PERFORM set_config('lock_timeout', '{LOCK_TIMEOUT}', true);
+    FOR attempt IN 1..{LOCK_ATTEMPTS} LOOP
+        IF attempt > {PATIENT_AFTER} THEN
+            PERFORM set_config('lock_timeout', '{PATIENT_TIMEOUT}', true);
+        END IF;
+        BEGIN
+            EXECUTE 'LOCK TABLE ' || tables || ' IN ACCESS EXCLUSIVE MODE';
+            EXIT;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            IF attempt = {LOCK_ATTEMPTS} THEN
+                RAISE EXCEPTION '{IN_USE}';
+            END IF;
+            PERFORM pg_sleep({LOCK_PAUSE_S});
+        END;
+    END LOOP;
+END
+$lock$;
+"""
 _SERVING: Final = ("llmspell_app", "llmspell_operator")
 _TARGET: Final = """
 SELECT current_setting('server_version_num')::int4, r.rolname::text, r.rolsuper,
@@ -202,15 +232,18 @@ def drop_database(url: str, name: str) -> None:
 
 
 def before(target: Target) -> str:
-    """Return what runs before the dump, in the same transaction: it drops what is replaced."""
+    """Return what runs before the dump, in the same transaction: it waits until it has every table, and drops what is replaced."""
     return f"""\
 \\set ON_ERROR_STOP on
 \\set QUIET on
 BEGIN;
-SELECT pg_catalog.set_config('lock_timeout', '{LOCK_TIMEOUT}', true) AS ignored \\gset
-SELECT pg_catalog.pg_advisory_xact_lock({LOCK_KEY}) AS ignored \\gset
 SET LOCAL client_min_messages = warning;
+SET LOCAL statement_timeout = 0;
+SELECT pg_catalog.set_config('lock_timeout', '{TURN_TIMEOUT}', true) AS ignored \\gset
+SELECT pg_catalog.pg_advisory_xact_lock({LOCK_KEY}) AS ignored \\gset
+{PARTITIONS_TURN} AS ignored \\gset
 {f"SET LOCAL ROLE {_quoted(target.become)};" if target.become else ""}
+{_LOCK if target.has_store else ""}
 DROP SCHEMA IF EXISTS llmspell_archive CASCADE;
 DROP SCHEMA IF EXISTS llmspell CASCADE;
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.fixtures.backups import MASTER_KEY, fill, settings_of, texts
 from tests.fixtures.postgres import PostgresDatabase
 from tests.migrations.samples import insert_sample, tenant_tables
 
+import llmspell
 from llmspell.errors import (
     AccessRefused,
     Conflict,
@@ -29,6 +31,9 @@ from llmspell.ops.backup.places import CONTENT
 from llmspell.ops.backup.records import Record
 from llmspell.ops.isolation import examine
 from llmspell.settings import BackupSettings, PostgresSettings, Settings
+from llmspell.spell import Tenant
+from llmspell.storage.postgres import restoring
+from llmspell.storage.postgres.signing import LOCK_ATTEMPTS
 from llmspell.tenant import tenant_id
 
 TABLES = """
@@ -167,16 +172,7 @@ def test_a_role_that_does_not_see_every_row_takes_no_empty_backup(
     assert backups.list() == []
 
 
-def test_a_superuser_may_take_one(postgres_database: PostgresDatabase, tmp_path: Path) -> None:
-    make_samples(postgres_database)
-    url = postgres_database.superuser_url
-
-    record = Backups(settings_for(postgres_database, tmp_path / "b", operator_url=url)).create()
-
-    assert (record.state, record.tenants) == ("verified", 2)
-
-
-def test_without_a_server_of_its_own_a_backup_is_verified_in_an_embedded_one(
+def test_a_superuser_may_take_one_and_it_is_verified_in_an_embedded_server(
     postgres_database: PostgresDatabase, tmp_path: Path
 ) -> None:
     make_samples(postgres_database)
@@ -184,16 +180,16 @@ def test_without_a_server_of_its_own_a_backup_is_verified_in_an_embedded_one(
         superuser.execute("DROP ROLE IF EXISTS reporting")
         superuser.execute("CREATE ROLE reporting NOLOGIN")
         superuser.execute("GRANT SELECT ON llmspell.kv_store TO reporting")
+    url = postgres_database.superuser_url
     try:
-        record = Backups(settings_for(postgres_database, tmp_path / "b", verify_url=None)).create()
+        record = Backups(settings_for(postgres_database, tmp_path / "b", verify_url=None, operator_url=url)).create()
     finally:
         ask(postgres_database.superuser_url, "DROP OWNED BY reporting; DROP ROLE reporting")
 
-    assert record.state == "verified"
+    assert (record.state, record.tenants) == ("verified", 2)
 
 
-@pytest.mark.parametrize("where", ["middle", "cut"])
-def test_a_harmed_backup_changes_nothing(postgres_database: PostgresDatabase, tmp_path: Path, where: str) -> None:
+def test_a_harmed_backup_changes_nothing(postgres_database: PostgresDatabase, tmp_path: Path) -> None:
     """It is found out while the transaction runs, which then does not commit."""
     make_samples(postgres_database)
     ask(
@@ -208,11 +204,10 @@ def test_a_harmed_backup_changes_nothing(postgres_database: PostgresDatabase, tm
     file = tmp_path / "b" / (record.id + CONTENT)
     whole = file.read_bytes()
     assert len(whole) > 2_500_000
-    harmed = whole[:-40] if where == "cut" else whole[:-500_000] + b"\0" + whole[-499_999:]
-    file.write_bytes(harmed)
-
-    with unchanged(postgres_database), pytest.raises(SealBroken):
-        backups.restore(record.id, backup_current=False)
+    for harmed in (whole[:-40], whole[:-500_000] + b"\0" + whole[-499_999:]):
+        file.write_bytes(harmed)
+        with unchanged(postgres_database), pytest.raises(SealBroken):
+            backups.restore(record.id, backup_current=False)
 
 
 def test_a_database_with_a_store_is_not_restored_into(postgres_database: PostgresDatabase, tmp_path: Path) -> None:
@@ -249,7 +244,7 @@ async def test_a_strict_store_is_restored_with_the_keys_that_it_has(
     await fill(url, "Ben likes tea.", settings=settings)
     structure = ask(postgres_strict_database.superuser_url, STRUCTURE)
 
-    backups.restore(record.id)
+    backups.restore(record.id, backup_current=False)
     backups.restore(record.id, into=postgres_empty_database.name)
 
     assert await texts(url, settings=settings) == ["Ada moved to Zurich."]
@@ -282,6 +277,51 @@ def test_roles_that_are_missing_or_may_not_are_told_what_to_do(
     serving = Backups(msgspec.structs.replace(settings, storage=storage))
     with unchanged(postgres_database), pytest.raises(AccessRefused, match="no member of it"):
         serving.restore(record.id, backup_current=False)
+
+
+async def test_who_uses_the_store_meanwhile_is_made_to_wait_and_not_refused(
+    postgres_database: PostgresDatabase, tmp_path: Path
+) -> None:
+    settings = settings_for(postgres_database, tmp_path / "b")
+    async with llmspell.connect(postgres_database.app_url, settings=settings, embedder="hashing") as spell:
+        await spell.tenants.create("acme")
+        acme = spell.tenant("acme")
+        await acme.memory.add("Ada moved to Zurich.")
+        backups = Backups(settings)
+        record = await asyncio.to_thread(backups.create)
+        await acme.memory.add("Ben likes tea.")
+        restore = asyncio.create_task(asyncio.to_thread(backups.restore, record.id, backup_current=False))
+        calls = 0
+        while not restore.done():
+            await asyncio.gather(*(use(acme, f"k{calls}-{number}") for number in range(3)))
+            calls += 1
+        await restore
+
+        assert [hit.text for hit in await acme.memory.search("tea")] == ["Ada moved to Zurich."]
+        assert calls > 1
+
+
+async def use(tenant: Tenant, key: str) -> None:
+    """One reads and writes several tables, in one transaction and beside it."""
+    async with tenant.transaction() as tx:
+        await tx.kv.set(key, b"v")
+        await tx.jobs.enqueue("test.kind")
+    assert len(await tenant.memory.search("Zurich")) in (1, 2)
+
+
+def test_a_store_that_stays_in_use_is_left_as_it_is(
+    postgres_database: PostgresDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = restoring._LOCK.replace(f"1..{LOCK_ATTEMPTS}", "1..1").replace(f"= {LOCK_ATTEMPTS}", "= 1")
+    monkeypatch.setattr(restoring, "_LOCK", once)
+    backups = Backups(settings_for(postgres_database, tmp_path / "b"))
+    record = backups.create(verify=False)
+    backups._write(msgspec.structs.replace(record, verified_at=record.created_at))
+
+    with psycopg.connect(postgres_database.operator_url) as operator:
+        operator.execute("SELECT count(*) FROM llmspell.memories")
+        with pytest.raises(Conflict, match="in use for too long"):
+            backups.restore(record.id, backup_current=False)
 
 
 def test_a_backup_of_one_kind_does_not_replace_a_store_of_another(
