@@ -34,7 +34,7 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 @group()
 def backup() -> None:
-    """Back up the store, and get it back."""
+    """Back up the store, verify backups, and restore them."""
 
 
 @backup.command()
