@@ -256,6 +256,58 @@ class JobsSettings(Section, frozen=True, kw_only=True):
     keep_dead_s: Annotated[float, about("Keep dead jobs for so long.", ge=86_400, le=315_360_000)] = 2_592_000.0
 
 
+class BackupSettings(Section, frozen=True, kw_only=True):
+    """Backups of the whole store (STA-04, STA-05)."""
+
+    enabled: Annotated[bool, about("Have a worker take backups by itself.", row="STA-04")] = False
+    interval_s: Annotated[float, about("Take one this often.", row="STA-04", ge=60, le=31_536_000)] = 3_600.0
+    stale_after_s: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=315_360_000)] | None,
+        about("Health turns red when the last verified backup is older. Unset: three intervals, when `enabled`."),
+    ] = None
+    retention_days: Annotated[
+        int, about("Delete backups that are older, beyond `retention_count`.", row="STA-04", ge=1, le=36_500)
+    ] = 30
+    retention_count: Annotated[
+        int, about("Keep so many of the latest backups, however old they are.", row="C10", ge=1, le=100_000)
+    ] = 10
+    retention_max: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None,
+        about("Keep at most so many, however young they are. Unset: no limit."),
+    ] = None
+    compression: Annotated[bool, about("Compress by zstd.", row="STA-04")] = True
+    compression_level: Annotated[int, about("Level of the compression.", row="C10", ge=1, le=19)] = 3
+    encryption: Annotated[
+        bool, about("Encrypt by AES-256-GCM under the first of `security.master_keys`.", row="STA-04")
+    ] = True
+    verify: Annotated[
+        bool, about("Restore each new backup somewhere else and compare digests: only then it counts.")
+    ] = True
+    location: Annotated[Literal["folder", "s3"], about("Where backups are kept.", row="STA-05")] = "folder"
+    folder: Annotated[
+        str | None, about("The folder of backups. Unset: `backups` in your data directory.", row="STA-05")
+    ] = None
+    s3_bucket: Annotated[str, about("The bucket.", row="STA-05", min_length=3, max_length=63)] = "llmspell-backups"
+    s3_prefix: Annotated[str, about("What names of objects begin with.", row="STA-05")] = "state/"
+    s3_endpoint: Annotated[str | None, about("URL of another service that speaks S3. Unset: AWS.", url=True)] = None
+    s3_region: Annotated[str | None, about("Region of the bucket. Unset: `AWS_REGION`.")] = None
+    s3_access_key_id: Annotated[
+        Secret | None, about("Credentials of the bucket. Unset: where the SDKs of AWS look for them.")
+    ] = None
+    s3_secret_access_key: Annotated[Secret | None, about("The secret that belongs to it.")] = None
+    verify_url: Annotated[
+        str | None,
+        about(
+            "A server, as a role that may create databases, on which backups of a server are restored to verify them."
+            " Unset: an embedded one.",
+            url=True,
+        ),
+    ] = None
+    programs_dir: Annotated[
+        str | None, about("Folder of pg_dump, pg_restore and psql. Unset: the PATH, then the embedded server's.")
+    ] = None
+
+
 class MonitoringSettings(Section, frozen=True, kw_only=True):
     """What is reported about the process (CFG-06)."""
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
+from os import PathLike
 from typing import Self
 from uuid import UUID
 
 import msgspec
 
-from llmspell.clock import parse_instant
+from llmspell.clock import Clock, parse_instant
+from llmspell.ops.health import TIMEOUT_S, HealthChecker, HealthReport, checks_of
+from llmspell.ops.moving import Compression, compare, export_file, import_file, part_of, side, transfer_store
+from llmspell.ops.other_store import other_store
 from llmspell.ops.queue_health import QueueHealth, judge
+from llmspell.ops.validation import ComponentProof, prove, require_components
 from llmspell.settings import Settings
 from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.backend import Backend, MigrationStatus, PoolStatus
 from llmspell.storage.contracts.event_log import EventPartition
+from llmspell.storage.contracts.health import HealthCheck
+from llmspell.storage.contracts.holdings import Holdings, StoreSize
 from llmspell.storage.contracts.jobs import Job, Jobs, JobState, QueueStats
 from llmspell.storage.contracts.pages import Page
 from llmspell.storage.contracts.tenants import (
@@ -25,6 +32,8 @@ from llmspell.storage.contracts.tenants import (
     TenantStatus,
     TenantUsage,
 )
+from llmspell.storage.contracts.transfer import OnConflict, OnProgress
+from llmspell.storage.transfer.reports import Report, Verification
 from llmspell.tenant import TenantId, tenant_id
 
 
@@ -225,8 +234,10 @@ class JobAdmin:
 class Admin:
     """The operator's side of a store: `spell.admin`."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, settings: Settings, clock: Clock) -> None:
         self._backend = backend
+        self._settings = settings
+        self._clock = clock
         self.jobs = JobAdmin(backend)
 
     async def run_migrations(self) -> MigrationStatus:
@@ -244,6 +255,163 @@ class Admin:
     async def check(self) -> None:
         """Answer a trivial query, or raise `Unavailable`."""
         await self._backend.check()
+
+    async def health(self, *, timeout_s: float = TIMEOUT_S, more: Sequence[HealthCheck] = ()) -> HealthReport:
+        """Look at everything that this store can say of its health, each check with a time limit (HLT-01…03).
+
+        `more` are checks of your own, which the report then holds behind those of the store.
+
+        Raises:
+            InvalidLimit: `timeout_s` is not from above 0 to an hour.
+        """
+        checks = [*checks_of(self._backend, self._settings, self._clock), *more]
+        return await HealthChecker(checks, clock=self._clock, timeout_s=timeout_s).check_all()
+
+    async def holdings(self, tenant: str) -> Holdings:
+        """Count what a tenant has: rows by concern, vectors by space. Of one that is not known, nothing."""
+        return await self._backend.holdings(tenant_id(tenant))
+
+    async def size(self) -> StoreSize:
+        """Return how many bytes the store takes on disks, by part."""
+        return await self._backend.size()
+
+    async def validate(self, *components: str) -> list[ComponentProof]:
+        """Prove components of the store, all of them unless some are named, by writing, reading and deleting (CLI-05, AMB-130).
+
+        Each is one transaction of a tenant that nobody has, and is rolled back: nothing stays. A component that fails is a
+        result, not an error.
+
+        Raises:
+            InvalidInput: there is no such component.
+        """
+        chosen = require_components(components)
+        return [await prove(self._backend, component, clock=self._clock) for component in chosen]
+
+    async def export(
+        self,
+        file: str | PathLike[str],
+        *,
+        tenant: str | None = None,
+        only: Sequence[str] = (),
+        limit: int | None = None,
+        compress: Compression | None = None,
+        progress: OnProgress | None = None,
+    ) -> Report:
+        """Write everything into a file, from one snapshot, and return what it holds (EXP-01…06).
+
+        Others go on reading and writing meanwhile. The file appears when it is complete, for its owner alone; one that was there
+        is replaced. Memory stays bounded, whatever the size. Provider keys (`api_keys`) are not exported.
+
+        Args:
+            file: its path; "-" is the standard output.
+            tenant: None exports all tenants, which needs the operator's role where the database isolates them.
+            only: names of tables or types (`sessions`, `knowledge_graph`, `vector_embeddings.384`); none: all.
+            limit: so many things of each table at most, with what belongs to them.
+            compress: "gz", "zst" or "none"; None goes by the suffix of the file.
+            progress: called with a `Progress` after each batch.
+
+        Raises:
+            InvalidInput, InvalidTenant, InvalidLimit: an argument is refused.
+            InvalidSetting: all tenants were asked for, and the store was opened without the operator's role.
+            StorageError: the store cannot be read, or the file not be written; there is no file then.
+        """
+        part = part_of(tenant, only, limit)
+        return await export_file(self._backend, file, part, clock=self._clock, compress=compress, progress=progress)
+
+    async def import_(
+        self,
+        file: str | PathLike[str],
+        *,
+        tenant: str | None = None,
+        on_conflict: OnConflict = "error",
+        dry_run: bool = False,
+        only: Sequence[str] = (),
+        limit: int | None = None,
+        compress: Compression | None = None,
+        progress: OnProgress | None = None,
+    ) -> Report:
+        """Take what a file holds into this store, in one transaction, and return what became of it (EXP-04, EXP-07).
+
+        All of it comes in, or nothing: a broken file, a refused record, a killed process or a full disk leave the store as it was.
+        The digests of the file are checked before the transaction ends.
+
+        Args:
+            file: its path; "-" is the standard input.
+            tenant: take the rows of this tenant alone; None takes what the file holds.
+            on_conflict: what becomes of things that are there: "error" refuses the file, "skip" keeps them, "replace" takes
+                those of the file.
+            dry_run: do all of it, and undo it at the end.
+            only, limit, compress, progress: as for `export`.
+
+        Raises:
+            InvalidInput, InvalidTenant, InvalidLimit: an argument is refused.
+            AlreadyExists: something is there, and conflicts are errors.
+            StorageError: the file is damaged, or made by a newer release; the error names table, record and byte.
+            OutcomeUnknown: the answer to the commit was lost; all of it came in, or nothing.
+        """
+        part = part_of(tenant, only, limit)
+        return await import_file(
+            self._backend,
+            file,
+            part,
+            on_conflict=on_conflict,
+            dry_run=dry_run,
+            compress=compress,
+            progress=progress,
+        )
+
+    async def transfer_to(
+        self,
+        url: str,
+        *,
+        operator_url: str | None = None,
+        tenant: str | None = None,
+        on_conflict: OnConflict = "error",
+        dry_run: bool = False,
+        only: Sequence[str] = (),
+        limit: int | None = None,
+        progress: OnProgress | None = None,
+    ) -> Report:
+        """Take everything into the store of another URL, without a file; the promises are those of `export` and `import_`.
+
+        `operator_url` is that of the other store, where all tenants are moved into a server; for the configured server, that of
+        the settings is used.
+
+        Raises:
+            InvalidUrl, ConfigError: the other store cannot be opened; otherwise as `export` and `import_`.
+        """
+        part = part_of(tenant, only, limit)
+        async with other_store(url, settings=self._settings, clock=self._clock, operator_url=operator_url) as target:
+            return await transfer_store(
+                self._backend,
+                target,
+                part,
+                clock=self._clock,
+                on_conflict=on_conflict,
+                dry_run=dry_run,
+                progress=progress,
+            )
+
+    async def verify(
+        self,
+        other: str | PathLike[str],
+        *,
+        operator_url: str | None = None,
+        tenant: str | None = None,
+        differences: int = 10,
+        progress: OnProgress | None = None,
+    ) -> Verification:
+        """Compare this store with another one (a URL) or a file, by count and digest of each table and tenant.
+
+        A difference is a result, not an error; of rows that differ, the first `differences` are named (0 to 1,000).
+
+        Raises:
+            InvalidUrl, ConfigError, StorageError: the other side cannot be opened or read.
+        """
+        scope = part_of(tenant, (), None).tenant
+        opened = side(other, settings=self._settings, clock=self._clock, operator_url=operator_url)
+        async with opened as second:
+            return await compare(self._backend, second, tenant=scope, differences=differences, progress=progress)
 
     def pool_status(self) -> PoolStatus:
         """Report connections (BKE-15)."""

@@ -5,6 +5,7 @@ from array import array
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime
+from os import PathLike
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, TypeVar
 from uuid import UUID
@@ -18,7 +19,10 @@ from llmspell.memory.knowledge import Instant, Unset
 from llmspell.memory.memory import MemoryHit, Ranked
 from llmspell.memory.memory_input import MemoryInput
 from llmspell.memory.state import StateScope
+from llmspell.ops.health import TIMEOUT_S, HealthReport
+from llmspell.ops.moving import Compression
 from llmspell.ops.queue_health import QueueHealth
+from llmspell.ops.validation import ComponentProof
 from llmspell.ops.worker import Handler, Tally
 from llmspell.providers.embedder import Embedder
 from llmspell.retrieval.fusion import CANDIDATES_PER_RANKER
@@ -36,6 +40,8 @@ from llmspell.storage.contracts.backend import MigrationStatus, PoolStatus
 from llmspell.storage.contracts.capabilities import BackendType, Capability, Characteristics
 from llmspell.storage.contracts.event_log import EventPartition, EventRecord, EventStats, Language, NewEvent
 from llmspell.storage.contracts.graph import Cardinality, Direction, Entity, Fact, GraphStats, Path, Reached
+from llmspell.storage.contracts.health import HealthCheck
+from llmspell.storage.contracts.holdings import Holdings, StoreSize
 from llmspell.storage.contracts.hook_history import HookExecution, HookStatistics, NewHookExecution, RetentionPolicy
 from llmspell.storage.contracts.jobs import MAX_ATTEMPTS, Job, JobState, QueueStats
 from llmspell.storage.contracts.memories import ListOrder, MemoryKind, MemoryRecord, MemoryVersion
@@ -50,9 +56,11 @@ from llmspell.storage.contracts.tenants import (
     TenantStatus,
     TenantUsage,
 )
+from llmspell.storage.contracts.transfer import OnConflict, OnProgress
 from llmspell.storage.contracts.vector_index import VectorIndexStatus
 from llmspell.storage.contracts.vectors import VectorEntry, VectorHit, VectorRecord, VectorStats
 from llmspell.storage.contracts.workflow_state import WorkflowState, WorkflowStatus, WorkflowSummary
+from llmspell.storage.transfer.reports import Report, Verification
 from llmspell.tenant import DEFAULT_TENANT
 
 T = TypeVar("T")
@@ -916,6 +924,61 @@ class BlockingAdmin:
         """Return the number of the last applied migration (AMB-001)."""
     def check(self) -> None:
         """Answer a trivial query, or raise `Unavailable`."""
+    def health(self, *, timeout_s: float = TIMEOUT_S, more: Sequence[HealthCheck] = ()) -> HealthReport:
+        """Look at everything that this store can say of its health, each check with a time limit (HLT-01…03)."""
+    def holdings(self, tenant: str) -> Holdings:
+        """Count what a tenant has: rows by concern, vectors by space. Of one that is not known, nothing."""
+    def size(self) -> StoreSize:
+        """Return how many bytes the store takes on disks, by part."""
+    def validate(self, *components: str) -> list[ComponentProof]:
+        """Prove components of the store, all of them unless some are named, by writing, reading and deleting (CLI-05, AMB-130)."""
+    def export(
+        self,
+        file: str | PathLike[str],
+        *,
+        tenant: str | None = None,
+        only: Sequence[str] = (),
+        limit: int | None = None,
+        compress: Compression | None = None,
+        progress: OnProgress | None = None,
+    ) -> Report:
+        """Write everything into a file, from one snapshot, and return what it holds (EXP-01…06)."""
+    def import_(
+        self,
+        file: str | PathLike[str],
+        *,
+        tenant: str | None = None,
+        on_conflict: OnConflict = "error",
+        dry_run: bool = False,
+        only: Sequence[str] = (),
+        limit: int | None = None,
+        compress: Compression | None = None,
+        progress: OnProgress | None = None,
+    ) -> Report:
+        """Take what a file holds into this store, in one transaction, and return what became of it (EXP-04, EXP-07)."""
+    def transfer_to(
+        self,
+        url: str,
+        *,
+        operator_url: str | None = None,
+        tenant: str | None = None,
+        on_conflict: OnConflict = "error",
+        dry_run: bool = False,
+        only: Sequence[str] = (),
+        limit: int | None = None,
+        progress: OnProgress | None = None,
+    ) -> Report:
+        """Take everything into the store of another URL, without a file; the promises are those of `export` and `import_`."""
+    def verify(
+        self,
+        other: str | PathLike[str],
+        *,
+        operator_url: str | None = None,
+        tenant: str | None = None,
+        differences: int = 10,
+        progress: OnProgress | None = None,
+    ) -> Verification:
+        """Compare this store with another one (a URL) or a file, by count and digest of each table and tenant."""
     def pool_status(self) -> PoolStatus:
         """Report connections (BKE-15)."""
     def promote(self, tenant: str, space_id: str, *, dimension: int) -> int:

@@ -12,6 +12,8 @@ Rule 3: a recurring job has an id made of its kind and its period, so of all wor
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
@@ -23,6 +25,7 @@ from llmspell.errors import (
     AlreadyExists,
     JobError,
     JobImpossible,
+    JobStopped,
     LlmspellError,
     QuotaExceeded,
     TenantError,
@@ -36,7 +39,7 @@ from llmspell.storage.contracts.jobs import EMBED_KIND, Jobs
 from llmspell.tenant import STORE_TENANT, TenantId
 
 if TYPE_CHECKING:
-    from llmspell.settings import JobsSettings
+    from llmspell.settings import Settings
     from llmspell.spell import Spell, Tenant
 
 EXPIRE_KIND: Final = "expire"
@@ -44,6 +47,7 @@ EMBED_SWEEP_KIND: Final = "memories.embed_sweep"
 PROMOTE_KIND: Final = "vectors.promote"
 PROMOTE_SWEEP_KIND: Final = "vectors.promote_sweep"
 PARTITIONS_KIND: Final = "event_log.partitions"
+BACKUP_KIND: Final = "backup"
 
 PAGE: Final = 1_000
 STEP: Final = 1_000
@@ -106,7 +110,7 @@ class Recurring(NamedTuple):
     """A job that a worker enqueues once in each period."""
 
     kind: str
-    interval_s: Callable[[JobsSettings], float]
+    interval_s: Callable[[Settings], float]
     available: Callable[[Backend], bool]
     """Whether the store has what it takes care of."""
     for_tenants: bool
@@ -121,11 +125,20 @@ def _partitions(backend: Backend) -> bool:
     return Capability.EVENT_PARTITIONS in backend.capabilities
 
 
+def _lasts(backend: Backend) -> bool:
+    return Capability.PERSISTENT in backend.capabilities
+
+
+def _backup_interval_s(settings: Settings) -> float:
+    return settings.backup.interval_s if settings.backup.enabled else 0.0
+
+
 TIMETABLE: tuple[Recurring, ...] = (
-    Recurring(EXPIRE_KIND, lambda settings: settings.expire_interval_s, lambda _: True, for_tenants=True),
-    Recurring(EMBED_SWEEP_KIND, lambda settings: settings.embed_interval_s, lambda _: True, for_tenants=False),
-    Recurring(PROMOTE_SWEEP_KIND, lambda settings: settings.promote_interval_s, _promotes, for_tenants=False),
-    Recurring(PARTITIONS_KIND, lambda settings: settings.partitions_interval_s, _partitions, for_tenants=False),
+    Recurring(EXPIRE_KIND, lambda settings: settings.jobs.expire_interval_s, lambda _: True, for_tenants=True),
+    Recurring(EMBED_SWEEP_KIND, lambda settings: settings.jobs.embed_interval_s, lambda _: True, for_tenants=False),
+    Recurring(PROMOTE_SWEEP_KIND, lambda settings: settings.jobs.promote_interval_s, _promotes, for_tenants=False),
+    Recurring(PARTITIONS_KIND, lambda settings: settings.jobs.partitions_interval_s, _partitions, for_tenants=False),
+    Recurring(BACKUP_KIND, _backup_interval_s, _lasts, for_tenants=False),
 )
 
 
@@ -135,7 +148,7 @@ class Timetable:
     def __init__(
         self,
         backend: Backend,
-        settings: JobsSettings,
+        settings: Settings,
         clock: Clock,
         tenants: tuple[TenantId, ...] | None,
         *,
@@ -208,6 +221,8 @@ def handlers(spell: Spell, backend: Backend, clock: Clock) -> dict[str, Handler]
         found |= {PROMOTE_KIND: chores.promote, PROMOTE_SWEEP_KIND: chores.sweep_promotions}
     if _partitions(backend):
         found[PARTITIONS_KIND] = chores.make_partitions
+    if _lasts(backend):
+        found[BACKUP_KIND] = chores.back_up
     return found
 
 
@@ -324,6 +339,35 @@ class Chores:
         del context
         lines = await self._backend.ensure_event_partitions()
         return {"made": [line for line in lines if line.startswith("CREATED")]}
+
+    async def back_up(self, context: JobContext) -> dict[str, Any]:
+        """Back up the whole store, verify the backup, and delete those that need not be kept. A repetition takes another one.
+
+        It runs on a thread. When this is cancelled, the thread ends at its next step, and what it has put does not count.
+        """
+        if context.tenant != STORE_TENANT:
+            raise JobImpossible("A backup holds all tenants, so it is no job of one.", tenant=context.tenant)
+        from llmspell.ops.backup import Backups
+
+        abandoned = threading.Event()
+
+        def going_on() -> None:
+            context.require_going_on()
+            if abandoned.is_set():
+                raise JobStopped("The backup was given up.")
+
+        backups = Backups(
+            self._spell.settings,
+            clock=self._clock,
+            progress=lambda step, done, total: context.report(done, total or None, step),
+            going_on=going_on,
+        )
+        try:
+            record = await asyncio.to_thread(backups.create)
+            pruned = await asyncio.to_thread(backups.prune)
+        finally:
+            abandoned.set()
+        return {"backup": record.id, "state": record.state, "bytes": record.stored_bytes, "pruned": len(pruned.deleted)}
 
     def _tenants_of(self, context: JobContext) -> AsyncIterator[TenantId]:
         if context.tenant == STORE_TENANT:

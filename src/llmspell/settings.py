@@ -28,6 +28,7 @@ import msgspec
 
 from llmspell._sections import (
     MASK,
+    BackupSettings,
     ContextSettings,
     EmbeddingSettings,
     HnswSettings,
@@ -61,7 +62,7 @@ __all__ = [
     "find_setting", "Setting", "masked", "MASK", "colour_preference", "log_level",
     "StorageSettings", "PostgresSettings", "SqliteSettings", "TenancySettings", "EmbeddingSettings", "TextSettings",
     "ContextSettings", "TransactionSettings", "MonitoringSettings", "SecuritySettings", "provider_key",
-    "JobsSettings", "HnswSettings",
+    "JobsSettings", "HnswSettings", "BackupSettings",
 ]  # fmt: skip
 
 PREFIX: Final = "LLMSPELL_"
@@ -144,6 +145,7 @@ class Settings(Section, frozen=True, kw_only=True):
     state: StateSettings = StateSettings()
     retention: RetentionSettings = RetentionSettings()
     jobs: JobsSettings = JobsSettings()
+    backup: BackupSettings = BackupSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     memory: MemorySettings = MemorySettings()
     multi_tenant: MultiTenantSettings = MultiTenantSettings()
@@ -325,7 +327,7 @@ def _from_file(file: Path, rank: int, environ: Mapping[str, str]) -> dict[str, _
         lenient = expanded != value
         if key == "storage.url" and isinstance(expanded, str):
             expanded = _beside(file, expanded)
-        if key == "storage.vector_path" and isinstance(expanded, str) and expanded:
+        if key in ("storage.vector_path", "backup.folder") and isinstance(expanded, str) and expanded:
             expanded = str(file.resolve().parent / Path(expanded).expanduser())
         given[key] = _Given(expanded, origin, rank, lenient=lenient)
     return given

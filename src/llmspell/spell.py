@@ -154,7 +154,7 @@ class Spell:
         self._secrets = StoreSecrets(settings.security, clock, ids)
         self._sealer: Sealer | None = self._secrets.sealer(required=settings.state.encrypt)
         self._authenticator = self._secrets.authenticator(lambda tenant: backend.storages(tenant).access_keys)
-        self.admin = Admin(backend)
+        self.admin = Admin(backend, settings, clock)
         noted = settings.security.audit_enabled and settings.security.audit_reads
         self._reads = ReadStream(backend, clock) if noted else None
 
@@ -212,7 +212,7 @@ class Spell:
             handlers: what runs jobs of your own kinds; `async def handler(context) -> dict | None`, which must bear being
                 repeated; a plain function runs on a thread. `spell.tenant(context.tenant)` is whose job it is. One for a kind of
                 llmspell's own replaces it.
-            builtin: also run llmspell's own jobs: embed, expire, promote.
+            builtin: also run llmspell's own jobs: embed, expire, promote, back up.
             tenants: serve these alone. Serving all of them needs the operator's role where the database isolates tenants.
             name: as it is shown beside the jobs that it runs (default: host and process).
             concurrency: jobs at once (default: the settings').
@@ -236,7 +236,7 @@ class Spell:
             {**own, **(handlers or {})},
             name=name,
             clock=self._clock,
-            before_looking=chores.Timetable(self._backend, settings, self._clock, named, builtin=builtin),
+            before_looking=chores.Timetable(self._backend, self.settings, self._clock, named, builtin=builtin),
             options=WorkerOptions(
                 concurrency=settings.concurrency if concurrency is None else concurrency,
                 lease_s=settings.lease_s,

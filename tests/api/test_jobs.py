@@ -18,9 +18,10 @@ from llmspell import chores
 from llmspell.chores import EMBED_SWEEP_KIND, EXPIRE_KIND, PROMOTE_KIND, PROMOTE_SWEEP_KIND
 from llmspell.clock import ManualClock
 from llmspell.errors import IllegalTransition, InvalidInput, InvalidSetting, ProviderUnavailable, TenantUnknown
+from llmspell.ops.backup import Backups
 from llmspell.ops.worker import JobContext, Worker, WorkerOptions
 from llmspell.providers.hashing import HashingEmbedder
-from llmspell.settings import JobsSettings, PostgresSettings, Settings, StorageSettings
+from llmspell.settings import BackupSettings, JobsSettings, PostgresSettings, Settings, StorageSettings
 from llmspell.storage.contracts.capabilities import Capability
 from llmspell.storage.contracts.jobs import EMBED_KIND
 from llmspell.tenant import STORE_TENANT
@@ -359,3 +360,31 @@ def test_the_page_names_all_that_expires() -> None:
     (row,) = [line for line in page.read_text("utf-8").splitlines() if line.startswith("| `expire` |")]
 
     assert set(re.findall(r"`(\w+)`", row.split("|")[2])) == set(chores.EXPIRIES)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_a_worker_backs_up_what_lasts_once_in_each_period_and_deletes_what_is_old(
+    tmp_path: Path, enabled: bool
+) -> None:
+    clock = ManualClock("2026-01-01T00:00:00Z")
+    settings = Settings(
+        storage=StorageSettings(url=f"sqlite:///{tmp_path / 's.db'}", backend="sqlite"),
+        backup=BackupSettings(
+            enabled=enabled, folder=str(tmp_path / "b"), encryption=False, retention_days=1, retention_count=1
+        ),
+    )
+    async with llmspell.connect(settings.storage.url, settings=settings, embedder="hashing", clock=clock) as spell:
+        await spell.tenant().memory.add("Ada moved to Zurich.")
+        states = []
+        for _ in range(3):
+            await asyncio.gather(*(spell.worker().run(until_idle=True) for _ in range(2)))
+            states.append([job.state for job in (await spell.admin.jobs.list(kind=chores.BACKUP_KIND)).items])
+            clock.advance(days=1.5)
+    backups = Backups(settings, clock=clock)
+
+    if not enabled:
+        assert (states, backups.list()) == ([[]] * 3, [])
+        return
+    assert states == [["succeeded"] * number for number in (1, 2, 3)]
+    assert [each.state for each in backups.list()] == ["verified"]
+    assert backups.state().status == "red"  # a day and a half is more than three hours

@@ -34,7 +34,7 @@ def told(blocks: list[str]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def run(commands: list[str], folder: Path, **environment: str) -> list[list[str]]:
+def run(commands: list[str], folder: Path, *, shell: str = "sh", **environment: str) -> list[list[str]]:
     """Run commands in one shell, and return what each of them printed."""
     names = ("PATH", "LANG", "LC_ALL", "TMPDIR")
     settings = {name: os.environ[name] for name in names if name in os.environ} | {
@@ -48,7 +48,7 @@ def run(commands: list[str], folder: Path, **environment: str) -> list[list[str]
     for command in commands:
         script += [command, f"echo '{MARK}'"]
     done = subprocess.run(
-        ["sh", "-eu", "-c", "\n".join(script)],
+        [shell, "-eu", "-c", "\n".join(script)],
         cwd=folder,
         env={name: value for name, value in settings.items() if value},
         capture_output=True,
@@ -102,3 +102,25 @@ def test_the_commands_on_a_new_server_make_it_serve(tmp_path: Path, postgres_emp
 
     assert printed[0][0] == "V001__initial_setup"
     assert [alike(lines) for lines in printed[1:]] == [alike(lines) for _, lines in steps[1:]]
+
+
+@pytest.mark.parametrize(("page", "store"), [("check-health", "file"), ("upgrade", "server")])
+def test_every_command_of_the_operators_guides_runs_as_written(
+    page: str, store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    blocks = SHELL.findall((GUIDES / "how-to" / f"{page}.md").read_text("utf-8"))
+    commands = [line for block in blocks for line in block.splitlines() if line]
+    environment = {}
+    if store == "server":
+        database: PostgresDatabase = request.getfixturevalue("postgres_database")
+        environment = {
+            "LLMSPELL_STORAGE__URL": "",
+            "DATABASE_URL": database.app_url,
+            "DATABASE_ADMIN_URL": database.admin_url,
+            "DATABASE_OPERATOR_URL": database.operator_url,
+        }
+        commands = [command for command in commands if "--backend sqlite" not in command]
+
+    printed = run(["llmspell storage validate", *commands], tmp_path, **environment)
+
+    assert len(printed) == len(commands) + 1 >= 7

@@ -258,7 +258,7 @@ def test_the_schema_is_migrated_and_looked_at_without_a_key_or_with_another(serv
 
     for _ in range(2):
         assert works(server) != 0
-        assert [server("database", verb).code for verb in ("migrate", "status")] == [0, 0]
+        assert [server("database", *verb).code for verb in (["migrate"], ["migrations", "list"])] == [0, 0]
         server(*SIGNING, "new", "--out", str(server.folder / "other.key"))
         hold(server, server.folder / "other.key")
 
@@ -271,8 +271,9 @@ def test_pending_migrations_of_a_strict_server_run_without_a_key(
     sample = structs.replace(
         loaded[-1], version=len(loaded) + 1, name="V999__sample", sql="CREATE TABLE llmspell.sample ()"
     )
-    monkeypatch.setattr("llmspell.storage.postgres.migrate.load", lambda _: (*loaded, sample))
-    assert server("database", "status").code == 5
+    for module in ("storage.postgres.migrate", "storage.relational.migrations"):
+        monkeypatch.setattr(f"llmspell.{module}.load", lambda _: (*loaded, sample))
+    assert server("database", "migrations", "list").code == 5
     assert server("database", "migrate").code == 0
     with psycopg.connect(postgres_database.admin_url) as owner:
         found = owner.execute("SELECT to_regclass('llmspell.sample') IS NOT NULL").fetchone()
@@ -335,7 +336,12 @@ def test_the_default_file_is_refused_where_a_server_is_named_for_others(server: 
     file = server.folder / "data"
 
     for _ in range(2):
-        for command in (("database", "migrate"), ("database", "status"), ("database", "health"), ("add", "a memory")):
+        for command in (
+            ("database", "migrate"),
+            ("database", "migrations", "list"),
+            ("database", "health"),
+            ("add", "a memory"),
+        ):
             done = server(*command)
             assert (done.code, "DATABASE_URL" in done.err) == (2, True), command
         server.environment.delenv("DATABASE_ADMIN_URL", raising=False)  # the operator's alone
@@ -355,4 +361,4 @@ def test_migrate_runs_as_the_owner_also_when_the_serving_role_cannot_be_reached_
     assert ", 0 pending: DATABASE_ADMIN_URL works" in done.err
     assert "DATABASE_URL" in done.err
     shell.environment.setenv("DATABASE_URL", postgres_empty_database.app_url)
-    assert shell("database", "status").code == 0
+    assert shell("database", "migrations", "list").code == 0

@@ -68,13 +68,13 @@ async def cost(backend: SqliteBackend, **options: object) -> QueryCounts:
 
 
 CASES = {
-    "of-all": ({}, {"nearest.state": 1, "nearest.embeddings_384": 1}),
-    "in-a-scope": ({"scope": "a"}, {"nearest.state": 1, "nearest.embeddings_384": 1}),
-    "filtered": ({"filters": {"metadata.n": {"$gt": 900}}}, {"nearest.state": 1, "nearest.embeddings_384": 1}),
-    "exact": ({"effort": Effort(exact=True)}, {"nearest.state": 1, "nearest.embeddings_384": 1}),
+    "of-all": ({}, {"nearest.state": 1, "nearest.embeddings_at_384": 1}),
+    "in-a-scope": ({"scope": "a"}, {"nearest.state": 1, "nearest.embeddings_at_384": 1}),
+    "filtered": ({"filters": {"metadata.n": {"$gt": 900}}}, {"nearest.state": 1, "nearest.embeddings_at_384": 1}),
+    "exact": ({"effort": Effort(exact=True)}, {"nearest.state": 1, "nearest.embeddings_at_384": 1}),
     "with-embeddings": (
         {"include_embedding": True},
-        {"nearest.state": 1, "nearest.embeddings_384": 1, "vectors.hydrate_384": 1},
+        {"nearest.state": 1, "nearest.embeddings_at_384": 1, "vectors.hydrate_384": 1},
     ),
 }
 
@@ -110,7 +110,7 @@ async def test_a_search_behind_writes_reads_what_is_new_and_what_went_alone(back
         "nearest.state": 2,  # asked on the thread that wants to know, which leaves the reading to another
         "nearest.changes": 1,
         "nearest.load_384": 1,
-        "nearest.embeddings_384": 1,
+        "nearest.embeddings_at_384": 1,
     }
     assert counts.rows < 100
 
@@ -124,7 +124,7 @@ async def test_a_process_that_finds_a_file_reads_no_row_but_candidates(backend: 
         assert len(await other.storages(TENANT).vectors.search(vector(2))) == 10
 
     await other.close()
-    assert dict(counts.queries) == {"nearest.state": 1, "nearest.embeddings_384": 1}
+    assert dict(counts.queries) == {"nearest.state": 1, "nearest.embeddings_at_384": 1}
     assert counts.rows <= 100
 
 

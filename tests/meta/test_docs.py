@@ -203,11 +203,12 @@ STORAGE_ROWS: dict[str, Sequence[int]] = {
     "EVT": range(1, 18),
     "HOK": (1, 2),
     "SAA": range(1, 5),
-    "STA": (1, 2, 3, 6),
+    "STA": (*range(1, 11), 13),
     "TEN": range(1, 6),
     "RLS": range(1, 15),
     "AUD": range(1, 5),
     "SCR": range(1, 10),
+    "MNT": range(1, 13),
 }
 
 

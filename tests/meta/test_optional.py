@@ -38,6 +38,10 @@ EXTRAS = {
         ("cryptography",),
         "from llmspell.security.keyring import Keyring\nKeyring([bytes(32)]).seal(b'x', bound_to=())",
     ),
+    "s3": (
+        ("obstore",),
+        "from llmspell.ops.backup.places import *\nfrom llmspell.settings import *\nopen_place('s3://b', BackupSettings(), None)",
+    ),
 }
 # Hides packages as if they were not installed: neither `import` nor `find_spec` finds them.
 PRELUDE = """

@@ -27,9 +27,13 @@ SHARED_CONTRACTS = {
     "capabilities": "what a backend may lack",
     "checks": "rules of arguments that several concerns share",
     "filters": "the one meaning of a filter",
+    "health": "what checks of a store find, whatever they look at",
+    "holdings": "what a tenant has, counted over all concerns",
     "pages": "cursors, for every concern that lists",
+    "snapshot": "what a whole store holds at one instant, for backups",
     "transfer": "how rows travel between backends and files",
     "transfer_tables": "the catalogue of what travels",
+    "schema": "how a schema differs from what its migrations make",
     "vector_index": "parameters and state of the indexes of vectors, and how hard a search tries",
 }
 # Catalogues beside those of the concerns.

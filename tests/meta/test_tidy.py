@@ -56,6 +56,11 @@ BUILT_SQL = {
     "storage/sqlite/dialect.py": "conditions of a filter: columns from our code, values as parameters",
     "storage/postgres/dialect.py": "the same for the other dialect",
     "storage/postgres/tenancy.py": "policies of tables whose names are checked identifiers",
+    "storage/sqlite/snapshot.py": "digests of tables, whose names the catalogue gives",
+    "storage/postgres/restoring.py": "roles and databases as quoted identifiers, and a number of ours",
+    "storage/postgres/schema_repair.py": "objects of our schema, by the names that schema.sql has",
+    "storage/sqlite/schema_verify.py": "the names of our indexes and triggers, as the migrations make them",
+    "ops/inspection.py": "advice to people: statements that nobody runs here",
     "storage/postgres/vector_indexes.py": "indexes of our tables and partitions, whose names the catalogue gives",
     "storage/postgres/vector_partitions.py": "partitions that are named by a dimension and a number",
 }

@@ -1,6 +1,6 @@
 """Run all migrations on an empty database, and print the schema that came out: for the tests of `tests/migrations`.
 
-`python -m tests.migrations.schemas` writes both `schema.sql` files anew.
+`python -m tests.migrations.schemas` writes both `schema.sql` files anew, and both `migration_locks.json`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import apsw
 import psycopg
 
+from llmspell.storage.postgres import schema_verify
 from llmspell.storage.relational.migrations import Migration, bookkeeping, load
 
 SQLITE = "llmspell.storage.sqlite"
@@ -64,24 +65,25 @@ def sqlite_schema(connection: apsw.Connection) -> str:
 
 def postgres_schema(admin_url: str) -> str:
     """Every object of the two schemas, from the catalogues, with qualified names."""
-    query = Path(__file__).with_name("postgres_catalogue.sql").read_bytes()
     with psycopg.connect(admin_url) as connection:
-        connection.execute("SET search_path = ''")
-        connection.execute("SET timezone = 'UTC'")  # instants in constraints are printed in it
-        rows = connection.execute(query).fetchall()
-    return HEADER + "".join(f"{row[0]}\n" for row in rows)
+        return HEADER + schema_verify.read_text(connection)
 
 
 def main() -> None:
     from tests.fixtures.postgres import _embedded_server
+    from tests.migrations.locks import locks_file, measure_postgres, measure_sqlite, written
 
     memory = apsw.Connection(":memory:")
     migrate_sqlite(memory)
     schema_file(SQLITE).write_text(sqlite_schema(memory), encoding="utf-8")
+    locks_file(SQLITE).write_text(written(measure_sqlite()), encoding="utf-8")
     with _embedded_server() as server:
         database = server.create("llmspell_schema")
         migrate_postgres(database.admin_url)
         schema_file(POSTGRES).write_text(postgres_schema(database.admin_url), encoding="utf-8")
+        server.drop(database)
+        database = server.create("llmspell_locks")
+        locks_file(POSTGRES).write_text(written(measure_postgres(database.admin_url)), encoding="utf-8")
         server.drop(database)
 
 

@@ -5,9 +5,12 @@ Each was seen in a public system, or made here once. A test file that protects a
 
 from __future__ import annotations
 
+from tests.planted.backup_bugs import BACKUP_BUGS
 from tests.planted.edits import Bug, Edit, everywhere
 from tests.planted.index_bugs import INDEX_BUGS
+from tests.planted.operator_bugs import OPERATOR_BUGS
 from tests.planted.transfer_bugs import TRANSFER_BUGS
+from tests.planted.upkeep_bugs import UPKEEP_BUGS
 
 POWER_CUTS = "tests/crash/test_power_cuts.py::test_a_power_cut_loses_nothing_acknowledged_and_leaves_nothing_half_done"
 GRAPH_INSTANTS = "r.valid_time_start <= :as_of AND r.valid_time_end > :as_of"
@@ -560,6 +563,10 @@ BUGS: dict[str, Bug] = {
     ),
     # --- the index of vectors ---------------------------------------------------------------------------------------------
     **INDEX_BUGS,
+    **BACKUP_BUGS,
+    # --- what an operator relies on --------------------------------------------------------------------------------------
+    **OPERATOR_BUGS,
+    **UPKEEP_BUGS,
     # --- transfers --------------------------------------------------------------------------------------------------------
     **TRANSFER_BUGS,
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmspell.cli.commands.database_diagnostics import isolation, pool_size
+from llmspell.cli.commands.database_diagnostics import isolation
 from llmspell.cli.problems import ExitCode
 from llmspell.errors import Unsupported
 from llmspell.ops.isolation import IsolationReport, examine
@@ -188,18 +188,3 @@ def test_a_store_that_cannot_be_examined_is_no_hole(
     printed = capsys.readouterr()
     assert (code, printed.out) == (ExitCode.USAGE, "")
     assert "has no row-level security to examine" in printed.err
-
-
-def test_the_pool_command_fails_when_the_server_allows_too_little(capsys: pytest.CaptureFixture[str]) -> None:
-    code = call(pool_size, "--cores", "16", "--instances", "3", "--max-connections", "100", "--json")
-
-    document = json.loads(capsys.readouterr().out)
-    assert code == ExitCode.FAILED
-    assert (document["pool_size"], document["connections"], document["pool_size_that_fits"]) == (35, 145, 20)
-
-
-def test_the_pool_command_says_what_to_configure(capsys: pytest.CaptureFixture[str]) -> None:
-    code = call(pool_size, "--cores", "8")
-
-    assert code == ExitCode.OK
-    assert "pool_size        20" in capsys.readouterr().out

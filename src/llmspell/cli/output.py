@@ -226,7 +226,7 @@ class Output:
     def __init__(self, options: GlobalOptions) -> None:
         self.json = options.json
         self.quiet = options.quiet
-        self._progress_wanted = not (options.quiet or options.no_progress)
+        self.progress_wanted = not (options.quiet or options.no_progress)
         self._emitted = False
 
     @property
@@ -340,7 +340,7 @@ class Output:
     def progress(self, total: int, label: str) -> Progress:
         """Return a context manager whose `advance(n)` shows how far a long command is; `total` may be 0."""
         terminal = sys.stderr.isatty()
-        return Progress(total, label, shown=self._progress_wanted and (terminal or not self.json), bar=terminal)
+        return Progress(total, label, shown=self.progress_wanted and (terminal or not self.json), bar=terminal)
 
 
 def _page(document: object) -> tuple[Sequence[object], str | None] | None:

@@ -52,6 +52,7 @@ EXIT_CODES: dict[type[errors.LlmspellError], ExitCode] = {
     errors.ProviderRefused: ExitCode.DENIED,
     errors.Conflict: ExitCode.CONFLICT,
     errors.SchemaTooNew: ExitCode.CONFLICT,
+    errors.ExportTooNew: ExitCode.CONFLICT,
     errors.SchemaOutdated: ExitCode.CONFLICT,
     errors.MigrationModified: ExitCode.CONFLICT,
 }

@@ -12,20 +12,27 @@ Rule 3: a file is made only by a command that keeps something (`creates=True`): 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from llmspell.cli.output import current_options
 from llmspell.errors import NotFound
+from llmspell.ops.named_store import BACKENDS, url_of_backend
 
 if TYPE_CHECKING:
     from llmspell.settings import Settings
     from llmspell.spell import Spell, Tenant
 
 _SETTINGS = "llmspell.cli.settings"
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def backend_option(text: str) -> Callable[[F], F]:
+    """Give a command the option `--backend`; `settings_of` reads what was given."""
+    return click.option("--backend", type=click.Choice(BACKENDS), help=f"{text}; default: the configured one.")
 
 
 def current_settings() -> Settings:
@@ -46,6 +53,23 @@ def current_settings() -> Settings:
         configure_logging(settings.monitoring.logs_level, as_json=settings.monitoring.logs_format == "json")
         meta[_SETTINGS] = settings
     return meta[_SETTINGS]  # type: ignore[no-any-return]
+
+
+def settings_of(backend: str | None) -> Settings:
+    """Return the settings for one backend: with its configured URL, whatever the store in use is.
+
+    Raises:
+        InvalidSetting, UsageError: no store of that backend is configured, or --store names another.
+    """
+    from llmspell.settings import load_settings
+
+    settings = current_settings()
+    url = url_of_backend(settings, backend)
+    if url == settings.storage.url:
+        return settings
+    if current_options().store is not None:
+        raise click.UsageError(f"--store names another backend than {backend}")
+    return load_settings(current_options().config, overrides={"storage.url": url, "tenant_id": settings.tenant_id})
 
 
 def require_store(url: str) -> None:

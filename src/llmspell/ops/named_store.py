@@ -1,4 +1,4 @@
-"""Whether somebody has named the store, and the role, that a command is about to act as.
+"""Which store a command is about to act on: whether somebody has named it, and the role, and what `--backend` stands for.
 
 Rule: the default, a file, is for who has named nothing at all. Who has named a server for other roles has forgotten DATABASE_URL,
 and a deployment must not be green because a file was migrated.
@@ -12,6 +12,44 @@ from llmspell.errors import InvalidSetting, Unsupported
 
 if TYPE_CHECKING:
     from llmspell.settings import Settings
+
+BACKENDS = ("memory", "sqlite", "postgres", "postgresql")
+"""What `--backend` takes; the last two are the same (AMB-126)."""
+
+
+def url_of_backend(settings: Settings, backend: str | None) -> str:
+    """Return the URL of the configured store of `backend`, whatever the store in use is; None stands for that.
+
+    Raises:
+        InvalidSetting: no store of that backend is configured.
+    """
+    wanted = "postgresql" if backend == "postgres" else backend
+    if wanted in (None, settings.storage.backend):
+        return settings.storage.url
+    if wanted == "memory":
+        return "memory://"
+    if wanted == "sqlite":
+        from llmspell.settings import default_store_url
+
+        return default_store_url()
+    if settings.storage.postgres.url is None:
+        raise InvalidSetting("No PostgreSQL is configured.", hint="Set storage.postgres.url or DATABASE_URL.")
+    return settings.storage.postgres.url
+
+
+def in_folder(folder: str) -> str:
+    """Return the URL of a store in a file of a folder."""
+    from urllib.parse import quote
+
+    return f"sqlite:///{quote(folder)}/store.db"
+
+
+def without_migrating(settings: Settings) -> Settings:
+    """Return the settings for whoever only looks: a server is not migrated when it is opened."""
+    from msgspec.structs import replace
+
+    server = replace(settings.storage.postgres, auto_migrate=False)
+    return replace(settings, storage=replace(settings.storage, postgres=server))
 
 
 def require_named_store(settings: Settings) -> None:

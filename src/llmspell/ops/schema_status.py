@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from llmspell.errors import NotADatabase, SchemaOutdated, Unavailable
+from llmspell.errors import InvalidUrl, NotADatabase, SchemaOutdated, Unavailable
 from llmspell.storage.contracts.backend import MigrationStatus
 from llmspell.storage.relational.migrations import Applied, load, plan
 
@@ -25,6 +25,18 @@ APPLIED = "SELECT version, name, sha256 FROM schema_migrations ORDER BY version"
 def is_file(url: str) -> bool:
     """Say whether a store URL names a file."""
     return url.startswith(SQLITE_SCHEME)
+
+
+def file_of(url: str) -> str:
+    """Return the path of the file that a store URL names.
+
+    Raises:
+        InvalidUrl: it names none.
+    """
+    named = url.removeprefix(SQLITE_SCHEME)
+    if "?" in named or named in ("", ":memory:"):
+        raise InvalidUrl("The URL names no file.", url=url, hint="Use sqlite:///agent.db, or memory:// for tests.")
+    return str(_path(url))
 
 
 def missing_file(url: str) -> Path | None:
@@ -54,22 +66,18 @@ def status_of_file(url: str) -> MigrationStatus:
     return _status([migration.name for migration in migrations], len(migrations) - len(pending))
 
 
-def status_of_outdated_server(error: SchemaOutdated) -> MigrationStatus:
-    """Say by name what a server lacks that was refused because of it."""
-    names = [migration.name for migration in load(POSTGRES_PACKAGE)]
-    pending = error.fields.get("pending")
-    return _status(names, len(names) - (pending if isinstance(pending, int) else len(names)))
-
-
-def status_of_server(url: str) -> MigrationStatus:
-    """Say what a server has applied, as the role of the URL and without opening the store: that needs no key of tenants.
+def require_current_file(url: str) -> None:
+    """Refuse a file that lacks migrations, which opening it would apply; every other store is let pass.
 
     Raises:
-        Unavailable, StorageError, MigrationModified, SchemaTooNew, MigrationError.
+        SchemaOutdated: names the first that is pending.
+        NotADatabase, Unavailable, SchemaTooNew, MigrationModified, MigrationError: as `status_of_file`.
     """
-    from llmspell.storage.postgres import migrate
-
-    return migrate.status(url)
+    if not is_file(url):
+        return
+    found = status_of_file(url)
+    if found.pending:
+        raise SchemaOutdated(version=found.version, pending=len(found.pending), next=found.pending[0])
 
 
 def _path(url: str) -> Path:

@@ -39,7 +39,7 @@ async def open_backend(url: str, *, settings: Settings, clock: Clock, ids: IdSou
 
         embedded = settings.storage.sqlite
         return await open_sqlite(
-            _path(url),
+            path_of(url),
             synchronous=embedded.synchronous,
             readers=embedded.readers,
             busy_timeout_s=embedded.busy_timeout_secs,
@@ -105,10 +105,15 @@ def index_folder(settings: Settings) -> Path | None:
         return None
     from llmspell.storage.sqlite.index_options import IndexOptions
 
-    return IndexOptions(path=_path(settings.storage.url), vector_path=settings.storage.vector_path).folder
+    return IndexOptions(path=path_of(settings.storage.url), vector_path=settings.storage.vector_path).folder
 
 
-def _path(url: str) -> str:
+def path_of(url: str) -> str:
+    """Return the file that a `sqlite:///` URL names.
+
+    Raises:
+        InvalidUrl: it names none, or has parameters.
+    """
     path, _, query = url.removeprefix(SQLITE).partition("?")
     if query:
         raise InvalidUrl("The URL of a file takes no parameters.", url=url, hint="Use the settings [storage.sqlite].")

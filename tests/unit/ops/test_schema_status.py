@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import llmspell
-from llmspell.errors import NotADatabase, SchemaOutdated
-from llmspell.ops.schema_status import POSTGRES_PACKAGE, SQLITE_PACKAGE, status_of_file, status_of_outdated_server
+from llmspell.errors import NotADatabase
+from llmspell.ops.schema_status import SQLITE_PACKAGE, status_of_file
 from llmspell.storage.relational.migrations import load
 
 NAMES = tuple(migration.name for migration in load(SQLITE_PACKAGE))
@@ -38,11 +38,3 @@ def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(NotADatabase):
         status_of_file(f"sqlite:///{tmp_path}/other.db")
-
-
-def test_an_outdated_server_lacks_what_it_says() -> None:
-    names = tuple(migration.name for migration in load(POSTGRES_PACKAGE))
-
-    found = status_of_outdated_server(SchemaOutdated(version=len(names) - 2, pending=2, next=names[-2]))
-
-    assert (found.version, found.pending) == (len(names) - 2, names[-2:])

@@ -1,4 +1,4 @@
-"""`llmspell database isolation` and `llmspell database pool-size`: look, and change nothing."""
+"""`llmspell database isolation`: look, and change nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from llmspell.errors import LlmspellError
 
 if TYPE_CHECKING:
     from llmspell.ops.isolation import Hole, IsolationReport
-    from llmspell.ops.pool_sizing import PoolPlan
 
 
 @command("isolation")
@@ -101,49 +100,3 @@ def _unregistered(report: IsolationReport) -> Iterable[str]:
 
 def _word(flag: bool) -> str:
     return "yes" if flag else "no"
-
-
-@command("pool-size")
-@click.option("--cores", type=click.IntRange(1, 4_096), required=True, help="CPU cores of the database server.")
-@click.option(
-    "--spindles", type=click.IntRange(0, 1_024), default=1, show_default=True, help="Disks of the server; 1 for an SSD."
-)
-@click.option(
-    "--instances",
-    type=click.IntRange(1, 10_000),
-    default=3,
-    show_default=True,
-    help="Processes that have a pool of their own.",
-)
-@click.option("--max-connections", type=click.IntRange(1, 262_143), help="The server's setting, to check against.")
-@click.option("--size", type=click.IntRange(1, 262_143), help="Check this pool size instead of the computed one.")
-def pool_size(cores: int, spindles: int, instances: int, max_connections: int | None, size: int | None) -> ExitCode:
-    """Compute a pool size, and what the server must allow for it.
-
-    Pool size = cores x 2 + spindles, rounded up to a multiple of 5. All instances need pool size x instances + 10 for
-    administrators + 30 as a margin. Exit code 1 when --max-connections is less than that.
-    """
-    from llmspell.ops.pool_sizing import plan
-
-    planned = plan(cores=cores, spindles=spindles, instances=instances, max_connections=max_connections, size=size)
-    current_output().emit(planned, lines=lambda: _pool_lines(planned, given=size is not None))
-    return ExitCode.FAILED if planned.fits is False else ExitCode.OK
-
-
-def _pool_lines(plan: PoolPlan, *, given: bool) -> Iterable[str]:
-    computed = f"{counted(plan.cores, 'core')} x 2 + {plan.spindles} = {plan.computed}"
-    yield f"pool_size        {plan.pool_size}  ({'as given' if given else f'{computed}, rounded up to a multiple of 5'})"
-    yield (
-        f"max_connections  {plan.connections}  ({plan.pool_size} x {counted(plan.instances, 'instance')}"
-        f" + {plan.admin_reserve} for administrators + {plan.margin} margin)"
-    )
-    if plan.fits:
-        yield f"fits             yes: the server allows {plan.max_connections}"
-    elif plan.fits is False:
-        yield f"fits             no: the server allows {plan.max_connections}"
-        yield (
-            f"                 raise max_connections to {plan.connections}, use a pool_size of {plan.pool_size_that_fits},"
-            " or put a transaction pooler in front"
-            if plan.pool_size_that_fits
-            else f"                 raise max_connections to {plan.connections}, or put a transaction pooler in front"
-        )

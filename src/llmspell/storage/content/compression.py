@@ -6,7 +6,7 @@ Rule: what is unpacked is bounded by the size that was promised: a damaged or ho
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, cast
 
 if sys.version_info >= (3, 14):
@@ -35,6 +35,32 @@ def compress(part: Callable[[int, int], bytes | memoryview], size_bytes: int) ->
     yield compressor.flush()
 
 
+def compressed(pieces: Iterable[bytes], level: int) -> Iterator[bytes]:
+    """Compress a stream of any length into one frame with a checksum, in bounded memory."""
+    parameters: dict[int, int] = {
+        zstd.CompressionParameter.compression_level: level,
+        zstd.CompressionParameter.checksum_flag: 1,
+    }
+    compressor = zstd.ZstdCompressor(options=parameters)
+    for piece in pieces:
+        if packed := compressor.compress(piece):
+            yield packed
+    yield compressor.flush()
+
+
+def decompressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Unpack what `compressed` gave, at most a mebibyte at a time.
+
+    Raises:
+        Damaged: it is no such frame, it ends early, or something follows it.
+    """
+    frame = Decompressor()
+    for piece in pieces:
+        yield from frame.pieces(piece)
+    if not frame.ended:
+        raise Damaged("the frame ends early")
+
+
 class Damaged(Exception):
     """The stored bytes are not what was stored."""
 
@@ -44,6 +70,11 @@ class Decompressor:
 
     def __init__(self) -> None:
         self._frame = zstd.ZstdDecompressor()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the frame is complete."""
+        return bool(self._frame.eof)
 
     def pieces(self, stored: bytes) -> Iterator[bytes]:
         """Yield what a piece of the frame unpacks to, at most a mebibyte at a time.

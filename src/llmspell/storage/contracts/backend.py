@@ -6,7 +6,7 @@ Rule: the tenant is bound when the storages are handed out; no method takes one,
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
@@ -22,6 +22,8 @@ from llmspell.storage.contracts.audit import Audit
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventLog, EventPartition
 from llmspell.storage.contracts.graph import Graph
+from llmspell.storage.contracts.health import HealthCheck
+from llmspell.storage.contracts.holdings import Holdings, StoreSize
 from llmspell.storage.contracts.hook_history import HookHistory
 from llmspell.storage.contracts.idempotency import Idempotency
 from llmspell.storage.contracts.jobs import JobQueue, Jobs
@@ -208,6 +210,18 @@ class Backend(Protocol):
 
     async def check(self) -> None:
         """Answer a trivial query, or raise `Unavailable`."""
+        ...
+
+    def health_checks(self) -> Sequence[HealthCheck]:
+        """Return what this backend checks beyond what every store has in common; `vector_storage` is always among them."""
+        ...
+
+    async def holdings(self, tenant: TenantId) -> Holdings:
+        """Count what a tenant has, as it sees itself; nothing where it is not known."""
+        ...
+
+    async def size(self) -> StoreSize:
+        """Return how much room the store takes on disks, by part."""
         ...
 
     async def cursor_key(self) -> bytes:

@@ -30,6 +30,7 @@ class Block:
 
     `halves`: float16 of shape (n, dimension), unit vectors. `owners`: uint64 of shape (n, 2), the halves of the owner's id.
     `parts`: int32, which window of its owner a row is. `seqs`, `died`: int64, the changes that brought it and took it away.
+    `places`: int64, where the database kept the row when it was read: it may have moved since.
     """
 
     halves: Halves
@@ -37,6 +38,7 @@ class Block:
     parts: NDArray[np.int32]
     seqs: NDArray[np.int64]
     died: NDArray[np.int64]
+    places: NDArray[np.int64]
 
     @classmethod
     def empty(cls, dimension: int, room: int = 0) -> Block:
@@ -46,13 +48,14 @@ class Block:
             np.empty(room, np.int32),
             np.empty(room, np.int64),
             np.empty(room, np.int64),
+            np.empty(room, np.int64),
         )
 
     @classmethod
     def of(cls, rows: Rows) -> Block:
         """Make a block of rows that are all there."""
         halves = to_halves(rows.values, rows.lengths)
-        return cls(halves, rows.owners, rows.parts, rows.seqs, np.full(len(rows), ALIVE))
+        return cls(halves, rows.owners, rows.parts, rows.seqs, np.full(len(rows), ALIVE), rows.places)
 
     def __len__(self) -> int:
         return len(self.seqs)
@@ -61,11 +64,11 @@ class Block:
     def row_bytes(self) -> int:
         """What one row takes."""
         dimension: int = self.halves.shape[1]
-        return 2 * dimension + 16 + 4 + 8 + 8
+        return 2 * dimension + 16 + 4 + 8 + 8 + 8
 
     def each(self, change: Callable[[NDArray[np.generic]], NDArray[np.generic]]) -> Block:
         """Return a block of changed arrays."""
-        arrays = (self.halves, self.owners, self.parts, self.seqs, self.died)
+        arrays = (self.halves, self.owners, self.parts, self.seqs, self.died, self.places)
         return Block(*map(change, arrays))  # type: ignore[arg-type]
 
     def upto(self, count: int) -> Block:
@@ -101,6 +104,7 @@ class Block:
         self.parts[start:end] = rows.parts
         self.seqs[start:end] = rows.seqs
         self.died[start:end] = rows.died
+        self.places[start:end] = rows.places
 
 
 def joined(first: Block, second: Block) -> Block:

@@ -97,10 +97,15 @@ class Builder:
     # --- asked from outside -------------------------------------------------------------------------------------------
 
     def consider(self, name: Name, space: Space) -> None:
-        """Build when there is enough to do. Called after each search, so it is cheap."""
+        """Build when there is enough to do. Called after each search, so it is cheap: what was not worth a build is not looked at
+        again before it changes."""
+        if space.considered is space.version:
+            return
         if space.indexed is not None and not planner.wants_graph(space.rows - space.dead, space.dimension):
             self._shrink(name, space)
-        if self.is_wanted(name, space) and time.monotonic() >= self._not_before.get(name, 0.0):
+        if not self.is_wanted(name, space):
+            space.considered = space.version
+        elif time.monotonic() >= self._not_before.get(name, 0.0):
             self.schedule(name)
 
     def _shrink(self, name: Name, space: Space) -> None:

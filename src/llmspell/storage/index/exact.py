@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,8 @@ class Rows:
 
     `values`: float32 of shape (n, dimension), each row scaled by a power of two where its length was far from 1.
     `lengths`: float64, the Euclidean lengths of `values`. `owners`: uint64 of shape (n, 2), the halves of the owner's id.
-    `parts`: int32, which window of its owner a row is. `seqs`: int64, ascending, the change that brought it.
+    `parts`: int32, which window of its owner a row is. `seqs`: int64, ascending, the change that brought it. `places`: int64, where
+    the database kept the row when it was read.
     """
 
     values: Floats
@@ -48,6 +49,7 @@ class Rows:
     owners: Words
     parts: NDArray[np.int32]
     seqs: NDArray[np.int64]
+    places: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -55,17 +57,18 @@ class Rows:
     @property
     def size_bytes(self) -> int:
         """What the arrays take."""
-        return sum(array.nbytes for array in (self.values, self.lengths, self.owners, self.parts, self.seqs))
+        return sum(array.nbytes for array in self._arrays())
+
+    def _arrays(self) -> tuple[NDArray[Any], ...]:
+        return self.values, self.lengths, self.owners, self.parts, self.seqs, self.places
 
     def upto(self, count: int) -> Rows:
         """Return the first `count` rows, without copying."""
-        return Rows(
-            self.values[:count], self.lengths[:count], self.owners[:count], self.parts[:count], self.seqs[:count]
-        )
+        return Rows(*(array[:count] for array in self._arrays()))
 
     def where(self, keep: NDArray[np.bool_]) -> Rows:
         """Return a copy of the rows to keep."""
-        return Rows(self.values[keep], self.lengths[keep], self.owners[keep], self.parts[keep], self.seqs[keep])
+        return Rows(*(array[keep] for array in self._arrays()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,13 @@ def part_numbers(parts: Sequence[int]) -> NDArray[np.int32]:
 
 
 def make_rows(
-    embeddings: Sequence[bytes], *, dimension: int, owners: Sequence[bytes], parts: Sequence[int], seqs: Sequence[int]
+    embeddings: Sequence[bytes],
+    *,
+    dimension: int,
+    owners: Sequence[bytes],
+    parts: Sequence[int],
+    seqs: Sequence[int],
+    places: Sequence[int],
 ) -> Rows:
     """Build rows from little-endian float32 embeddings."""
     values = np.frombuffer(b"".join(embeddings), dtype="<f4").reshape(-1, dimension).astype(np.float32)
@@ -101,7 +110,8 @@ def make_rows(
         # A power of two changes no direction and no bit of a mantissa, and keeps float32 from overflowing in a product.
         values = np.ldexp(values, -exponents[:, None])
         lengths = _lengths(values)
-    return Rows(values, lengths, owner_words(owners), part_numbers(parts), np.asarray(seqs, dtype=np.int64))
+    numbers = (np.asarray(seqs, dtype=np.int64), np.asarray(places, dtype=np.int64))
+    return Rows(values, lengths, owner_words(owners), part_numbers(parts), *numbers)
 
 
 def _lengths(values: Floats) -> Doubles:
@@ -194,7 +204,7 @@ def _exact_scores(rows: Rows, query: Doubles, positions: Positions) -> Doubles:
 
 
 def _rounded(scores: Doubles) -> Doubles:
-    rounded: Doubles = np.rint(np.clip(scores, -1.0, 1.0) * _SCALE) / _SCALE + 0.0
+    rounded: Doubles = np.rint(np.minimum(np.maximum(scores, -1.0), 1.0) * _SCALE) / _SCALE + 0.0
     return rounded
 
 

@@ -36,7 +36,7 @@ from llmspell.storage.index.graph import LIBRARY, Graph
 from llmspell.storage.index.recall import Recall
 from llmspell.storage.index.space import Indexed
 
-MAGIC: Final = b"llspvec1"
+MAGIC: Final = b"llspvec2"
 SUFFIX: Final = ".vectors"
 _ALIGNED: Final = 4_096
 _HEADER_MAX_BYTES: Final = 65_536
@@ -47,10 +47,13 @@ _ROWS: Final = {
     "parts": (np.dtype(np.int32), 1),
     "seqs": (np.dtype(np.int64), 1),
     "died": (np.dtype(np.int64), 1),
+    "places": (np.dtype(np.int64), 1),
 }
 """The arrays of a block: the type of each, and how many of it a row has (None: the dimension)."""
 _GRAPH: Final = "graph"
 _UNFINISHED: Final = ".new"
+HUGE_FROM_BYTES: Final = 16 * 1024 * 1024
+"""Files of so many bytes are read into huge pages; less is near enough anyway, and a huge page has 2 MB."""
 
 
 class Name(msgspec.Struct, frozen=True):
@@ -105,11 +108,29 @@ class Contents:
     """
 
     def __init__(self, path: Path, *, mapped: bool) -> None:
-        if not mapped:
-            self.bytes = np.fromfile(path, np.uint8).data
-            return
-        with path.open("rb") as file:
-            self.bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        with path.open("rb", buffering=0) as file:
+            if mapped:
+                self.bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                return
+            size = os.fstat(file.fileno()).st_size
+            self.bytes = _room(size)[:size]
+            read = 0
+            while read < size and (more := file.readinto(self.bytes[read:])):
+                read += more
+            self.bytes = self.bytes[:read]
+
+
+def _room(size: int) -> memoryview:
+    """Return zeros, in huge pages where the system has them: a search jumps about in them, and the processor knows too few small
+    pages (a graph of 100,000 rows answered in 0.16 ms instead of 0.2, measured on a virtual machine)."""
+    if size < HUGE_FROM_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return memoryview(bytearray(size))
+    room = mmap.mmap(
+        -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    )  # shared memory has no huge pages by default
+    with contextlib.suppress(OSError):  # a kernel without them
+        room.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(room)
 
 
 def write(path: Path, header: Header, base: Block, graph: Graph) -> None:
@@ -125,6 +146,7 @@ def write(path: Path, header: Header, base: Block, graph: Graph) -> None:
         "parts": base.parts,
         "seqs": base.seqs,
         "died": base.died,
+        "places": base.places,
         _GRAPH: np.frombuffer(graph.saved(), np.uint8),
     }
     place, arrays, digest = _HEADER_MAX_BYTES, {}, blake3()

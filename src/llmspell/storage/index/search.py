@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from llmspell.storage.contracts.vectors import SCORE_DECIMALS
 from llmspell.storage.index.blocks import Positions, Words
 from llmspell.storage.index.exact import Doubles, Found, best, owner_bytes, rescored
-from llmspell.storage.index.half import error, scan
+from llmspell.storage.index.graph import worth_scoring
+from llmspell.storage.index.half import Halves, error, scan
 from llmspell.storage.index.planner import BEAM_MAX, Path, Plan, plan
 from llmspell.storage.index.space import Heavy, View
 
@@ -28,10 +29,14 @@ LIGHT_COMPONENTS: Final = 4_000_000
 """Up to so many components are compared one by one where a search shall take some tenths of a millisecond."""
 WIDER: Final = 4
 """How much more is asked of a graph that gave too little, each time."""
+GATHERED_AT_ONCE: Final = 1_024
+"""Rows copied at a time: 0.8 MB at 384 dimensions (a fifth faster than 10,000 at once, measured)."""
 _ROUNDING: Final = 10.0**-SCORE_DECIMALS
 
-Fetch = Callable[[Sequence[bytes]], dict[tuple[bytes, int], bytes]]
-"""Gives the float32 rows of owners, by (owner, part)."""
+Key: TypeAlias = "tuple[bytes, int]"
+"""Owner and part of a row."""
+Fetch = Callable[[Sequence[Key], Sequence[int]], dict[Key, bytes]]
+"""Gives the float32 rows of keys, each with the place where it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,7 @@ def _by_graph(
     if chosen is not None:
         at = np.searchsorted(chosen, near)
         near = near[chosen[np.minimum(at, len(chosen) - 1)] == near]
+    near = near[: worth_scoring(candidates, question.limit * view.windows)]
     scores = scan(view.base.halves[near], query)
     if not len(view.tail):
         return near, scores, len(near)
@@ -121,10 +127,19 @@ def _by_all(
 ) -> tuple[Positions, NDArray[np.float64]]:
     query = question.unit.astype(np.float16)
     if chosen is not None and way.path is Path.GATHER:
-        return chosen, scan(view.halves(chosen), query)
+        return chosen, _gathered(view, chosen, query)
     scores = np.concatenate((scan(view.base.halves, query), scan(view.tail.halves, query)))
     counted = chosen if chosen is not None else None if view.alive is None else np.flatnonzero(view.alive)
     return (np.arange(len(view)), scores) if counted is None else (counted, scores[counted])
+
+
+def _gathered(view: View, chosen: Positions, query: Halves) -> NDArray[np.float64]:
+    """Return the scores of some rows, copied out of their places a few at a time: a processor keeps those near."""
+    scores = np.empty(len(chosen))
+    for start in range(0, len(chosen), GATHERED_AT_ONCE):
+        some = slice(start, start + GATHERED_AT_ONCE)
+        scores[some] = scan(view.halves(chosen[some]), query)
+    return scores
 
 
 def _near(view: View, positions: Positions, scores: NDArray[np.float64], limit: int) -> Positions:
@@ -152,13 +167,11 @@ def _near(view: View, positions: Positions, scores: NDArray[np.float64], limit: 
 
 def _scored(view: View, question: Question, positions: Positions, fetch: Fetch) -> Found:
     owners: Words = view.owners(positions)
-    parts = view.parts(positions)
-    ids = owner_bytes(owners)
-    rows = fetch(list(dict.fromkeys(ids)))
+    keys = list(zip(owner_bytes(owners), view.parts(positions).tolist(), strict=True))
+    rows = fetch(keys, view.places(positions).tolist())
     try:
-        embeddings = [rows[key] for key in zip(ids, parts.tolist(), strict=True)]
-    except (
-        KeyError
-    ):  # what the arrays hold and what the database holds cannot differ, unless memory or a mapped file was harmed
+        embeddings = [rows[key] for key in keys]
+    except KeyError:
+        # What the arrays hold and what the database holds cannot differ, unless memory or a mapped file was harmed.
         raise Harmed from None
     return best(owners, rescored(embeddings, question.unit), question.limit, distinct=view.windows == 1)

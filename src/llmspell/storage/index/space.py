@@ -132,6 +132,9 @@ class View:
     def parts(self, positions: Positions) -> NDArray[np.int32]:
         return _gathered(self.base.parts, self.tail.parts, positions)
 
+    def places(self, positions: Positions) -> NDArray[np.int64]:
+        return _gathered(self.base.places, self.tail.places, positions)
+
     def halves(self, positions: Positions) -> NDArray[np.float16]:
         return _gathered(self.base.halves, self.tail.halves, positions)
 
@@ -161,6 +164,8 @@ class Space:
         self.lock = threading.Lock()
         self.dimension = dimension
         self.version: Version | None = None
+        self.considered: Version | None = None
+        """Of which version it is known that nothing is to be built."""
         self.floor = -1
         """Snapshots before this change cannot be served: rows that they see may have been dropped."""
         self.columns: Columns | None = None

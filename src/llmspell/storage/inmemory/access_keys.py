@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -42,7 +42,7 @@ from llmspell.storage.contracts.audit import NewAuditEntry
 from llmspell.storage.contracts.checks import require_actor
 from llmspell.storage.contracts.pages import Cursors, Page
 from llmspell.storage.inmemory.audit import record
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 
 
 class StoredAccessKey(NamedTuple):
@@ -225,3 +225,21 @@ def _insert(state: State, key: AccessKey, hashed: KeyHash) -> AccessKey:
         raise AlreadyExists("There is an access key of that id.", key_id=str(key.key_id))
     state.access_keys.put(key.key_id, StoredAccessKey(key, hashed.key_hash))
     return key
+
+
+COLUMNS = (
+    *("key_id", "name", "principal", "scopes", "pepper", "created_at", "expires_at", "last_used_at"),
+    *("revoked_at", "revoked_reason", "rotated_from", "rotated_to"),
+)
+
+
+def rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `access_keys`."""
+    for stored in state.access_keys.rows():
+        yield {name: getattr(stored.key, name) for name in COLUMNS} | {"key_hash": stored.key_hash}
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of `access_keys`."""
+    key = AccessKey(status="active", **{name: row[name] for name in COLUMNS})
+    state.access_keys.put(key.key_id, StoredAccessKey(key, row["key_hash"]))

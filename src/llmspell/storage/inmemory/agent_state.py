@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,7 +10,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from llmspell.clock import Clock, parse_instant
-from llmspell.codec import decode_json, require_limit
+from llmspell.codec import decode_json, encode_json, require_limit
 from llmspell.ids import IdSource
 from llmspell.storage.contracts import agent_state_checks as checks
 from llmspell.storage.contracts.agent_state import (
@@ -22,7 +22,7 @@ from llmspell.storage.contracts.agent_state import (
 )
 from llmspell.storage.contracts.checks import require_data, require_expected
 from llmspell.storage.contracts.pages import Cursors, Page
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 
 
 class StoredAgentState(AgentStateSummary, frozen=True, kw_only=True):
@@ -162,3 +162,29 @@ def _order(stored: AgentStateSummary) -> tuple[datetime, UUID]:
 
 def _position(summary: AgentStateSummary) -> dict[str, str]:
     return {"at": summary.created_at.isoformat(), "id": str(summary.id)}
+
+
+COLUMNS = (
+    "agent_id",
+    "agent_type",
+    "schema_version",
+    "version",
+    "data_version",
+    "checksum",
+    "created_at",
+    "updated_at",
+)
+
+
+def rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `agent_states`."""
+    for stored in state.agents.rows():
+        columns = {name: getattr(stored, name) for name in COLUMNS}
+        yield columns | {"state_id": stored.id, "state_data": decode_json(stored.encoded)}
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of `agent_states`."""
+    columns = {name: row[name] for name in COLUMNS}
+    stored = StoredAgentState(id=row["state_id"], encoded=encode_json(row["state_data"]), **columns)
+    state.agents.put(stored.agent_id, stored)

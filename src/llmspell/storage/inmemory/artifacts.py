@@ -5,7 +5,8 @@ Rule: nothing is counted ahead: whether a content is referred to is looked up am
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
 from typing import Any, BinaryIO
@@ -19,7 +20,7 @@ from llmspell.clock import Clock, from_microseconds, to_microseconds
 from llmspell.codec import require_limit
 from llmspell.errors import CorruptStore, NotFound, VersionConflict
 from llmspell.ids import parse_id
-from llmspell.storage.content.incoming import ContentSource, received
+from llmspell.storage.content.incoming import CHUNK_BYTES, ContentSource, checksum, received
 from llmspell.storage.content.outgoing import Head, opened, written
 from llmspell.storage.contracts import artifacts_checks as checks
 from llmspell.storage.contracts.artifacts import (
@@ -33,7 +34,7 @@ from llmspell.storage.contracts.artifacts import (
 from llmspell.storage.contracts.artifacts_checks import ArtifactKey, parse_artifact_id
 from llmspell.storage.contracts.pages import Cursors, Page
 from llmspell.storage.inmemory.sessions import drop_unreferenced, live_session
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 
 
 class StoredContent(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +43,8 @@ class StoredContent(msgspec.Struct, frozen=True, kw_only=True):
     data: bytes
     is_compressed: bool
     size_bytes: int
+    created_at: datetime
+    last_accessed_at: datetime
 
 
 class InMemoryArtifacts:
@@ -77,11 +80,15 @@ class InMemoryArtifacts:
         )
         async with received(data, limit_bytes=CONTENT_MAX_BYTES) as content:
             packed = await content.packed()
+            now = self._clock.now()
             stored = StoredContent(
-                data=packed.whole(), is_compressed=packed.is_compressed, size_bytes=content.size_bytes
+                data=packed.whole(),
+                is_compressed=packed.is_compressed,
+                size_bytes=content.size_bytes,
+                created_at=now,
+                last_accessed_at=now,
             )
             content_hash = content.content_hash
-        now = self._clock.now()
 
         def work(state: State) -> ArtifactRecord:
             owner = live_session(state, details.session, now)
@@ -111,8 +118,9 @@ class InMemoryArtifacts:
             )
             state.artifact_numbers.put(owner.id, number + 1)
             state.sessions.put(owner.id, replace(owner, last_accessed_at=now))
-            if content_hash not in state.contents:
-                state.contents.put(content_hash, stored)
+            there = state.contents.get(content_hash)
+            kept = stored if there is None else replace(there, last_accessed_at=now)
+            state.contents.put(content_hash, kept)
             state.artifacts.put(record.id, record)
             return _copy(record)
 
@@ -290,3 +298,73 @@ def _summary(record: ArtifactRecord) -> ArtifactSummary:
 
 def _position(summary: ArtifactSummary) -> dict[str, Any]:
     return {"at": to_microseconds(summary.created_at), "id": summary.id}
+
+
+COLUMNS = {
+    "artifact_id": "id",
+    "session_id": "session",
+    "artifact_type": "type",
+    "parent_artifact_id": "parent",
+} | {
+    name: name
+    for name in (
+        *("sequence", "content_hash", "metadata", "name", "mime_type", "size_bytes", "created_at", "created_by"),
+        *("version", "tags", "updated_at", "revision"),
+    )
+}
+"""Columns of `artifacts` with the fields of their records."""
+
+
+def rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `artifacts`."""
+    for record in state.artifacts.rows():
+        columns = {column: getattr(record, field) for column, field in COLUMNS.items()}
+        yield columns | {"stored_at": record.created_at}
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of `artifacts`."""
+    record = ArtifactRecord(**{field: row[column] for column, field in COLUMNS.items()})
+    state.artifacts.put(record.id, record)
+
+
+def content_rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `artifact_content`; of a content of several chunks without its bytes."""
+    references = Counter(record.content_hash for record in state.artifacts.rows())
+    for content_hash, content in state.contents.items():
+        in_one_value = len(content.data) < CHUNK_BYTES
+        yield {
+            "content_hash": content_hash,
+            "storage_type": "bytea" if in_one_value else "chunks",
+            "data": content.data if in_one_value else None,
+            "size_bytes": len(content.data),
+            "is_compressed": content.is_compressed,
+            "original_size_bytes": content.size_bytes,
+            "reference_count": references[content_hash],
+            "created_at": content.created_at,
+            "last_accessed_at": content.last_accessed_at,
+        }
+
+
+def load_content(state: State, row: Row) -> None:
+    """Keep a row of `artifact_content`, with all of its bytes."""
+    original = row["original_size_bytes"]
+    content = StoredContent(
+        data=row["data"],
+        is_compressed=row["is_compressed"],
+        size_bytes=row["size_bytes"] if original is None else original,
+        created_at=row["created_at"],
+        last_accessed_at=row["last_accessed_at"],
+    )
+    state.contents.put(row["content_hash"], content)
+
+
+def chunk_rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `artifact_chunks`."""
+    for content_hash, content in state.contents.items():
+        if len(content.data) < CHUNK_BYTES:
+            continue
+        for number, start in enumerate(range(0, len(content.data), CHUNK_BYTES)):
+            data = content.data[start : start + CHUNK_BYTES]
+            row = {"content_hash": content_hash, "chunk_no": number, "data": data}
+            yield row | {"checksum": checksum(number, data)}

@@ -7,7 +7,7 @@ the action.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from llmspell.ids import IdSource
 from llmspell.storage.contracts import audit_checks as checks
 from llmspell.storage.contracts.audit import AuditEntry, AuditHead, AuditVerification, Decision, NewAuditEntry
 from llmspell.storage.contracts.pages import Cursors, Page
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 from llmspell.tenant import TenantId
 
 HEAD = "head"
@@ -129,3 +129,33 @@ class InMemoryAudit:
                 check.explain(sequence, entry, elsewhere=next(following, None))
                 break
         return check.end()
+
+
+COLUMNS = (*("sequence", "at", "operation", "principal", "resource", "decision", "reason", "details", "latency_ms"),)
+HASHES = ("prev_hash", "entry_hash")
+"""Hexadecimal in records, bytes in rows."""
+
+
+def rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `audit_log`."""
+    for entry in state.audit.rows():
+        hashes = {name: bytes.fromhex(getattr(entry, name)) for name in HASHES}
+        yield {name: getattr(entry, name) for name in COLUMNS} | hashes | {"entry_id": entry.id}
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of `audit_log`, as it is: whether its hash fits is asked by `verify`."""
+    hashes = {name: row[name].hex() for name in HASHES}
+    entry = AuditEntry(id=row["entry_id"], **{name: row[name] for name in COLUMNS}, **hashes)
+    state.audit.put(entry.sequence, entry)
+
+
+def head_rows(state: State) -> Iterator[Row]:
+    """Yield the row of `audit_heads`, if there is one."""
+    for head in state.audit_heads.rows():
+        yield {"sequence": head.sequence, "entry_hash": bytes.fromhex(head.entry_hash)}
+
+
+def load_head(state: State, row: Row) -> None:
+    """Keep the row of `audit_heads`."""
+    state.audit_heads.put(HEAD, AuditHead(sequence=row["sequence"], entry_hash=row["entry_hash"].hex()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -32,6 +32,8 @@ from llmspell.storage.contracts.backend import (
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventPartition
 from llmspell.storage.contracts.event_log_checks import one_table
+from llmspell.storage.contracts.health import Finding, HealthCheck
+from llmspell.storage.contracts.holdings import Holdings, StoreSize
 from llmspell.storage.contracts.pages import Cursors
 from llmspell.storage.contracts.transfer import OnConflict, TransferSource, TransferTarget
 from llmspell.storage.inmemory.access_keys import InMemoryAccessKeys
@@ -42,6 +44,7 @@ from llmspell.storage.inmemory.audit import InMemoryAudit
 from llmspell.storage.inmemory.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.inmemory.event_log import InMemoryEventLog
 from llmspell.storage.inmemory.graph import InMemoryGraph
+from llmspell.storage.inmemory.holdings import holdings
 from llmspell.storage.inmemory.hook_history import InMemoryHookHistory
 from llmspell.storage.inmemory.idempotency import InMemoryIdempotency
 from llmspell.storage.inmemory.job_queue import InMemoryJobQueue
@@ -50,8 +53,9 @@ from llmspell.storage.inmemory.kv import InMemoryKV
 from llmspell.storage.inmemory.memories import InMemoryMemories
 from llmspell.storage.inmemory.procedures import InMemoryProcedures
 from llmspell.storage.inmemory.sessions import InMemorySessions
-from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit
+from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, TransactionUnit, Unit, WriterLock
 from llmspell.storage.inmemory.tenants import InMemoryTenants
+from llmspell.storage.inmemory.transfer import source, target
 from llmspell.storage.inmemory.vectors import InMemoryVectors
 from llmspell.storage.inmemory.workflow_state import InMemoryWorkflowStates
 from llmspell.storage.text.analyser import Analyser
@@ -74,6 +78,7 @@ class InMemoryBackend:
         self._cursor_key = secrets.token_bytes(CURSOR_KEY_BYTES)
         self._access_pepper = secrets.token_bytes(PEPPER_BYTES)
         self._closed = False
+        self._importing = WriterLock()
         self.tenants = InMemoryTenants(self._clock, self._ids, self.cursor_key)
         self.auto_create_tenants = True
         self.job_queue = InMemoryJobQueue(
@@ -108,14 +113,14 @@ class InMemoryBackend:
         finally:
             store.writer.release()
 
-    def _store(self, tenant: TenantId, *, writing: bool) -> TenantStore:
+    def _store(self, tenant: TenantId, *, writing: bool = False) -> TenantStore:
         self._require_open()
         return self.tenants.store(tenant, writing=writing, auto_create=self.auto_create_tenants)
 
     def _bind(self, tenant: TenantId, unit: Unit) -> Storages:
         cursors = Cursors(tenant, self.cursor_key)
         return Storages(
-            kv=InMemoryKV(unit, self._clock),
+            kv=InMemoryKV(unit, self._clock, self._ids),
             vectors=InMemoryVectors(unit, self._clock, self._ids),
             memories=InMemoryMemories(unit, self._clock, self._analyser, self._ids),
             graph=InMemoryGraph(unit, self._clock, self._ids),
@@ -142,6 +147,22 @@ class InMemoryBackend:
 
     async def check(self) -> None:
         self._require_open()
+
+    def health_checks(self) -> Sequence[HealthCheck]:
+        return (HealthCheck("vector_storage", self._vectors),)
+
+    async def _vectors(self) -> Finding:
+        """HLT-03."""
+        if any(holdings(store.committed).spaces for store in self.tenants.stores()):
+            return Finding()
+        return Finding(status="degraded", reason="No vectors indexed")
+
+    async def holdings(self, tenant: TenantId) -> Holdings:
+        return holdings(self._store(tenant_id(tenant)).committed)
+
+    async def size(self) -> StoreSize:
+        """Nothing is on a disk."""
+        return StoreSize(parts={})
 
     async def cursor_key(self) -> bytes:
         """Return the key; it is as short-lived as what its cursors point into."""
@@ -173,12 +194,14 @@ class InMemoryBackend:
         raise Unsupported("This backend searches every space exactly.", capability=Capability.ANN_PROMOTION.value)
 
     def transfer_source(self, tenant: TenantId | None) -> AbstractAsyncContextManager[TransferSource]:
-        raise Unsupported("This backend cannot be exported.")
+        self._require_open()
+        return source(self.tenants, tenant)
 
     def transfer_target(
         self, tenant: TenantId | None, *, on_conflict: OnConflict
     ) -> AbstractAsyncContextManager[TransferTarget]:
-        raise Unsupported("Nothing can be imported into this backend.")
+        self._require_open()
+        return target(self.tenants, tenant, on_conflict=on_conflict, analyser=self._analyser, alone=self._importing)
 
     async def close(self) -> None:
         self._closed = True

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import builtins
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
 from llmspell.clock import Clock, from_microseconds, optional_instant, parse_instant, to_microseconds
-from llmspell.codec import decode_json, require_flag, require_limit
+from llmspell.codec import decode_json, encode_json, require_flag, require_limit
 from llmspell.ids import IdSource, parse_id
 from llmspell.storage.contracts import event_log_checks as checks
 from llmspell.storage.contracts.event_log import (
@@ -26,7 +26,7 @@ from llmspell.storage.contracts.event_log import (
 )
 from llmspell.storage.contracts.event_log_checks import Checked, Selection
 from llmspell.storage.contracts.pages import Cursors, Page
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 
 COUNTER = "event_log"
 
@@ -184,6 +184,12 @@ def _put(state: State, event: Checked) -> StoredEvent:
         sequence=state.next_number(COUNTER),
     )
     state.events.put(_place(event), stored)
+    ever = state.counters.carried(COUNTER)
+    ends = {
+        "first_at": min(ever.get("first_at") or event.at, event.at),
+        "last_at": max(ever.get("last_at") or event.at, event.at),
+    }
+    state.counters.carry(COUNTER, ends)
     return stored
 
 
@@ -206,3 +212,41 @@ def _record(event: StoredEvent) -> EventRecord:
         language=event.language,
         payload=decode_json(event.payload),
     )
+
+
+COLUMNS = {
+    "event_id": "id",
+    "event_type": "type",
+    "correlation_id": "correlation_id",
+    "timestamp": "at",
+    "sequence": "sequence",
+    "language": "language",
+}
+"""Columns of `event_log` with the fields of their records."""
+
+
+def rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `event_log`."""
+    for event in state.events.rows():
+        columns = {column: getattr(event, field) for column, field in COLUMNS.items()}
+        yield columns | {"payload": decode_json(event.payload)}
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of `event_log`."""
+    fields = {field: row[column] for column, field in COLUMNS.items()}
+    event = StoredEvent(payload=encode_json(row["payload"]), **fields)
+    state.events.put(_place(event), event)
+
+
+def sequence_rows(state: State) -> Iterator[Row]:
+    """Yield the row of `event_sequences`: the last number, and between which instants there ever were events."""
+    value = state.counters.get(COUNTER)
+    if value is not None:
+        yield {"value": value, **state.counters.carried(COUNTER)}
+
+
+def load_sequence(state: State, row: Row) -> None:
+    """Keep the row of `event_sequences`."""
+    state.counters.put(COUNTER, row["value"])
+    state.counters.carry(COUNTER, {name: row[name] for name in ("first_at", "last_at")})

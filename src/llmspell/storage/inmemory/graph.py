@@ -60,8 +60,8 @@ class InMemoryGraph:
         checks.require_cardinality(cardinality)
 
         def work(state: State) -> None:
-            state.recorded_instant(self._clock)  # a change of the graph, like any other
-            versions.declare(state, predicate, cardinality)
+            now = state.recorded_instant(self._clock)  # a change of the graph, like any other
+            versions.declare(state, predicate, cardinality, now)
 
         await self._unit.write(work)
 
@@ -183,9 +183,9 @@ class InMemoryGraph:
         require_period(begins, checked.valid_to, fields=("valid_from", "valid_to"))
 
         def work(state: State) -> Fact:
-            if cardinality is not None:
-                versions.declare(state, checked.predicate, cardinality)
             now = state.recorded_instant(self._clock)
+            if cardinality is not None:
+                versions.declare(state, checked.predicate, cardinality, now)
             believed = versions.believed_facts(state, checked.subject, checked.predicate)
             ends = checked.valid_to
             if ends is None and versions.holds_one(state, checked.predicate):

@@ -5,7 +5,7 @@ Not here: the contract (`graph`), walks (`graph_walks`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from datetime import datetime
 from typing import TypeVar
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from llmspell.codec import encode_json
 from llmspell.storage.contracts import graph_checks as checks
 from llmspell.storage.contracts.graph import Cardinality, Entity, Fact
-from llmspell.storage.inmemory.store import State, Table
+from llmspell.storage.inmemory.store import Row, State, Table
 
 Version = TypeVar("Version", Entity, Fact)
 
@@ -126,8 +126,8 @@ def holds_one(state: State, predicate: str) -> bool:
     return state.predicates.get(predicate) == "one"
 
 
-def declare(state: State, predicate: str, cardinality: Cardinality) -> None:
-    """Declare a predicate, once.
+def declare(state: State, predicate: str, cardinality: Cardinality, now: datetime) -> None:
+    """Declare a predicate, once; `now` is the recorded instant.
 
     Raises:
         Conflict: as `Graph.declare`.
@@ -145,6 +145,7 @@ def declare(state: State, predicate: str, cardinality: Cardinality) -> None:
     ):
         raise checks.beliefs_overlap(predicate)
     state.predicates.put(predicate, cardinality)
+    state.predicates.carry(predicate, {"created_at": now})
 
 
 def record(state: State, table: Table[int, Version], version: Version) -> None:
@@ -191,3 +192,78 @@ def withdraw(
 def copy_of(version: Version) -> Version:
     """Return a version as callers see it: they may change what they got."""
     return replace(version, properties=deepcopy(version.properties))
+
+
+PERIODS = {
+    "valid_time_start": "valid_from",
+    "valid_time_end": "valid_to",
+    "transaction_time_start": "recorded_from",
+    "transaction_time_end": "recorded_to",
+    "properties": "properties",
+    "source": "source",
+    "actor": "actor",
+}
+ENTITY_COLUMNS = {"entity_id": "id", "entity_type": "type", "name": "name", **PERIODS}
+FACT_COLUMNS = {
+    "relationship_id": "id",
+    "from_entity": "subject_id",
+    "to_entity": "object_id",
+    "relationship_type": "predicate",
+    "confidence": "confidence",
+    **PERIODS,
+}
+
+
+def entity_rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `entities`; an open end is None."""
+    for one in state.entities.rows():
+        made = {"created_at": one.recorded_from, "name_folded": one.name.casefold()}
+        yield made | _columns(one, ENTITY_COLUMNS)
+
+
+def load_entity(state: State, row: Row) -> None:
+    """Keep a row of `entities`."""
+    number = state.next_number("version")
+    state.entities.put(number, Entity(**{field: row[column] for column, field in ENTITY_COLUMNS.items()}))
+
+
+def fact_rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `relationships`; an open end is None."""
+    for one in state.facts.rows():
+        yield {"created_at": one.recorded_from} | _columns(one, FACT_COLUMNS)
+
+
+def load_fact(state: State, row: Row, names: Mapping[UUID, str]) -> None:
+    """Keep a row of `relationships`, whose ends are called as `names` has them."""
+    number = state.next_number("version")
+    fields = {field: row[column] for column, field in FACT_COLUMNS.items()}
+    fact = Fact(subject=names[fields["subject_id"]], object=names[fields["object_id"]], **fields)
+    state.facts.put(number, fact)
+
+
+def predicate_rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `predicates`."""
+    for predicate, cardinality in state.predicates.items():
+        yield {"predicate": predicate, "cardinality": cardinality, **state.predicates.carried(predicate)}
+
+
+def load_predicate(state: State, row: Row) -> None:
+    """Keep a row of `predicates`."""
+    state.predicates.put(row["predicate"], row["cardinality"])
+    state.predicates.carry(row["predicate"], {"created_at": row["created_at"]})
+
+
+def clock_rows(state: State) -> Iterator[Row]:
+    """Yield the row of `tenant_clocks`."""
+    last = state.last_recorded()
+    if last is not None:
+        yield {"last_recorded": last}
+
+
+def load_clock(state: State, row: Row) -> None:
+    """Keep the row of `tenant_clocks`."""
+    state.moments.put("recorded", row["last_recorded"])
+
+
+def _columns(version: Entity | Fact, columns: Mapping[str, str]) -> Row:
+    return {column: getattr(version, field) for column, field in columns.items()}

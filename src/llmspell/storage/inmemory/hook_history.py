@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import builtins
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from datetime import date, datetime
 from uuid import UUID
@@ -27,7 +27,7 @@ from llmspell.storage.contracts.hook_history import (
 )
 from llmspell.storage.contracts.hook_history_checks import Selection, Stored
 from llmspell.storage.contracts.pages import Cursors, Page
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 
 
 class InMemoryHookHistory:
@@ -204,3 +204,49 @@ def _shown(stored: Stored, *, include_context: bool) -> HookExecution:
 def _percentile(durations: Sequence[int], percent: int) -> int | None:
     """Nearest-rank: the first value that so many of a hundred do not exceed."""
     return next((value for place, value in enumerate(durations, 1) if place * 100 >= len(durations) * percent), None)
+
+
+COLUMNS = {
+    "execution_id": "id",
+    "timestamp": "at",
+    "context_size": "context_size_bytes",
+} | {
+    name: name
+    for name in (
+        *(
+            "hook_id",
+            "hook_type",
+            "correlation_id",
+            "duration_ms",
+            "triggering_component",
+            "modified_operation",
+            "tags",
+        ),
+        *("retention_priority", "contains_sensitive_data", "metadata", "created_at"),
+    )
+}
+"""Columns of `hook_history` with the fields of their records, where they hold the same."""
+
+
+def rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `hook_history`."""
+    for stored in state.hook_executions.rows():
+        record = stored.record
+        yield {column: getattr(record, field) for column, field in COLUMNS.items()} | {
+            "hook_context": stored.context,
+            "result_data": {"type": record.result, "data": record.result_data},
+            "component_id": record.component_id or "",
+        }
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of `hook_history`."""
+    decided = row["result_data"]
+    record = HookExecution(
+        **{field: row[column] for column, field in COLUMNS.items()},
+        component_id=row["component_id"] or None,
+        context=None,
+        result=decided.get("type", "continue"),
+        result_data=decided.get("data", {}),
+    )
+    state.hook_executions.put(record.id, Stored(record=record, context=row["hook_context"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from llmspell.storage.contracts.idempotency import (
     require_recorded,
     require_result,
 )
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 
 
 class UsedKey(NamedTuple):
@@ -26,6 +27,7 @@ class UsedKey(NamedTuple):
     fingerprint: bytes
     expires_at: datetime
     result: bytes | None
+    created_at: datetime
 
 
 class InMemoryIdempotency:
@@ -45,7 +47,7 @@ class InMemoryIdempotency:
         require_idempotency_key(key)
         asked = require_operation(operation, fingerprint)
         now = self._clock.now()
-        mine = UsedKey(*asked, now + timedelta(seconds=require_ttl(ttl_s)), None)
+        mine = UsedKey(*asked, now + timedelta(seconds=require_ttl(ttl_s)), None, now)
 
         def work(state: State) -> bytes | None:
             used = state.idempotency.get(key)
@@ -84,3 +86,14 @@ def _result(key: str, used: UsedKey, asked: tuple[str, bytes]) -> bytes | None:
     if (used.operation, used.fingerprint) != asked:
         raise IdempotencyConflict(idempotency_key=key, used_for=used.operation, asked_for=asked[0])
     return used.result
+
+
+def rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `idempotency_keys`."""
+    for key, used in state.idempotency.items():
+        yield {"idempotency_key": key, **used._asdict()}
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of `idempotency_keys`."""
+    state.idempotency.put(row["idempotency_key"], UsedKey(**{name: row[name] for name in UsedKey._fields}))

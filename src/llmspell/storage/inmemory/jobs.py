@@ -5,7 +5,7 @@ Not here: leasing (`job_queue`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ from llmspell.ids import IdSource, parse_id
 from llmspell.storage.contracts import jobs_checks as checks
 from llmspell.storage.contracts.jobs import EMBED_KIND, JOB_STATES, MAX_ATTEMPTS, Job, JobState
 from llmspell.storage.contracts.pages import Cursors, Page
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 
 
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,3 +227,30 @@ def copied(job: Job) -> Job:
 
 def _position(job: Job) -> dict[str, Any]:
     return {"at": to_microseconds(job.created_at), "id": str(job.id)}
+
+
+COLUMNS = (
+    *("kind", "payload", "state", "priority", "dedupe_key", "attempt", "max_attempts", "run_at", "leased_until"),
+    *("worker", "cancel_requested", "done", "total", "message", "error_class", "error", "result"),
+    *("created_at", "updated_at", "finished_at"),
+)
+"""Columns of `jobs` that their records have under the same names."""
+
+
+def rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `jobs`; only one that waits can be ready, as databases have it."""
+    for stored in state.jobs.rows():
+        own = {
+            "job_id": stored.job.id,
+            "ready": stored.ready and stored.job.state == "queued",
+            "token": stored.token,
+            "lease_id": stored.lease_id,
+        }
+        yield own | {name: getattr(stored.job, name) for name in COLUMNS}
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of `jobs`."""
+    job = Job(id=row["job_id"], **{name: row[name] for name in COLUMNS})
+    stored = StoredJob(job=job, token=row["token"], lease_id=row["lease_id"], ready=row["ready"])
+    state.jobs.put(job.id, stored)

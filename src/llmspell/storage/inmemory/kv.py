@@ -5,34 +5,41 @@ Rule: expiry is decided by the injected clock at every read; an expired item sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from uuid import UUID
 
 from llmspell.clock import Clock
 from llmspell.codec import require_key, require_limit, require_size, require_text
+from llmspell.ids import IdSource
 from llmspell.storage.contracts.capabilities import BackendType, Characteristics
 from llmspell.storage.contracts.checks import require_items, require_ttl, require_value
 from llmspell.storage.contracts.kv import BATCH_MAX
 from llmspell.storage.inmemory.capabilities import CHARACTERISTICS
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 
 LIST_MAX = 1_000_000
 
 
 class Item(NamedTuple):
-    """A value and when it expires."""
+    """A value, and what else its row has: `metadata` comes with rows of other stores, nothing here writes any."""
 
+    id: UUID
     value: bytes
+    created_at: datetime
+    updated_at: datetime
     expires_at: datetime | None
+    metadata: Any = None
 
 
 class InMemoryKV:
     """`KV` over a dictionary."""
 
-    def __init__(self, unit: Unit, clock: Clock) -> None:
+    def __init__(self, unit: Unit, clock: Clock, ids: IdSource) -> None:
         self._unit = unit
         self._clock = clock
+        self._ids = ids
 
     async def get(self, key: str) -> bytes | None:
         require_key(key)
@@ -41,7 +48,7 @@ class InMemoryKV:
 
     async def set(self, key: str, value: bytes, *, ttl_s: float | None = None) -> None:
         item = self._item(require_key(key), require_value(value), ttl_s)
-        await self._unit.write(lambda state: state.kv.put(key, item))
+        await self._unit.write(lambda state: _put(state, key, item))
 
     async def delete(self, key: str) -> bool:
         require_key(key)
@@ -77,7 +84,7 @@ class InMemoryKV:
 
         def work(state: State) -> None:
             for key, item in rows.items():
-                state.kv.put(key, item)
+                _put(state, key, item)
 
         if rows:
             await self._unit.write(work)
@@ -112,8 +119,17 @@ class InMemoryKV:
         return CHARACTERISTICS
 
     def _item(self, key: str, value: bytes, ttl_s: float | None) -> Item:
-        expires = None if ttl_s is None else self._clock.now() + timedelta(seconds=require_ttl(ttl_s))
-        return Item(value, expires)
+        now = self._clock.now()
+        expires = None if ttl_s is None else now + timedelta(seconds=require_ttl(ttl_s))
+        return Item(id=self._ids.new(), value=value, created_at=now, updated_at=now, expires_at=expires)
+
+
+def _put(state: State, key: str, item: Item) -> None:
+    """Store an item; one that takes the place of another goes on in its row."""
+    old = state.kv.get(key)
+    if old is not None:
+        item = item._replace(id=old.id, created_at=old.created_at, metadata=old.metadata)
+    state.kv.put(key, item)
 
 
 def _live(item: Item, now: datetime) -> bool:
@@ -137,3 +153,30 @@ def _delete(state: State, keys: Sequence[str], now: datetime) -> int:
 def _keys(keys: Sequence[str]) -> list[str]:
     require_size(keys, field="keys", maximum=BATCH_MAX)
     return sorted({require_key(key) for key in keys})
+
+
+def rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `kv_store`."""
+    for key, item in state.kv.items():
+        yield {
+            "kv_id": item.id,
+            "key": key,
+            "value": item.value,
+            "metadata": item.metadata,
+            "created_at": item.created_at,
+            "updated_at": item.updated_at,
+            "expires_at": item.expires_at,
+        }
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of `kv_store`."""
+    item = Item(
+        id=row["kv_id"],
+        value=row["value"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        expires_at=row["expires_at"],
+        metadata=row["metadata"],
+    )
+    state.kv.put(row["key"], item)

@@ -15,7 +15,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import msgspec
 from msgspec.structs import replace
 
 from llmspell.clock import Clock, parse_instant
@@ -42,37 +41,14 @@ from llmspell.storage.contracts.memories import (
 )
 from llmspell.storage.inmemory.filters import matches
 from llmspell.storage.inmemory.jobs import ensure_waiting
+from llmspell.storage.inmemory.memory_rows import StoredMemory, new_record, restored
 from llmspell.storage.inmemory.store import State, Unit
-from llmspell.storage.inmemory.vectors import Embedding, embedding_of, similarity
+from llmspell.storage.inmemory.vectors import Embedding, Window, embedding_of, similarity
 from llmspell.storage.text import bm25
 from llmspell.storage.text.analyser import Analyser
 from llmspell.storage.text.memory_text import memory_text
 
 OFFSET_MAX = 1_000_000
-
-
-class StoredMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """The current row of a memory, its terms, and its windows in each embedding space, the one written last at the end."""
-
-    record: MemoryRecord
-    terms: dict[str, int]
-    embeddings: dict[str, tuple[Embedding, ...]]
-
-    @property
-    def length(self) -> int:
-        """How many terms the text has."""
-        return sum(self.terms.values())
-
-    def waits(self, space_id: str | None) -> bool:
-        """Whether its embedding is pending, or in another space than this one."""
-        if self.record.embedding_state == "ready" and space_id is not None:
-            return self.space_id != space_id
-        return self.record.embedding_state == "pending"
-
-    @property
-    def space_id(self) -> str:
-        """The space of its embedding; empty without one."""
-        return next(reversed(self.embeddings), "")
 
 
 class InMemoryMemories:
@@ -86,10 +62,14 @@ class InMemoryMemories:
 
     async def ensure_space(self, space: EmbeddingSpace) -> None:
         checks.require_space(space)
+        now = self._clock.now()
 
         def work(state: State) -> None:
             known = state.spaces.get(space.space_id)
-            if known is not None and known != space:
+            if known is None:
+                state.spaces.put(space.space_id, space)
+                state.spaces.carry(space.space_id, {"created_at": now, "updated_at": now})
+            elif known != space:
                 raise Conflict(
                     "The embedding space is registered otherwise.",
                     space_id=space.space_id,
@@ -97,7 +77,6 @@ class InMemoryMemories:
                     dimension=known.dimension,
                     hint="Use another space id for another model.",
                 )
-            state.spaces.put(space.space_id, space)
 
         await self._unit.write(work)
 
@@ -114,17 +93,17 @@ class InMemoryMemories:
 
         def work(state: State) -> list[MemoryRecord]:
             dimension = None if space_id is None else _space(state, space_id).dimension
-            embedded: dict[UUID, tuple[Embedding, ...]] = {}
+            embedded: dict[UUID, tuple[Window, ...]] = {}
             for one in checked:
                 if one.id in embedded:
                     raise AlreadyExists("Two memories have the same id.", id=one.id)
-                embedded[one.id] = _windows(one.embeddings, dimension)
+                embedded[one.id] = self._windows(one.embeddings, dimension)
             records = []
             for one in checked:
                 windows = embedded[one.id]
                 if one.id in state.memory_versions:
                     raise AlreadyExists("A memory has this id already.", id=one.id)
-                record = _new_record(one, self._clock.now())
+                record = new_record(one, self._clock.now())
                 self._store(state, record, {space_id: windows} if space_id is not None and windows else {})
                 _append(state, record, "add", actor=actor, reason=None, now=record.created_at)
                 records.append(record)
@@ -164,7 +143,7 @@ class InMemoryMemories:
 
         def work(state: State) -> MemoryRecord:
             dimension = None if space_id is None else _space(state, space_id).dimension
-            windows = _windows(change.embeddings, dimension)
+            windows = self._windows(change.embeddings, dimension)
             stored = _live(state, wanted, now)
             if stored is None:
                 raise NotFound("There is no such memory.", id=wanted)
@@ -216,7 +195,7 @@ class InMemoryMemories:
             if versions is None or versions[-1].operation == "forget":
                 raise NotFound("There is no deleted memory with this id.", id=wanted)
             checks.require_time_left(versions[-1].expires_at, now=now, id=wanted)
-            record = _restored(versions, now)
+            record = restored(versions, now)
             self._store(state, record, {})
             _append(state, record, "restore", actor=actor, reason=reason, now=now)
             return _copy(record)
@@ -304,7 +283,7 @@ class InMemoryMemories:
         dense: builtins.list[Scored] = []
         text: builtins.list[Scored] = []
         if query.embedding is not None and space is not None:
-            (window,) = _windows((query.embedding,), space.dimension)
+            (window,) = _packed((query.embedding,), space.dimension)
             dense = _by_meaning(live, window, space.space_id)[: query.candidates]
         if query.text is not None:
             # The statistics are those of everything the tenant has stored; a filter does not change what a term weighs.
@@ -356,7 +335,7 @@ class InMemoryMemories:
             wanted = {}  # of one memory, the last
             for position, (id, version, embeddings) in enumerate(items):
                 identity = parse_id(id, field=f"items[{position}].id")
-                if windows := _windows(embeddings, space.dimension):
+                if windows := self._windows(embeddings, space.dimension):
                     wanted[identity] = version, windows
             for identity, (version, windows) in wanted.items():
                 stored = _live(state, identity, now)
@@ -429,7 +408,12 @@ class InMemoryMemories:
         stored = await self._unit.read(lambda state: state.memories.rows())
         return [one.record for one in stored if _is_live(one.record, now) and _matches(one.record, where)]
 
-    def _store(self, state: State, record: MemoryRecord, embeddings: dict[str, tuple[Embedding, ...]]) -> MemoryRecord:
+    def _windows(self, packed: Sequence[bytes], dimension: int | None) -> tuple[Window, ...]:
+        """Return embeddings as the store keeps them, each in a row of its own."""
+        now = self._clock.now()
+        return tuple(Window(*one, self._ids.new(), now, now) for one in _packed(packed, dimension))
+
+    def _store(self, state: State, record: MemoryRecord, embeddings: dict[str, tuple[Window, ...]]) -> MemoryRecord:
         """Put a row with the terms of its text; its state says whether it has an embedding."""
         before = state.memories.get(record.id)
         if embeddings:
@@ -448,47 +432,6 @@ def _place(record: MemoryRecord) -> tuple[datetime, UUID]:
 
 def _text(record: MemoryRecord) -> str:
     return memory_text(record.content, record.role or "", record.at)
-
-
-def _new_record(one: NewMemory, now: datetime) -> MemoryRecord:
-    return MemoryRecord(
-        id=one.id,
-        content=one.content,
-        session=one.session,
-        role=one.role,
-        kind=one.kind,
-        metadata=one.metadata,
-        at=one.at,
-        created_at=now,
-        updated_at=now,
-        last_accessed_at=None,
-        version=1,
-        processed=False,
-        embedding_state="ready" if one.embeddings else "pending",
-        token_count=one.token_count,
-        expires_at=one.expires_at,
-    )
-
-
-def _restored(versions: tuple[MemoryVersion, ...], now: datetime) -> MemoryRecord:
-    last = versions[-1]
-    return MemoryRecord(
-        id=last.id,
-        content=last.content or "",
-        session=last.session,
-        role=last.role,
-        kind=last.kind,
-        metadata=last.metadata or {},
-        at=last.at,
-        created_at=versions[0].recorded_at,
-        updated_at=now,
-        last_accessed_at=None,
-        version=last.version + 1,
-        processed=False,
-        embedding_state="pending",
-        token_count=None,
-        expires_at=last.expires_at,
-    )
 
 
 def _append(
@@ -535,7 +478,7 @@ def _space(state: State, space_id: str) -> EmbeddingSpace:
     return space
 
 
-def _windows(packed: Sequence[bytes], dimension: int | None) -> tuple[Embedding, ...]:
+def _packed(packed: Sequence[bytes], dimension: int | None) -> tuple[Embedding, ...]:
     return tuple(embedding_of(checks.require_packed(one, field="embeddings", dimension=dimension)) for one in packed)
 
 

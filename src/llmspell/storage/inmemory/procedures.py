@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TypeAlias
 
@@ -19,7 +20,7 @@ from llmspell.storage.contracts.procedures import (
     Pattern,
     Prediction,
 )
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 
 Place: TypeAlias = "tuple[str, str, str]"
 
@@ -151,3 +152,19 @@ def _remove(state: State, places: list[Place]) -> int:
     for place in there:
         state.patterns.remove(place)
     return len(there)
+
+
+COLUMNS = ("scope", "key", "value", "frequency", "first_seen", "last_seen")
+
+
+def rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `procedural_patterns`."""
+    for pattern in state.patterns.rows():
+        noted = {"created_at": pattern.first_seen, "updated_at": pattern.last_seen}
+        yield noted | {name: getattr(pattern, name) for name in COLUMNS} | {"pattern_id": pattern.id}
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of `procedural_patterns`."""
+    pattern = Pattern(id=row["pattern_id"], **{name: row[name] for name in COLUMNS})
+    state.patterns.put(_place(pattern), pattern)

@@ -6,7 +6,7 @@ Rule: a record never carries its number of artifacts; they are counted when some
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,7 +30,7 @@ from llmspell.storage.contracts.sessions import (
     SessionRecord,
     SessionStatus,
 )
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 
 
 class InMemorySessions:
@@ -238,3 +238,28 @@ def _place(record: SessionRecord) -> tuple[datetime, UUID]:
 
 def _position(record: SessionRecord) -> dict[str, Any]:
     return {"at": to_microseconds(record.created_at), "id": str(record.id)}
+
+
+COLUMNS = {"session_id": "id", "session_data": "data"} | {
+    name: name for name in ("status", "created_at", "last_accessed_at", "expires_at", "updated_at", "version")
+}
+"""Columns of `sessions` with the fields of their records."""
+
+
+def rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `sessions`, with their artifacts counted."""
+    counts = Counter(artifact.session for artifact in state.artifacts.rows())
+    for record in state.sessions.rows():
+        counted = {
+            "artifact_count": counts[record.id],
+            "artifact_sequence": state.artifact_numbers.get(record.id) or 0,
+        }
+        yield {column: getattr(record, field) for column, field in COLUMNS.items()} | counted
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of `sessions`; its artifacts are counted when somebody looks."""
+    record = SessionRecord(artifact_count=0, **{field: row[column] for column, field in COLUMNS.items()})
+    state.sessions.put(record.id, record)
+    if row["artifact_sequence"]:
+        state.artifact_numbers.put(record.id, row["artifact_sequence"])

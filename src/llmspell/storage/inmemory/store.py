@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from llmspell.clock import MICROSECOND, Clock
@@ -44,12 +44,15 @@ if TYPE_CHECKING:
     from llmspell.storage.inmemory.idempotency import UsedKey
     from llmspell.storage.inmemory.jobs import StoredJob
     from llmspell.storage.inmemory.kv import Item
-    from llmspell.storage.inmemory.memories import StoredMemory
+    from llmspell.storage.inmemory.memory_rows import StoredMemory
     from llmspell.storage.inmemory.vectors import StoredVector
     from llmspell.storage.inmemory.workflow_state import StoredWorkflow
 
 K = TypeVar("K")
 V = TypeVar("V")
+Carried: TypeAlias = "Mapping[str, Any]"
+Row: TypeAlias = "dict[str, Any]"
+"""One row of a table as databases keep it, by the names of its columns, without the tenant: what a transfer moves."""
 T = TypeVar("T")
 
 WRITER_WAIT_MAX_S = 60.0
@@ -61,10 +64,11 @@ _DELETED: Any = object()
 class Table(Generic[K, V]):
     """A dictionary that may lie above another one: what it does not hold itself is read from below."""
 
-    __slots__ = ("_below", "_rows")
+    __slots__ = ("_below", "_carried", "_rows")
 
     def __init__(self, below: Table[K, V] | None = None) -> None:
         self._rows: dict[K, V] = {}
+        self._carried: dict[K, Carried] = {}
         self._below = below
 
     def get(self, key: K) -> V | None:
@@ -85,11 +89,27 @@ class Table(Generic[K, V]):
         self._rows[key] = row
 
     def remove(self, key: K) -> None:
-        """Delete a record in this layer."""
+        """Delete a record in this layer, with what came with it."""
         if self._below is None:
             self._rows.pop(key, None)
+            self._carried.pop(key, None)
         else:
             self._rows[key] = _DELETED
+            self._carried[key] = {}  # a record that takes its place has not come with it
+
+    def carry(self, key: K, columns: Carried) -> None:
+        """Keep columns that the row of a record has and the record has no place for, until it is deleted."""
+        if columns:
+            self._carried[key] = columns
+
+    def carried(self, key: K) -> Carried:
+        """Return what goes along with a record."""
+        table: Table[K, V] | None = self
+        while table is not None:
+            if key in table._carried:
+                return table._carried[key]
+            table = table._below
+        return {}
 
     def items(self) -> list[tuple[K, V]]:
         """Return all records with their keys: a snapshot, in order of insertion."""
@@ -115,6 +135,13 @@ class Table(Generic[K, V]):
             for key, row in self._rows.items()
         ]
 
+    def copy(self) -> Table[K, V]:
+        """Return a table of its own with all records as they are now."""
+        made: Table[K, V] = Table()
+        made._rows = dict(self.items())
+        made._carried = {key: columns for key in made._rows if (columns := self.carried(key))}
+        return made
+
     def merge(self) -> None:
         """Put the changes of this layer into the table below it."""
         below = self._below
@@ -124,6 +151,11 @@ class Table(Generic[K, V]):
                     below.remove(key)
                 else:
                     below.put(key, row)
+            for key, columns in self._carried.items():
+                if below._below is None and not columns:
+                    below._carried.pop(key, None)
+                else:
+                    below._carried[key] = columns
 
 
 @dataclass(slots=True)
@@ -155,6 +187,8 @@ class State:
     moments: Table[str, datetime] = field(default_factory=Table)
     audit: Table[int, AuditEntry] = field(default_factory=Table)
     audit_heads: Table[str, AuditHead] = field(default_factory=Table)
+    otherwise: Table[tuple[str, tuple[Any, ...]], Mapping[str, tuple[object, object]]] = field(default_factory=Table)
+    """Of rows that came from another store: columns that would be told otherwise, as they would be told, and as they came."""
     transaction: Transaction | None = None
     tenant: TenantId = NO_TENANT
 
@@ -162,6 +196,10 @@ class State:
         """Return an empty layer above this state."""
         tables = {name: Table(getattr(self, name)) for name in TABLES}
         return State(**tables, transaction=transaction or self.transaction, tenant=self.tenant)
+
+    def copy(self) -> State:
+        """Return a state of its own with everything as it is now."""
+        return State(**{name: getattr(self, name).copy() for name in TABLES}, tenant=self.tenant)
 
     def merge(self) -> None:
         """Put the changes of this layer into the state below it."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import builtins
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from llmspell.clock import Clock
 from llmspell.codec import require_limit
-from llmspell.errors import NotFound, TenantInactive, TenantUnknown
+from llmspell.errors import Conflict, NotFound, TenantInactive, TenantUnknown
 from llmspell.ids import IdSource
 from llmspell.storage.contracts import tenants_checks as checks
 from llmspell.storage.contracts.audit import Audit
@@ -24,9 +25,17 @@ from llmspell.storage.contracts.tenants import (
 )
 from llmspell.storage.inmemory.audit import InMemoryAudit
 from llmspell.storage.inmemory.audit import record as record_audit
-from llmspell.storage.inmemory.store import AutocommitUnit, TenantStore, Transaction
+from llmspell.storage.inmemory.store import AutocommitUnit, State, TenantStore, Transaction
 from llmspell.storage.inmemory.usage import COUNTED, used
 from llmspell.tenant import NO_TENANT, STORE_TENANT, TenantId, tenant_id
+
+
+class Snapshot(NamedTuple):
+    """What one tenant had at an instant; `record` is None for one that is not registered."""
+
+    tenant: TenantId
+    record: TenantRecord | None
+    state: State
 
 
 class InMemoryTenants:
@@ -40,6 +49,8 @@ class InMemoryTenants:
         self._mutex = threading.Lock()
         self._records: dict[TenantId, TenantRecord] = {}
         self._stores: dict[TenantId, TenantStore] = {}
+        self._arriving: dict[TenantId, TenantStore] = {}
+        """Stores of tenants that a transfer brings, until it is committed: whoever brings the same one waits for its end."""
         self._embedded: dict[TenantId, tuple[int, int]] = {}
         """The latest day on which a tenant had texts embedded, and how many."""
 
@@ -182,9 +193,12 @@ class InMemoryTenants:
                 return TenantStore(tenant)
             if not auto_create:
                 raise TenantUnknown(tenant=tenant)
-            now = self._clock.now()
-            new = checks.new_tenant(tenant, name=None, quotas=None, isolation_level="strict", actor=SYSTEM, now=now)
-            return self._register(new)
+            return self._register(self._new(tenant))
+
+    def stores(self) -> builtins.list[TenantStore]:
+        """Return the stores of all tenants, whatever their status."""
+        with self._mutex:
+            return [*self._stores.values()]
 
     def working(self, tenant: TenantId) -> TenantStore:
         """Return a store whatever the tenant's status is, for the operator; that of the store's own jobs is made when missing.
@@ -203,6 +217,49 @@ class InMemoryTenants:
         """Return every tenant that has a store, in byte order."""
         with self._mutex:
             return sorted(self._stores)
+
+    def stored(self, tenant: TenantId) -> TenantStore:
+        """Return a store whatever the tenant's status is; one that is not registered has a new one, which `replace` may keep."""
+        with self._mutex:
+            return self._stores.get(tenant) or self._arriving.setdefault(tenant, TenantStore(tenant))
+
+    def snapshot(self, tenant: TenantId) -> Snapshot:
+        """Return what a tenant has now."""
+        with self._mutex:
+            store, record = self._stores.get(tenant), self._records.get(tenant)
+        if store is None:
+            return Snapshot(tenant, record, State(tenant=tenant))
+        with store.mutex:
+            return Snapshot(tenant, record, store.committed.copy())
+
+    def replace(self, changed: Sequence[tuple[TenantStore, State, TenantRecord | None]]) -> None:
+        """Put whole states in the place of those of stores whose writer the caller is, all at once, with the tenants' records.
+
+        A tenant without a record is registered, unless it is.
+
+        Raises:
+            Conflict: a tenant was registered meanwhile, whose writer the caller is not.
+        """
+        with self._mutex:
+            for store, state, _ in changed:
+                if self._stores.get(state.tenant, store) is not store:
+                    raise Conflict("The tenant was registered meanwhile.", tenant=state.tenant, hint="Import it again.")
+            for store, state, given in changed:
+                record = given or self._records.get(state.tenant)
+                if record is None and state.tenant != STORE_TENANT:
+                    record = self._new(state.tenant).record
+                if record is not None:
+                    self._records[state.tenant] = record
+                    store.limits = record.quotas
+                with store.mutex:
+                    store.committed = state
+                self._stores[state.tenant] = store
+                self._arriving.pop(state.tenant, None)
+
+    def _new(self, tenant: TenantId) -> checks.Change:
+        return checks.new_tenant(
+            tenant, name=None, quotas=None, isolation_level="strict", actor=SYSTEM, now=self._clock.now()
+        )
 
     def active(self) -> builtins.list[TenantId]:
         """Return the active tenants, in byte order."""

@@ -51,6 +51,13 @@ def count(layer: State, limits: QuotaLimits) -> None:
         layer.counters.put(f"used {quota}", before + change)
 
 
+def recount(state: State) -> None:
+    """Count a whole state, whatever it was counted to be."""
+    for quota, tables in COUNTED.items():
+        amount = sum(measure(row) for name, measure in tables.items() for row in getattr(state, name).rows())
+        state.counters.put(f"used {quota}", amount)
+
+
 def _changes(layer: State, tables: dict[str, Measure]) -> Iterator[int]:
     for name, measure in tables.items():
         for before, after in getattr(layer, name).changes():

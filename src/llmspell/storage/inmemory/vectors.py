@@ -6,9 +6,10 @@ Not here: an index. This is what an index must agree with.
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
 from operator import mul
@@ -44,7 +45,7 @@ from llmspell.storage.contracts.vectors import (
     VectorStats,
 )
 from llmspell.storage.inmemory.filters import matches
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 
 FLOAT32_BYTES = 4
 
@@ -56,13 +57,25 @@ class Embedding(NamedTuple):
     norm: float
 
 
+class Window(NamedTuple):
+    """A vector of a window of a memory's text, as `Embedding` has it, with what else its row has."""
+
+    values: array[float]
+    norm: float
+    id: UUID
+    created_at: datetime
+    updated_at: datetime
+    scope: str = "memories"
+    metadata: dict[str, Any] = {}  # noqa: RUF012 - never changed: whoever reads it gets a copy
+
+
 def embedding_of(packed: bytes) -> Embedding:
     """Return packed float32 bytes, ready to be compared."""
     values = unpack_vector(packed)
     return Embedding(values, math.sqrt(sum(map(mul, values, values))))
 
 
-def similarity(left: Embedding, right: Embedding) -> float:
+def similarity(left: Embedding | Window, right: Embedding | Window) -> float:
     """Cosine similarity (1 - cosine distance) of two vectors of one dimension, rounded as rankings show it."""
     cosine: float = sum(map(mul, left.values, right.values)) / (left.norm * right.norm)
     return round(min(1.0, max(-1.0, cosine)), SCORE_DECIMALS)
@@ -249,10 +262,10 @@ class InMemoryVectors:
 
 def _space(state: State, space_id: str) -> list[array[float]]:
     """The embeddings of one space, by their owners and parts."""
-    free = {
+    free: dict[UUID, list[Embedding | Window]] = {
         one.id: [one.embedding] for one in state.vectors.rows() if free_space(len(one.embedding.values)) == space_id
     }
-    owned = {
+    owned: dict[UUID, list[Embedding | Window]] = {
         memory.record.id: list(memory.embeddings[space_id])
         for memory in state.memories.rows()
         if space_id in memory.embeddings
@@ -274,3 +287,42 @@ def _count_spaces(state: State) -> Counter[tuple[str, int]]:
         for space_id, windows in memory.embeddings.items():
             counts[space_id, len(windows[0].values)] += len(windows)
     return counts
+
+
+COLUMNS = ("id", "scope", "metadata", "created_at", "updated_at")
+
+
+def rows(state: State, dimension: int) -> Iterator[Row]:
+    """Yield the rows of `vector_embeddings_…`: the free vectors of one dimension, and the windows of memories."""
+    for one in state.vectors.rows():
+        if len(one.embedding.values) == dimension:
+            yield _row(one, one.embedding) | {"space_id": free_space(dimension), "owner_id": one.id, "part_no": 0}
+    for memory in state.memories.rows():
+        for space_id, windows in memory.embeddings.items():
+            for part, window in enumerate(windows):
+                if len(window.values) == dimension:
+                    place = {"space_id": space_id, "owner_id": memory.record.id, "part_no": part}
+                    yield _row(window, window) | place
+
+
+def _row(one: StoredVector | Window, embedding: Embedding | Window) -> Row:
+    return {name: getattr(one, name) for name in COLUMNS} | {"embedding": _packed(embedding)}
+
+
+def _packed(embedding: Embedding | Window) -> bytes:
+    values = embedding.values
+    if sys.byteorder == "big":
+        values = values[:]
+        values.byteswap()
+    return values.tobytes()
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of a free vector."""
+    stored = StoredVector(embedding=embedding_of(row["embedding"]), **{name: row[name] for name in COLUMNS})
+    state.vectors.put(stored.id, stored)
+
+
+def window_of(row: Row) -> Window:
+    """Return a window of a memory from its row."""
+    return Window(*embedding_of(row["embedding"]), **{name: row[name] for name in COLUMNS})

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from msgspec.structs import replace
 
 from llmspell.clock import Clock, parse_instant
-from llmspell.codec import decode_json, require_limit
+from llmspell.codec import decode_json, encode_json, require_limit
 from llmspell.errors import AlreadyExists, NotFound, VersionConflict
 from llmspell.storage.contracts import workflow_state_checks as checks
 from llmspell.storage.contracts.checks import require_data, require_expected
@@ -22,7 +22,7 @@ from llmspell.storage.contracts.workflow_state import (
     WorkflowStatus,
     WorkflowSummary,
 )
-from llmspell.storage.inmemory.store import State, Unit
+from llmspell.storage.inmemory.store import Row, State, Unit
 
 
 class StoredWorkflow(WorkflowSummary, frozen=True, kw_only=True):
@@ -228,3 +228,31 @@ def _order(stored: WorkflowSummary) -> tuple[datetime, str]:
 
 def _position(summary: WorkflowSummary) -> dict[str, str]:
     return {"at": summary.created_at.isoformat(), "id": summary.workflow_id}
+
+
+COLUMNS = {
+    "workflow_id": "workflow_id",
+    "workflow_name": "name",
+    "current_step": "current_step",
+    "status": "status",
+    "version": "version",
+    "created_at": "created_at",
+    "last_updated": "updated_at",
+    "started_at": "started_at",
+    "completed_at": "completed_at",
+}
+"""Columns of `workflow_states` with the fields of their records."""
+
+
+def rows(state: State) -> Iterator[Row]:
+    """Yield the rows of `workflow_states`."""
+    for stored in state.workflows.rows():
+        columns = {column: getattr(stored, field) for column, field in COLUMNS.items()}
+        yield columns | {"state_data": decode_json(stored.encoded)}
+
+
+def load(state: State, row: Row) -> None:
+    """Keep a row of `workflow_states`."""
+    fields = {field: row[column] for column, field in COLUMNS.items()}
+    stored = StoredWorkflow(encoded=encode_json(row["state_data"]), **fields)
+    state.workflows.put(stored.workflow_id, stored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import psycopg
@@ -31,6 +32,18 @@ class Target(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Target({self.shown!r})"
+
+
+def on_database(url: str, database: str) -> str:
+    """Return the same URL for another database of the server.
+
+    Raises:
+        InvalidUrl: it cannot be read.
+    """
+    read_url(url)
+    parts = urlsplit(url)
+    query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name != "dbname"]
+    return urlunsplit(parts._replace(path=f"/{quote(database, safe='')}", query=urlencode(query, quote_via=quote)))
 
 
 def read_url(url: str, *, connect_timeout_s: int = CONNECT_TIMEOUT_S) -> Target:

@@ -8,7 +8,7 @@ Rule: the driver is imported when a store is opened, not before; without it the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import lru_cache
@@ -32,6 +32,8 @@ from llmspell.storage.contracts.backend import (
 )
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventPartition
+from llmspell.storage.contracts.health import HealthCheck
+from llmspell.storage.contracts.holdings import Holdings, StoreSize
 from llmspell.storage.contracts.transfer import OnConflict, TransferSource, TransferTarget
 from llmspell.storage.postgres import migrate as migrator
 from llmspell.storage.postgres import partitions
@@ -42,6 +44,7 @@ from llmspell.storage.postgres.statements import bind_texts, fixed
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
 from llmspell.storage.relational.cursor_key import CursorKey
+from llmspell.storage.relational.holdings import holdings
 from llmspell.storage.relational.job_queue import RelationalJobQueue
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.tenants import RelationalTenants
@@ -50,7 +53,7 @@ from llmspell.tenant import DEFAULT_TENANT, NO_TENANT, TenantId, tenant_id
 
 if TYPE_CHECKING:
     from llmspell.settings import Secret
-    from llmspell.storage.postgres.database import Database, DirectUnit
+    from llmspell.storage.postgres.database import Connector, Database, DirectUnit
 
 Pooler: TypeAlias = Literal["none", "transaction"]
 POOL_SIZE = 20  # BKE-14, as the four limits below
@@ -135,6 +138,33 @@ class PostgresBackend:
     async def check(self) -> None:
         async with self._database.pool.link() as link:
             await link.exchange((bind_texts(_CHECK),), commits=False, name=_CHECK.label)
+
+    def health_checks(self) -> Sequence[HealthCheck]:
+        from llmspell.storage.postgres.health import ServerChecks
+
+        return ServerChecks(self._database.pool, missing_months=self._missing_months, owner=self._owner()).all()
+
+    async def _missing_months(self) -> int:
+        return int(await self._database.unit(NO_TENANT).value(self._runtime.catalog.event_log.missing_partitions))
+
+    def _owner(self) -> Connector | None:
+        """What connects as the role that owns the schema, to look at the server."""
+        if self._admin_url is None:
+            return None
+        from llmspell.storage.postgres.address import read_url
+        from llmspell.storage.postgres.database import Connector
+        from llmspell.storage.postgres.roles import require_working
+
+        return Connector(read_url(self._admin_url), statement_cache_size=0, require=require_working, needs_key=False)
+
+    async def holdings(self, tenant: TenantId) -> Holdings:
+        return await holdings(self.unit(tenant), self._runtime.catalog)
+
+    async def size(self) -> StoreSize:
+        from llmspell.storage.postgres.vitals import read_sizes
+
+        async with self._database.pool.link() as link:
+            return StoreSize(parts=await read_sizes(link))
 
     async def cursor_key(self) -> bytes:
         return await self._runtime.cursor_key()

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmspell.errors import LlmspellError, MigrationFailed, MissingExtension, SchemaOutdated, UnsafeRole
+from llmspell.errors import InvalidLimit, LlmspellError, MigrationFailed, MissingExtension, SchemaOutdated, UnsafeRole
 from llmspell.storage.contracts.backend import MigrationStatus
 from llmspell.storage.postgres.errors import connection_failed, require_driver
-from llmspell.storage.relational.migrations import Applied, Migration, Plan, bookkeeping, load, plan
+from llmspell.storage.relational.migrations import Applied, Migration, Plan, bookkeeping, load, plan, until
 
 if TYPE_CHECKING:
     import psycopg
@@ -30,8 +30,9 @@ PACKAGE = "llmspell.storage.postgres"
 LOCK_KEY = 0x6C6C_6D73_7065_6C6C  # "llmspell" in ASCII
 TURN_TIMEOUT = "600s"
 """How long to wait for another process that migrates."""
-LOCK_TIMEOUT = "5s"
+LOCK_TIMEOUT_S = 5.0
 """How long a migration waits for a lock on a table: whoever comes after it waits behind it, so it must not wait long."""
+LOCK_TIMEOUT_MAX_S = 3_600.0
 LOCK_ATTEMPTS = 12
 LOCK_PAUSE_S = 2.0
 """Between two attempts: others get their turn."""
@@ -51,10 +52,21 @@ _OWN_ERRORS: dict[str, type[LlmspellError]] = {"LS307": UnsafeRole, "LS308": Mis
 """SQLSTATEs that our migrations raise with a hint of their own."""
 
 
-def migrate(admin_url: str, *, announce: Callable[[str], None] | None = None) -> MigrationStatus:
+def migrate(
+    admin_url: str,
+    *,
+    announce: Callable[[str], None] | None = None,
+    to: int | None = None,
+    lock_timeout_s: float | None = None,
+) -> MigrationStatus:
     """Apply what is pending, and return what there is then. `announce` hears the name of each migration before it runs.
 
+    Args:
+        to: the last version to apply; None: all.
+        lock_timeout_s: how long a migration waits for a lock on a table before it gives way and tries again; None: 5 s.
+
     Raises:
+        InvalidLimit: there is no such version, or the time is not from a millisecond to an hour.
         Unavailable, StorageError: the server cannot be reached as this role.
         UnsafeRole: the role is a superuser or has BYPASSRLS, or leaves the serving roles rights that they must not have.
         MissingExtension: an administrator must create `vector` first.
@@ -63,10 +75,12 @@ def migrate(admin_url: str, *, announce: Callable[[str], None] | None = None) ->
             earlier ones stay applied.
     """
     migrations = load(PACKAGE)
+    wanted = until(migrations, to)
+    turn = _Turn(wanted, migrations, lock_timeout=_lock_timeout(lock_timeout_s))
     with connected(admin_url) as connection:
         _require_suitable(connection)
-        for _ in range(len(migrations) + 1):
-            if _apply_patiently(connection, migrations, announce) is None:
+        for _ in range(len(wanted) + 1):
+            if _apply_patiently(connection, turn, announce) is None:
                 break
         return summary(migrations, plan(migrations, _applied(connection)))
 
@@ -142,14 +156,30 @@ def _require_suitable(connection: psycopg.Connection[Any]) -> None:
         )
 
 
+class _Turn(NamedTuple):
+    """What a call of `migrate` applies at most, all that this release has, and how long a lock is waited for."""
+
+    wanted: tuple[Migration, ...]
+    known: tuple[Migration, ...]
+    lock_timeout: str
+
+
+def _lock_timeout(given: float | None) -> str:
+    seconds = LOCK_TIMEOUT_S if given is None else given
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0.001 <= seconds <= LOCK_TIMEOUT_MAX_S:
+        limit = f"must be from 0.001 to {LOCK_TIMEOUT_MAX_S:,.0f} seconds"
+        raise InvalidLimit("lock_timeout_s", limit, given=seconds)
+    return f"{round(seconds * 1_000)}ms"
+
+
 def _apply_patiently(
-    connection: psycopg.Connection[Any], migrations: tuple[Migration, ...], announce: Callable[[str], None] | None
+    connection: psycopg.Connection[Any], turn: _Turn, announce: Callable[[str], None] | None
 ) -> Migration | None:
     import psycopg
 
     for _ in range(LOCK_ATTEMPTS - 1):
         try:
-            return _apply_next(connection, migrations, announce)
+            return _apply_next(connection, turn, announce)
         except MigrationFailed as exc:
             cause = exc.__cause__
             busy = isinstance(cause, psycopg.Error) and cause.sqlstate in _BUSY
@@ -157,11 +187,11 @@ def _apply_patiently(
                 raise
         announce = None  # it was heard
         time.sleep(LOCK_PAUSE_S)
-    return _apply_next(connection, migrations, announce)
+    return _apply_next(connection, turn, announce)
 
 
 def _apply_next(
-    connection: psycopg.Connection[Any], migrations: tuple[Migration, ...], announce: Callable[[str], None] | None
+    connection: psycopg.Connection[Any], turn: _Turn, announce: Callable[[str], None] | None
 ) -> Migration | None:
     """Apply the first pending migration, and return it; None when there is none."""
     import psycopg
@@ -171,13 +201,13 @@ def _apply_next(
         with connection.transaction():
             connection.execute(_LIMIT_LOCKS, (TURN_TIMEOUT,))
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
-            connection.execute(_LIMIT_LOCKS, (LOCK_TIMEOUT,))
-            pending = plan(migrations, _applied(connection)).pending
-            if not pending:
+            connection.execute(_LIMIT_LOCKS, (turn.lock_timeout,))
+            pending = plan(turn.known, _applied(connection)).pending
+            if not pending or pending[0] not in turn.wanted:
                 return None
             _require_no_move(connection, pending[0])
             migration = pending[0]
-            if migration.version == migrations[0].version:
+            if migration.version == turn.known[0].version:
                 connection.execute(bookkeeping(PACKAGE).encode())
             running = migration.name
             if announce is not None:

@@ -34,7 +34,7 @@ _MIGRATED = (
 )
 _PREPARED = "SELECT to_regclass('llmspell_private.signing_keys') IS NOT NULL"
 _PREPARE = "SELECT llmspell.prepare_tenant_signing()"
-_PARTITIONS_TURN = "SELECT pg_advisory_xact_lock(hashtextextended('llmspell.event_log partitions', 0))"
+PARTITIONS_TURN = "SELECT pg_advisory_xact_lock(hashtextextended('llmspell.event_log partitions', 0))"
 _ENFORCED = "SELECT enforced FROM llmspell_private.signing_mode"
 _KEYS = "SELECT key_id::text, created_at, retired_at FROM llmspell_private.signing_keys ORDER BY created_at, key_id"
 _ADD = "INSERT INTO llmspell_private.signing_keys (key_id, inner_block, outer_block) VALUES (%s, %s, %s)"
@@ -223,7 +223,7 @@ def _in_turn(admin_url: str, work: Callable[[psycopg.Connection[Any]], SigningSt
                     # Nobody may migrate, or make a partition, while tables are listed: the new one would be missed.
                     connection.execute("SELECT set_config('lock_timeout', %s, true)", (TURN_TIMEOUT,))
                     connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
-                    connection.execute(_PARTITIONS_TURN)
+                    connection.execute(PARTITIONS_TURN)
                     connection.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
                     _require_ready(connection)
                     return work(connection)

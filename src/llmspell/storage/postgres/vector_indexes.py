@@ -27,6 +27,7 @@ from llmspell.storage.postgres.signing import refused
 
 if TYPE_CHECKING:
     import psycopg
+    from psycopg.sql import Composed
 
 TURN = 0x6C6C_6D76_6563_7473
 LOOK_S = 0.5
@@ -58,9 +59,16 @@ SELECT t.relname::text FROM pg_catalog.pg_class t JOIN pg_catalog.pg_namespace n
 LEFT JOIN pg_catalog.pg_inherits h ON h.inhrelid = t.oid LEFT JOIN pg_catalog.pg_class p ON p.oid = h.inhparent
 WHERE n.nspname = 'llmspell' AND t.relkind = 'r' AND coalesce(p.relname, t.relname) = %s ORDER BY 1
 """
+# Only one of them has a row for a session: what it does just now.
 _PROGRESS = """
 SELECT p.phase, p.tuples_done, p.tuples_total, p.blocks_done, p.blocks_total
-FROM pg_catalog.pg_stat_progress_create_index p WHERE p.pid = %s
+FROM pg_catalog.pg_stat_progress_create_index p WHERE p.pid = %(pid)s
+UNION ALL SELECT p.phase, 0, 0, p.heap_blks_scanned, p.heap_blks_total
+FROM pg_catalog.pg_stat_progress_vacuum p WHERE p.pid = %(pid)s
+UNION ALL SELECT p.phase, 0, 0, p.heap_blks_scanned, p.heap_blks_total
+FROM pg_catalog.pg_stat_progress_cluster p WHERE p.pid = %(pid)s
+UNION ALL SELECT p.phase, 0, 0, p.sample_blks_scanned, p.sample_blks_total
+FROM pg_catalog.pg_stat_progress_analyze p WHERE p.pid = %(pid)s
 """
 _READY = "SELECT to_regclass('llmspell.vector_embeddings_3072') IS NOT NULL"
 
@@ -252,10 +260,12 @@ def turn(connection: psycopg.Connection[Any]) -> Iterator[None]:
             connection.execute("SELECT pg_advisory_unlock(%s)", (TURN,))
 
 
-def run_watched(connection: psycopg.Connection[Any], admin_url: str, statement: str, announce: Announce) -> None:
+def run_watched(
+    connection: psycopg.Connection[Any], admin_url: str, statement: str | Composed, announce: Announce
+) -> None:
     """Run a statement on a thread of its own, and say how far it is."""
     with ThreadPoolExecutor(max_workers=1) as thread, connected(admin_url) as watcher:
-        running = thread.submit(connection.execute, statement.encode())
+        running = thread.submit(connection.execute, statement.encode() if isinstance(statement, str) else statement)
         said = ""
         while True:
             try:
@@ -275,7 +285,7 @@ def run_watched(connection: psycopg.Connection[Any], admin_url: str, statement: 
 
 
 def _progress(watcher: psycopg.Connection[Any], pid: int) -> str:
-    row = watcher.execute(_PROGRESS, (pid,)).fetchone()
+    row = watcher.execute(_PROGRESS, {"pid": pid}).fetchone()
     if row is None:
         return ""
     phase, tuples_done, tuples_total, blocks_done, blocks_total = row

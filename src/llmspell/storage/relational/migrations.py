@@ -9,17 +9,22 @@ Rule 2: everything applied is verified before anything runs; a database that kno
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from importlib.resources import files
+from typing import Any, Literal
 
 import msgspec
 
-from llmspell.errors import MigrationError, MigrationModified, SchemaTooNew
+from llmspell.errors import InvalidLimit, MigrationError, MigrationModified, SchemaTooNew
 
 FOLDER = "migrations"
 BOOKKEEPING = "schema_migrations.sql"
 """The file beside the numbered ones that creates the table of applied migrations; it runs first, and may run again."""
+MEASURED = "migration_locks.json"
+"""What each migration of a dialect locks and writes anew, measured on a database without rows."""
 _FILE = re.compile(r"^(?P<name>V(?P<version>\d{3})__[a-z0-9]+(?:_[a-z0-9]+)*)\.sql$")
 
 
@@ -38,6 +43,55 @@ class Applied(msgspec.Struct, frozen=True):
     version: int
     name: str
     sha256: str
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """One row of `schema_migrations`, with the instant at which it was applied."""
+
+    version: int
+    name: str
+    sha256: str
+    applied_at: datetime
+
+
+class MigrationState(msgspec.Struct, frozen=True, kw_only=True):
+    """One migration, of this release or of the database.
+
+    `applied`: it ran, and is the file that this release has. `modified`: what ran has another name or hash. `skipped`: it did not
+    run, although later ones did. `unknown`: this release does not have it. `hash_ok` is None for one that did not run.
+    """
+
+    version: int
+    name: str
+    title: str
+    state: Literal["applied", "pending", "modified", "skipped", "unknown"]
+    applied_at: datetime | None
+    hash_ok: bool | None
+
+
+class TableLock(msgspec.Struct, frozen=True, kw_only=True):
+    """A lock that a migration takes on a table that is there before it, by its name in the server's documentation."""
+
+    table: str
+    lock: str
+
+
+class PlannedMigration(msgspec.Struct, frozen=True, kw_only=True):
+    """A migration that would run, with what it was measured to do to a database without rows.
+
+    `locks`: the strongest lock on each table that was there. `rewrites`: tables of which every row is written anew, so that it
+    takes the longer the more rows there are. `drops`: tables that are gone after it, their rows having moved. `measured` is False
+    for one of which nothing is known.
+    """
+
+    version: int
+    name: str
+    title: str
+    locks: tuple[TableLock, ...]
+    rewrites: tuple[str, ...]
+    drops: tuple[str, ...]
+    measured: bool
+    sql: str
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -105,3 +159,101 @@ def plan(migrations: Sequence[Migration], applied: Iterable[Applied]) -> Plan:
         if row.name != migration.name or row.sha256 != migration.sha256:
             raise MigrationModified(name=migration.name, applied=row.sha256, file=migration.sha256)
     return Plan(tuple(migrations[len(rows) :]), rows[-1].version if rows else 0)
+
+
+def described(package: str, pending: Iterable[Migration]) -> list[PlannedMigration]:
+    """Say what migrations of a dialect would do, as it was measured when this release was made."""
+    measured = json.loads((files(package) / MEASURED).read_text(encoding="utf-8"))
+    return [_planned(migration, measured.get(migration.name)) for migration in pending]
+
+
+def _planned(migration: Migration, measured: dict[str, Any] | None) -> PlannedMigration:
+    known = measured or {"locks": {}, "rewrites": (), "drops": ()}
+    return PlannedMigration(
+        version=migration.version,
+        name=migration.name,
+        title=title_of(migration.name),
+        locks=tuple(TableLock(table=table, lock=lock) for table, lock in known["locks"].items()),
+        rewrites=tuple(known["rewrites"]),
+        drops=tuple(known["drops"]),
+        measured=measured is not None,
+        sql=migration.sql,
+    )
+
+
+def title_of(name: str) -> str:
+    """Return what a migration is about: "V013__hook_history" is "hook history"."""
+    return name.partition("__")[2].replace("_", " ")
+
+
+def states(migrations: Sequence[Migration], recorded: Iterable[Recorded]) -> list[MigrationState]:
+    """Say of each migration what became of it. Unlike `plan` it takes every database as it is."""
+    rows = {row.version: row for row in recorded}
+    latest = max(rows, default=0)
+    found = []
+    for migration in migrations:
+        row = rows.pop(migration.version, None)
+        same = None if row is None else (row.name, row.sha256) == (migration.name, migration.sha256)
+        found.append(
+            MigrationState(
+                version=migration.version,
+                name=migration.name,
+                title=title_of(migration.name),
+                state="applied"
+                if same
+                else "modified"
+                if row
+                else "skipped"
+                if migration.version < latest
+                else "pending",
+                applied_at=None if row is None else row.applied_at,
+                hash_ok=same,
+            )
+        )
+    found += [
+        MigrationState(
+            version=row.version,
+            name=row.name,
+            title=title_of(row.name),
+            state="unknown",
+            applied_at=row.applied_at,
+            hash_ok=False,
+        )
+        for row in sorted(rows.values(), key=lambda row: row.version)
+    ]
+    return found
+
+
+def until(migrations: Sequence[Migration], to: int | None) -> tuple[Migration, ...]:
+    """Return the migrations up to a version; None means all.
+
+    Raises:
+        InvalidLimit: there is no such version.
+    """
+    if to is None:
+        return tuple(migrations)
+    if isinstance(to, bool) or not isinstance(to, int) or not 1 <= to <= len(migrations):
+        raise InvalidLimit("to", f"must be a version from 1 to {len(migrations)}", given=to)
+    return tuple(migrations[:to])
+
+
+class MarkToMend(msgspec.Struct, frozen=True):
+    """A migration whose row in `schema_migrations` is wrong or gone, and in which way."""
+
+    migration: Migration
+    why: str
+
+
+def marks_to_mend(migrations: Sequence[Migration], recorded: Iterable[Recorded]) -> list[MarkToMend]:
+    """Return the rows that a repair may set, once the schema is known to be right.
+
+    One that is missing at the end is no such row: that migration is pending, and may do more than what can be seen in a schema.
+    """
+    by_version = {migration.version: migration for migration in migrations}
+    found = []
+    for state in states(migrations, recorded):
+        if state.state == "modified":
+            found.append(MarkToMend(by_version[state.version], "another name or hash is recorded"))
+        elif state.state == "skipped":
+            found.append(MarkToMend(by_version[state.version], "its row is gone, although later ones are there"))
+    return found

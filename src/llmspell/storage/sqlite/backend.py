@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import lru_cache
@@ -31,15 +31,18 @@ from llmspell.storage.contracts.backend import (
 from llmspell.storage.contracts.capabilities import BackendType, Capability
 from llmspell.storage.contracts.event_log import EventPartition
 from llmspell.storage.contracts.event_log_checks import one_table
+from llmspell.storage.contracts.health import HealthCheck
+from llmspell.storage.contracts.holdings import Holdings, StoreSize
 from llmspell.storage.contracts.transfer import OnConflict, TransferSource, TransferTarget
 from llmspell.storage.contracts.vector_index import IndexChoice
 from llmspell.storage.relational import catalog
 from llmspell.storage.relational.backend import storages
 from llmspell.storage.relational.cursor_key import CursorKey
+from llmspell.storage.relational.holdings import holdings
 from llmspell.storage.relational.job_queue import RelationalJobQueue
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.tenants import RelationalTenants
-from llmspell.storage.sqlite import migrator, pragmas, transfer
+from llmspell.storage.sqlite import health, migrator, pragmas, transfer
 from llmspell.storage.sqlite.capabilities import CAPABILITIES, CHARACTERISTICS
 from llmspell.storage.sqlite.database import Database, FileUnit, transaction
 from llmspell.storage.sqlite.dialect import SqliteDialect, SqliteFilters
@@ -66,8 +69,11 @@ class SqliteBackend:
     capabilities: frozenset[Capability] = CAPABILITIES
     auto_create_tenants: bool = True
 
-    def __init__(self, database: Database, runtime: Runtime, *, busy_timeout_s: float) -> None:
+    def __init__(
+        self, database: Database, runtime: Runtime, *, busy_timeout_s: float, index_folder: Path | None = None
+    ) -> None:
         self._database = database
+        self._index_folder = index_folder
         self._runtime = runtime
         self._busy_timeout_s = busy_timeout_s
         self.tenants = RelationalTenants(self.unit, self.operator_unit, runtime)
@@ -104,6 +110,19 @@ class SqliteBackend:
 
     async def check(self) -> None:
         await self.unit(DEFAULT_TENANT).value(self._runtime.catalog.store.meta, name="store_id")
+
+    def health_checks(self) -> Sequence[HealthCheck]:
+        return health.checks(
+            self._database.path, synchronous=self._database.synchronous, busy_timeout_s=self._busy_timeout_s
+        )
+
+    async def holdings(self, tenant: TenantId) -> Holdings:
+        return await holdings(self.unit(tenant), self._runtime.catalog)
+
+    async def size(self) -> StoreSize:
+        return StoreSize(
+            parts=await asyncio.to_thread(health.sizes, self._database.path, index_folder=self._index_folder)
+        )
 
     async def cursor_key(self) -> bytes:
         return await self._runtime.cursor_key()
@@ -220,7 +239,7 @@ async def open_sqlite(
         vector_mmap=vector_mmap,
     )
     runtime = _runtime(database, options, clock=clock, ids=ids or IdSource(clock), language=language)
-    return SqliteBackend(database, runtime, busy_timeout_s=busy_timeout_s)
+    return SqliteBackend(database, runtime, busy_timeout_s=busy_timeout_s, index_folder=options.folder)
 
 
 def _runtime(database: Database, options: IndexOptions, *, clock: Clock, ids: IdSource, language: str) -> Runtime:

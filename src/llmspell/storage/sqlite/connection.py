@@ -90,6 +90,22 @@ def open_reader(path: str, *, busy_timeout_s: float) -> apsw.Connection:
     return connection
 
 
+def open_only_to_look(path: str) -> apsw.Connection:
+    """Open a file that may belong to anybody, read-only: nothing of it is changed.
+
+    Raises:
+        NotADatabase: it is something else.
+        Unavailable, StorageError: it cannot be read.
+    """
+    connection = None
+    try:
+        connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+        pragmas.require_ours(connection, path)
+    except apsw.Error as exc:
+        raise translate(exc, connection, path=path) from exc
+    return connection
+
+
 def _prepare(connection: apsw.Connection, cache_bytes: int) -> None:
     pragmas.distrust_schema(connection)
     pragmas.refuse_quoted_texts(connection)

@@ -154,6 +154,7 @@ class Database:
             NotADatabase, Unavailable, StorageError.
         """
         self.path = path
+        self.synchronous = synchronous
         self.readers = readers
         self._busy_timeout_s = busy_timeout_s
         self._connection = open_writer(path, synchronous=synchronous, busy_timeout_s=busy_timeout_s)

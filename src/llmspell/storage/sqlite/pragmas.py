@@ -136,3 +136,8 @@ def shrink_log(connection: apsw.Connection) -> None:
 def read_only(connection: apsw.Connection) -> None:
     """Readers cannot write, whatever a query says."""
     connection.pragma("query_only", "ON")
+
+
+def rebuilding(name: str) -> str:
+    """Return the statement that builds an index, or all of a table, anew; `name` is one that the file's schema has."""
+    return f'REINDEX "{name.replace(chr(34), chr(34) * 2)}"'

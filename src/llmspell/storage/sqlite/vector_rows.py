@@ -64,8 +64,8 @@ class SpaceRows:
         from llmspell.storage.index.exact import make_rows
 
         for page in self._pages("load", after):
-            seqs, _, owners, parts, embeddings = zip(*page, strict=True)
-            yield make_rows(embeddings, dimension=self.dimension, owners=owners, parts=parts, seqs=seqs)
+            seqs, places, owners, parts, embeddings = zip(*page, strict=True)
+            yield make_rows(embeddings, dimension=self.dimension, owners=owners, parts=parts, seqs=seqs, places=places)
 
     def payloads(self, after: int) -> Iterator[Payload]:
         """Yield what filters ask of these rows, in the same order."""
@@ -96,13 +96,22 @@ class SpaceRows:
         found = {(owner, part): Payload(*payload) for owner, part, *payload in rows}
         return [found.get(key) for key in zip(ids, parts.tolist(), strict=True)]
 
-    def embeddings(self, owners: Sequence[bytes]) -> dict[tuple[bytes, int], bytes]:
-        """Return the vectors of owners, by (owner, part)."""
-        found = {}
-        for owner, part, embedding, *payload in self._rows_of("embeddings", owners=_hex_list(owners)):
-            found[owner, part] = embedding
-            self.payload[owner] = (payload[0], payload[1])
+    def embeddings(self, keys: Sequence[tuple[bytes, int]], places: Sequence[int]) -> dict[tuple[bytes, int], bytes]:
+        """Return the vectors of rows, by (owner, part). `places`: the rowid that each had when it was read.
+
+        A VACUUM may move rows, and another row may stand in a place since; then owners are looked up.
+        """
+        found: dict[tuple[bytes, int], bytes] = {}
+        self._take(found, self._rows_of("embeddings_at", places=str(places)))
+        moved = dict.fromkeys(key[0] for key in keys if key not in found)
+        if moved:
+            self._take(found, self._rows_of("embeddings", owners=_hex_list(list(moved))))
         return found
+
+    def _take(self, found: dict[tuple[bytes, int], bytes], rows: list[Row]) -> None:
+        for owner, part, embedding, scope, metadata in rows:
+            found[owner, part] = embedding
+            self.payload[owner] = (scope, metadata)
 
     def matching(self, name: str, fragment: str, **parameters: Any) -> list[bytes]:
         """Return the owners that a compiled filter accepts."""

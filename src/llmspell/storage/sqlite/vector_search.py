@@ -80,7 +80,9 @@ class Counted(NamedTuple):
             found = space.positions(exact.owner_words(self.only()))
         if found is None and self.without:
             found = space.positions_but(exact.owner_words(self.without))
-        return None if found is None else found[found < len(view)]
+        if found is None or not len(found) or found[-1] < len(view):
+            return found
+        return found[found < len(view)]
 
 
 class VectorSearch:

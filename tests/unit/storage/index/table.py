@@ -100,6 +100,7 @@ class Table:
                     owners=[key[0] for _, _, key, _ in page],
                     parts=[key[1] for _, _, key, _ in page],
                     seqs=[seq for seq, *_ in page],
+                    places=[row.order for *_, row in page],
                 )
 
         def present() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
@@ -125,10 +126,11 @@ class Table:
             payload=payload,
         )
 
-    def fetch(self, owners: Sequence[bytes]) -> dict[Key, bytes]:
-        """The float32 rows of owners, as a search asks for them."""
-        wanted = set(owners)
-        return {key: row.embedding for key, row in self.rows.items() if key[0] in wanted}
+    def fetch(self, keys: Sequence[Key], places: Sequence[int]) -> dict[Key, bytes]:
+        """The float32 rows of keys, as a search asks for them."""
+        for key, place in zip(keys, places, strict=True):
+            assert self.rows[key].order == place, "a row was not where it is said to be"
+        return {key: self.rows[key].embedding for key in keys}
 
     def nearest(self, query: Sequence[float], limit: int, where: Node | None = None) -> list[tuple[bytes, float]]:
         """Brute force in plain Python."""

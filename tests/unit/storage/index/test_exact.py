@@ -20,7 +20,12 @@ def rows_of(vectors: list[list[float]], owners: list[bytes], parts: list[int] | 
     packed = [array("f", vector).tobytes() for vector in vectors]
     count = len(vectors)
     return make_rows(
-        packed, dimension=len(vectors[0]), owners=owners, parts=parts or [0] * count, seqs=list(range(count))
+        packed,
+        dimension=len(vectors[0]),
+        owners=owners,
+        parts=parts or [0] * count,
+        seqs=list(range(count)),
+        places=list(range(count)),
     )
 
 

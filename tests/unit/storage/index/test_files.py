@@ -39,6 +39,7 @@ def block(seed: int = 1, count: int = COUNT) -> Block:
         owners=[source.bytes(16) for _ in range(count)],
         parts=[n % 3 for n in range(count)],
         seqs=list(range(1, count + 1)),
+        places=list(range(count, 0, -1)),
     )
     made = Block.of(rows)
     made.died[: min(count, 5)] = count + 1
@@ -86,7 +87,7 @@ def same(stored: files.Stored | None, base: Block) -> bool:
     assert stored is not None
     return all(
         np.array_equal(getattr(stored.base, part), getattr(base, part))
-        for part in ("halves", "owners", "parts", "seqs", "died")
+        for part in ("halves", "owners", "parts", "seqs", "died", "places")
     )
 
 
@@ -336,11 +337,19 @@ def test_a_file_that_may_not_be_opened_or_mapped_is_as_if_there_were_none(
     with monkeypatch.context() as patched:
         patched.setattr(files.mmap, "mmap", refuse)
         assert opened(path, mapped=True) is None
-        patched.setattr(files.np, "fromfile", refuse)
+        patched.setattr(files, "HUGE_FROM_BYTES", 1)
         assert opened(path) is None
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", refuse)
         assert opened(path) is None
+    assert same(opened(path), written)
+
+
+def test_a_large_file_is_read_into_huge_pages_and_is_the_same(
+    path: Path, written: Block, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "HUGE_FROM_BYTES", 1)
+
     assert same(opened(path), written)
 
 

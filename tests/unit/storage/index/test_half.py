@@ -38,7 +38,12 @@ def worst(kind: str, query_kind: str, dimension: int, seed: int, count: int = 40
         values[0], values[1] = query, -query
     zeros = [0] * count
     rows = make_rows(
-        [row.tobytes() for row in values], dimension=dimension, owners=[b"0" * 16] * count, parts=zeros, seqs=zeros
+        [row.tobytes() for row in values],
+        dimension=dimension,
+        owners=[b"0" * 16] * count,
+        parts=zeros,
+        seqs=zeros,
+        places=zeros,
     )
     halves, unit = to_halves(rows.values, rows.lengths), unit_vector(query.tobytes())
     assert np.isfinite(halves).all()
@@ -81,6 +86,7 @@ def test_the_error_is_within_its_bound_for_drawn_components(data: st.DataObject,
         owners=[b"0" * 16] * len(values),
         parts=zeros,
         seqs=zeros,
+        places=zeros,
     )
     unit = unit_vector(query.tobytes())
     doubles = values.astype(np.float64)

@@ -20,7 +20,8 @@ from llmspell.storage.index.planner import (
 )
 from llmspell.storage.index.recall import Recall
 
-MEASURED = Recall({10: {16: 0.9, 32: 0.97, 64: 0.996, 128: 1.0}, 100: {128: 0.98, 256: 0.999}})
+SHARES = {10: {16: 0.9, 32: 0.97, 64: 0.996, 128: 1.0}, 100: {128: 0.98, 256: 0.999}}
+MEASURED = Recall(SHARES, least=SHARES)
 
 
 def test_a_few_rows_are_gathered_and_many_are_scanned() -> None:
@@ -77,9 +78,9 @@ def test_who_names_a_number_gets_it_but_never_less_than_the_limit() -> None:
 
 
 def test_a_recall_takes_as_many_as_were_measured_to_reach_it() -> None:
-    assert candidates(Effort(recall=0.9), 10, MEASURED, ef_search=50, recall=0.99) == 32
-    assert candidates(Effort(recall=0.99), 10, MEASURED, ef_search=50, recall=None) == 64
-    assert candidates(CONFIGURED, 10, MEASURED, ef_search=50, recall=0.99) == 64
+    assert candidates(Effort(recall=0.97), 10, MEASURED, ef_search=50, recall=0.99) == 32
+    assert candidates(Effort(recall=0.996), 10, MEASURED, ef_search=50, recall=None) == 64
+    assert candidates(CONFIGURED, 10, MEASURED, ef_search=50, recall=0.996) == 64
     assert candidates(CONFIGURED, 10, MEASURED, ef_search=500, recall=0.99) == 500
     assert candidates(CONFIGURED, 10, MEASURED, ef_search=50, recall=None) == 50
     assert candidates(CONFIGURED, 70, MEASURED, ef_search=50, recall=None) == 70

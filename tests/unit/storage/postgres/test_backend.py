@@ -281,7 +281,7 @@ def test_a_migration_gives_way_to_a_reader_and_tries_again(
     table = migrator.Migration(2, "V002__table", "CREATE TABLE llmspell.busy (a int)", "0" * 64)
     column = migrator.Migration(3, "V003__column", "ALTER TABLE llmspell.busy ADD COLUMN b int", "0" * 64)
     monkeypatch.setattr(migrator, "load", lambda _: (first, table))
-    monkeypatch.setattr(migrator, "LOCK_TIMEOUT", "10ms")
+    monkeypatch.setattr(migrator, "LOCK_TIMEOUT_S", 0.01)
     migrator.migrate(postgres_empty_database.admin_url)
     monkeypatch.setattr(migrator, "load", lambda _: (first, table, column))
     heard: list[str] = []
@@ -301,7 +301,7 @@ def test_a_table_that_stays_locked_ends_the_migration_with_a_hint(
     monkeypatch.setattr(migrator, "load", lambda _: (first,))
     migrator.migrate(postgres_empty_database.admin_url)
     monkeypatch.setattr(migrator, "load", lambda _: (first, change))
-    monkeypatch.setattr(migrator, "LOCK_TIMEOUT", "10ms")
+    monkeypatch.setattr(migrator, "LOCK_TIMEOUT_S", 0.01)
     monkeypatch.setattr(migrator.time, "sleep", pauses.append)
     with psycopg.connect(postgres_empty_database.admin_url) as reader:
         reader.execute("SELECT * FROM llmspell.schema_migrations")

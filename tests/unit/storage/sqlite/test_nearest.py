@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import apsw
 import pytest
 
 from llmspell.clock import ManualClock
@@ -115,6 +117,20 @@ async def test_changes_of_another_process_are_seen(backend: SqliteBackend, path:
     subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=60)
 
     assert await found(backend, 1) == [2]
+
+
+async def test_rows_that_were_moved_within_their_table_are_found_all_the_same(
+    backend: SqliteBackend, path: Path
+) -> None:
+    """VACUUM may give rows other rowids: then a place that was remembered holds nothing, or another row."""
+    await backend.storages(TENANT).vectors.insert([entry(n) for n in range(1, 30)])
+    before = await backend.storages(TENANT).vectors.search(vector(7), limit=29)
+
+    # First nothing stands where they stood; then another one does.
+    for moved in ("1000 - rowid", "rowid - 970"):
+        with contextlib.closing(apsw.Connection(str(path))) as other:
+            other.execute(f"UPDATE vector_embeddings_384 SET rowid = {moved}")
+        assert await backend.storages(TENANT).vectors.search(vector(7), limit=29) == before
 
 
 async def test_a_transaction_finds_what_it_wrote_and_leaves_no_trace_when_rolled_back(backend: SqliteBackend) -> None:

@@ -54,6 +54,13 @@ WHERE tenant_id = :tenant_id AND space_id = :space_id AND owner_id IN (SELECT un
 SELECT owner_id, part_no, embedding, scope, metadata FROM vector_embeddings_{dim}
 WHERE tenant_id = :tenant_id AND space_id = :space_id AND owner_id IN (SELECT unhex(value) FROM json_each(:owners));
 
+-- name: embeddings_at_{dim} -> rows
+-- The same of the rows in some places, by rowid: half the pages are read. The order of the tables is kept by CROSS JOIN.
+-- only: the other database searches by itself
+SELECT v.owner_id, v.part_no, v.embedding, v.scope, v.metadata
+FROM json_each(:places) AS wanted CROSS JOIN vector_embeddings_{dim} AS v ON v.rowid = wanted.value
+WHERE v.tenant_id = :tenant_id AND v.space_id = :space_id;
+
 -- name: present_{dim} -> rows
 -- Which parts of which owners a space holds, read from the unique index alone.
 -- only: caches outside the database drop what was deleted

@@ -1,0 +1,169 @@
+"""Stores that are moved: into files, out of them, into each other, and compared. What `spell.admin` and the command line share.
+
+Not here: the file and its rows (`storage.transfer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from os import PathLike
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+import msgspec
+
+from llmspell.clock import Clock
+from llmspell.codec import require_limit
+from llmspell.errors import InvalidInput
+from llmspell.ops.other_store import other_store
+from llmspell.storage.contracts.backend import Backend
+from llmspell.storage.contracts.transfer import OnConflict, OnProgress, require_on_conflict
+from llmspell.tenant import TenantId, tenant_id
+
+if TYPE_CHECKING:
+    from llmspell.settings import Settings
+    from llmspell.storage.transfer.reports import Report, Verification
+    from llmspell.storage.transfer.streams import Input
+
+Compression: TypeAlias = Literal["gz", "zst", "none"]
+COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
+SCHEMES = ("memory:", "sqlite:", "postgres:", "postgresql:")
+LIMIT_MAX = 1_000_000_000
+DIFFERENCES_MAX = 1_000
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a store is moved: one tenant or all, some tables or all, so many things of each or all."""
+
+    tenant: TenantId | None = None
+    only: tuple[str, ...] = ()
+    limit: int | None = None
+
+
+def part_of(tenant: str | None, only: Sequence[str], limit: int | None) -> Part:
+    """Return the checked part.
+
+    Raises:
+        InvalidTenant, InvalidLimit; InvalidInput: `only` is one text.
+    """
+    if isinstance(only, str):
+        raise InvalidInput("only", "must be a list of names", given=only, hint="Put brackets around it.")
+    return Part(
+        tenant=None if tenant is None else tenant_id(tenant),
+        only=tuple(only),
+        limit=None if limit is None else require_limit(limit, maximum=LIMIT_MAX),
+    )
+
+
+def is_store(name: str) -> bool:
+    """Say whether a name is the URL of a store; otherwise it is that of a file."""
+    return name.startswith(SCHEMES)
+
+
+async def export_file(
+    backend: Backend,
+    file: str | PathLike[str],
+    part: Part,
+    *,
+    clock: Clock,
+    compress: Compression | None = None,
+    progress: OnProgress | None = None,
+) -> Report:
+    """Write a store, or a part of one, into a file; "-" is the standard output."""
+    from llmspell.storage.transfer.exporter import export
+    from llmspell.storage.transfer.streams import Output
+
+    output = Output(str(file), compress=_require_compression(compress))
+    return await export(
+        backend, output, clock=clock, tenant=part.tenant, only=part.only, limit=part.limit, progress=progress
+    )
+
+
+async def import_file(
+    backend: Backend,
+    file: str | PathLike[str],
+    part: Part,
+    *,
+    on_conflict: OnConflict = "error",
+    dry_run: bool = False,
+    compress: Compression | None = None,
+    progress: OnProgress | None = None,
+) -> Report:
+    """Take what a file holds, or a part of it, into a store; "-" is the standard input."""
+    from llmspell.storage.transfer.importer import import_
+
+    return await import_(
+        _input(file, compress),
+        backend,
+        on_conflict=require_on_conflict(on_conflict),
+        dry_run=dry_run,
+        tenant=part.tenant,
+        only=part.only,
+        limit=part.limit,
+        progress=progress,
+    )
+
+
+async def transfer_store(
+    backend: Backend,
+    target: Backend,
+    part: Part,
+    *,
+    clock: Clock,
+    on_conflict: OnConflict = "error",
+    dry_run: bool = False,
+    progress: OnProgress | None = None,
+) -> Report:
+    """Take a store, or a part of it, into another one without a file."""
+    from llmspell.storage.transfer.importer import transfer
+
+    return await transfer(
+        backend,
+        target,
+        clock=clock,
+        on_conflict=require_on_conflict(on_conflict),
+        dry_run=dry_run,
+        tenant=part.tenant,
+        only=part.only,
+        limit=part.limit,
+        progress=progress,
+    )
+
+
+async def compare(
+    first: Backend | Input,
+    second: Backend | Input,
+    *,
+    tenant: TenantId | None = None,
+    differences: int = 10,
+    progress: OnProgress | None = None,
+) -> Verification:
+    """Compare two stores, two files, or one of each."""
+    from llmspell.storage.transfer.verifier import verify
+
+    limit = require_limit(differences, field="differences", maximum=DIFFERENCES_MAX, minimum=0)
+    return await verify(first, second, tenant=tenant, limit=limit, progress=progress)
+
+
+@asynccontextmanager
+async def side(
+    name: str | PathLike[str], *, settings: Settings, clock: Clock, operator_url: str | None = None
+) -> AsyncIterator[Backend | Input]:
+    """Open what is compared: the store that a URL names, or else a file."""
+    if is_store(str(name)):
+        async with other_store(str(name), settings=settings, clock=clock, operator_url=operator_url) as backend:
+            yield backend
+    else:
+        yield _input(name, None)
+
+
+def _input(file: str | PathLike[str], compress: Compression | None) -> Input:
+    from llmspell.storage.transfer.streams import Input
+
+    return Input(str(file), compress=_require_compression(compress))
+
+
+def _require_compression(value: Compression | None) -> Compression | None:
+    if value is not None and value not in COMPRESSIONS:
+        raise InvalidInput("compress", "must be `gz`, `zst` or `none`", given=value)
+    return value
