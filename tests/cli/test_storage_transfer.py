@@ -260,6 +260,20 @@ def test_a_reader_that_leaves_is_no_failure(full: Shell) -> None:
         assert process.stderr.read() == b""
 
 
+def test_all_tenants_are_compared_unless_one_is_named_or_a_file_holds_one(full: Shell) -> None:
+    full("storage", "export", "--all-tenants", "--output", "all.json")
+    full("storage", "export", "--tenant", "acme", "--output", "acme.json")
+
+    whole = full("storage", "verify", "all.json", full.url, "--json")
+    one = full("storage", "verify", "acme.json", full.url, "--json")
+    asked = full("storage", "verify", "--all-tenants", "acme.json", full.url, "--json")
+
+    assert (whole.code, whole.document["tenant"], whole.document["rows"]) == (0, None, RECORDS)
+    assert (one.code, one.document["tenant"]) == (0, "acme")
+    assert 0 < one.document["rows"] < RECORDS
+    assert asked.code == 1, "the store holds other tenants too"
+
+
 def test_a_store_that_is_not_there_is_not_made(shell: Shell) -> None:
     assert shell("storage", "export", "--output", "x.json").code == 1
     assert shell("storage", "transfer", shell.url, "memory://").code == 1

@@ -5,6 +5,8 @@ Not here: the file and its rows (`storage.transfer`).
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from os import PathLike
@@ -143,6 +145,27 @@ async def compare(
 
     limit = require_limit(differences, field="differences", maximum=DIFFERENCES_MAX, minimum=0)
     return await verify(first, second, tenant=tenant, limit=limit, progress=progress)
+
+
+async def only_tenant(name: str) -> str | None:
+    """Return the tenant that a file is an export of; None for a store, and for a file of several.
+
+    Raises:
+        TransferError, Unavailable: the file cannot be read.
+    """
+    if is_store(name):
+        return None
+    from llmspell.storage.transfer.reader import ExportReader
+
+    def look() -> list[str] | None:
+        reader = ExportReader(_input(name, None))
+        with contextlib.closing(reader):
+            if not reader.start():
+                reader.find_header()
+            return reader.header.tenants
+
+    tenants = await asyncio.to_thread(look)
+    return tenants[0] if tenants is not None and len(tenants) == 1 else None
 
 
 @asynccontextmanager

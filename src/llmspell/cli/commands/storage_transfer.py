@@ -258,18 +258,21 @@ async def verify(
 ) -> ExitCode:
     """Compare two stores, two files, or one of each, by count and digest of each table and tenant.
 
-    A and B are URLs of stores, or files. Nothing is printed when both hold the same; otherwise the tables that differ, the first
-    rows that do, and exit code 1.
+    A and B are URLs of stores, or files. All tenants are compared, or --tenant; beside a file of one tenant it is that one.
+    Nothing is printed when both hold the same; otherwise the tables that differ, the first rows that do, and exit code 1.
     """
     from llmspell.clock import SystemClock
-    from llmspell.ops.moving import compare, is_store, part_of, side
+    from llmspell.ops.moving import compare, is_store, only_tenant, part_of, side
     from llmspell.ops.named_store import without_migrating
 
     settings = without_migrating(current_settings())
-    tenant = _scope(settings, all_tenants=all_tenants)
+    _scope(settings, all_tenants=all_tenants)
     for name in (first, second):
         if is_store(name):
             require_store(name)
+    tenant = current_options().tenant
+    if tenant is None and not all_tenants:
+        tenant = await only_tenant(first) or await only_tenant(second)
     clock = SystemClock()
     output = current_output()
     async with (
