@@ -8,6 +8,8 @@ rows. A query whose condition is missed by none of these calls is a hole in the 
 
 from __future__ import annotations
 
+import json
+import random
 import re
 import shutil
 import sqlite3
@@ -20,6 +22,7 @@ from typing import Any
 import apsw
 import msgspec
 import pytest
+from blake3 import blake3
 from tests.fixtures.seeds import SEED
 from tests.fixtures.soak import SOAK, tell
 from tests.tenancy.attacks import ATTACKS, ONLY_ON_TENANTS
@@ -32,7 +35,9 @@ from llmspell.clock import ManualClock
 from llmspell.security.keyring import new_master_key
 from llmspell.settings import SecuritySettings, Settings, SqliteSettings, StorageSettings
 from llmspell.spell import Spell
+from llmspell.storage.contracts.memories import EmbeddingSpace
 from llmspell.storage.relational.catalog import Query
+from llmspell.storage.sqlite import transfer
 from llmspell.storage.sqlite.backend import queries
 
 """Printed with every failure; set it here to replay one."""
@@ -57,7 +62,7 @@ HARMLESS = {
     "artifacts.drop_content": "deletes what nothing refers to: of another tenant that is garbage, and nobody's loss",
     "artifacts.keep_content": "keeps a content for a session whose number `take_number` has given, or has refused to give, before",
     **dict.fromkeys(
-        ["nearest.embeddings_{dim}", "nearest.payloads_of_{dim}"],
+        ["nearest.embeddings_{dim}", "nearest.embeddings_at_{dim}", "nearest.payloads_of_{dim}"],
         "completes ids that the search has found with the tenant",
     ),
     "nearest.changes": "names owners that went; what is not among the rows of the tenant is passed over",
@@ -104,6 +109,11 @@ shows nothing: the other one is tried by itself as well."""
 CROWDED_BY = {"nearest.load_{dim}"}
 """What another tenant has may take a place among the nearest before it is dropped: noticed where it happens to be near.
 That it takes none is what test_crowding.py asks, which fills the neighbourhood."""
+
+
+CHUNKED_BYTES = 2_100_000
+MOVES = ("transfer.", "store.holdings", "store.spaces")
+"""Queries of exports, imports and counts, which belong to no call of a tenant: they are tried by moves."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -247,7 +257,7 @@ async def test_no_query_can_lose_its_tenant_unnoticed(pair: Pair, tmp_path: Path
         queries_without_tenant=len(mutants()),
         queries_without_tenant_noticed=sum(family(query.label) in caught for query in mutants()),
     )
-    missed = sorted(unnoticed - set(HARMLESS) - CROWDED_BY)
+    missed = sorted(one for one in unnoticed - set(HARMLESS) - CROWDED_BY if not one.startswith(MOVES))
     assert not missed, f"seed {SEED}: nothing notices that these lose their tenant: {' '.join(missed)}"
     assert not SOAK or sorted(set(HARMLESS) - unnoticed) == []
 
@@ -334,3 +344,52 @@ class Outside:
                 if await self.outcome(call) != self._expected[call]:
                     return True
         return False
+
+
+async def test_no_query_of_a_move_can_lose_its_tenant_unnoticed(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "BATCH_ROWS", 1)  # so that each table has a first page and a next one
+    outside = Outside(pair, tmp_path)
+    original = outside.copy().with_suffix(".json")
+    async with pair.opened() as spell:
+        source = random.Random(SEED)
+        contents = sorted((source.randbytes(CHUNKED_BYTES) for _ in range(2)), key=lambda one: blake3(one).digest())
+        for tenant, content in zip((MINE, NONE), contents, strict=True):  # kept in chunks, under their hashes
+            session = await spell.tenant(tenant).sessions.create()
+            await spell.tenant(tenant).artifacts.put(session.id, "large", content)
+        other = spell.tenant(NONE)  # has what sorts behind everything of the others
+        await other._storages.memories.ensure_space(EmbeddingSpace(space_id="~", model="~", dimension=384))
+        await other.graph.declare("~", "one")
+        await spell.admin.export(original, tenant=MINE)
+    expected = await moved(pair, outside.copy(), original)
+    assert await moved(pair, outside.copy(), original) == expected
+
+    unnoticed = set()
+    tried = {family(query.label): query for query in mutants() if query.label.startswith(MOVES)}
+    for label, query in tried.items():
+        path = outside.copy()
+        with replaced(query):
+            if await moved(pair, path, original) == expected:
+                unnoticed.add(label)
+        path.unlink()
+
+    tell(queries_of_moves_without_tenant=len(tried))
+    assert unnoticed == set(), f"seed {SEED}: {sorted(unnoticed)}"
+
+
+async def moved(pair: Pair, path: Path, original: Path) -> tuple[object, ...]:
+    """What an export, a count and an import of one tenant come to."""
+    told: list[object] = []
+    try:
+        async with pair.opened(path) as spell:
+            file = path.with_suffix(".json")
+            for tenant in (THEIRS, MINE):  # of one that sorts before another, and of one that sorts behind it
+                await spell.admin.export(file, tenant=tenant)
+                exported = json.loads(file.read_bytes())
+                told += [exported["data"], exported["counts"], await spell.admin.holdings(tenant)]
+            report = await spell.admin.import_(original, tenant=MINE, on_conflict="replace")
+            told += [report.tables, await spell.admin.holdings(MINE), await spell.admin.holdings(THEIRS)]
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is noticed
+        told.append(f"failed within: {type(error).__name__}")
+    return tuple(told)

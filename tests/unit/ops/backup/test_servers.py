@@ -306,7 +306,8 @@ async def use(tenant: Tenant, key: str) -> None:
     async with tenant.transaction() as tx:
         await tx.kv.set(key, b"v")
         await tx.jobs.enqueue("test.kind")
-    assert len(await tenant.memory.search("Zurich")) in (1, 2)
+    # A snapshot from before the restore finds the new tables empty: what PostgreSQL says of TRUNCATE holds for them too.
+    assert len(await tenant.memory.search("Zurich")) in (0, 1, 2)
 
 
 def test_a_store_that_stays_in_use_is_left_as_it_is(
