@@ -111,6 +111,7 @@ CROWDED_BY = {"nearest.load_{dim}"}
 That it takes none is what test_crowding.py asks, which fills the neighbourhood."""
 
 
+READS_OF_MOVES = re.compile(r"[.](count_|first_|next_|holdings|spaces$)")
 CHUNKED_BYTES = 2_100_000
 MOVES = ("transfer.", "store.holdings", "store.spaces")
 """Queries of exports, imports and counts, which belong to no call of a tenant: they are tried by moves."""
@@ -370,16 +371,17 @@ async def test_no_query_of_a_move_can_lose_its_tenant_unnoticed(
     for label, query in tried.items():
         path = outside.copy()
         with replaced(query):
-            if await moved(pair, path, original) == expected:
-                unnoticed.add(label)
+            found = await moved(pair, path, None if READS_OF_MOVES.search(label) else original)
+        if found == expected[: len(found)]:
+            unnoticed.add(label)
         path.unlink()
 
     tell(queries_of_moves_without_tenant=len(tried))
     assert unnoticed == set(), f"seed {SEED}: {sorted(unnoticed)}"
 
 
-async def moved(pair: Pair, path: Path, original: Path) -> tuple[object, ...]:
-    """What an export, a count and an import of one tenant come to."""
+async def moved(pair: Pair, path: Path, original: Path | None) -> tuple[object, ...]:
+    """What exports and counts of a tenant come to, and then the import of `original`."""
     told: list[object] = []
     try:
         async with pair.opened(path) as spell:
@@ -388,6 +390,8 @@ async def moved(pair: Pair, path: Path, original: Path) -> tuple[object, ...]:
                 await spell.admin.export(file, tenant=tenant)
                 exported = json.loads(file.read_bytes())
                 told += [exported["data"], exported["counts"], await spell.admin.holdings(tenant)]
+            if original is None:
+                return tuple(told)
             report = await spell.admin.import_(original, tenant=MINE, on_conflict="replace")
             told += [report.tables, await spell.admin.holdings(MINE), await spell.admin.holdings(THEIRS)]
     except Exception as error:  # noqa: BLE001 - whatever it is, it is noticed
