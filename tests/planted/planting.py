@@ -36,13 +36,24 @@ def planted(bug: Bug | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="llmspell-planted-") as folder:
         copy = Path(folder) / "llmspell"
         shutil.copytree(PACKAGE, copy)
-        for edit in bug.edits if bug else ():
-            path = copy / edit.file
-            text = path.read_text(encoding="utf-8")
-            if edit.old not in text:
-                raise Stale(f"{edit.file} has no {edit.old!r}")
-            path.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
+        for file, text in (edited(bug) if bug else {}).items():
+            (copy / file).write_text(text, encoding="utf-8")
         yield Path(folder)
+
+
+def edited(bug: Bug) -> dict[str, str]:
+    """Return the files of a bug as it leaves them.
+
+    Raises:
+        Stale: the code no longer has what it changes.
+    """
+    texts: dict[str, str] = {}
+    for edit in bug.edits:
+        text = texts.get(edit.file) or (PACKAGE / edit.file).read_text(encoding="utf-8")
+        if edit.old not in text:
+            raise Stale(f"{edit.file} has no {edit.old!r}")
+        texts[edit.file] = text.replace(edit.old, edit.new)
+    return texts
 
 
 def run(folder: Path, arguments: Sequence[str], *, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ import pytest
 from tests.fixtures.postgres import ADMIN_URL_VARIABLE, PostgresServer
 from tests.fixtures.soak import tell
 from tests.planted.bugs import BUGS
-from tests.planted.planting import ROOT, planted, run
+from tests.planted.planting import PACKAGE, edited, planted, run
 
 BUGS_MIN = 20
 TESTS_FAILED = 1
@@ -23,10 +23,8 @@ QUICK = ("tests/contract/", "tests/unit/", "tests/migrations/", "tests/api/test_
 def test_there_are_twenty_bugs_and_each_still_fits_the_code() -> None:
     assert len(BUGS) >= BUGS_MIN
     for bug in BUGS.values():
-        with planted(bug) as folder:
-            for edit in bug.edits:
-                right = (ROOT / "src" / "llmspell" / edit.file).read_text(encoding="utf-8")
-                assert (folder / "llmspell" / edit.file).read_text(encoding="utf-8") != right
+        for file, text in edited(bug).items():
+            assert text != (PACKAGE / file).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", BUGS)
