@@ -354,4 +354,4 @@ def test_a_dump_that_cannot_be_verified_is_not_kept(server: Shell) -> None:
     assert "was not kept" in done.err
     assert list((server.folder / "dumps").iterdir()) == []
     assert elsewhere.read_text() == "mine"
-    assert states(server)[MARCH] == ("archived", "isolated", "")
+    assert states(server)[MARCH] == ("archived", "isolated", "not dumped")

@@ -142,7 +142,7 @@ class Input:
         except OSError as exc:
             raise Unavailable(f"The export cannot be opened: {exc.strerror}.", path=self.path) from exc
         try:
-            yield self._unpacked(cast("BinaryIO", raw))
+            yield self._unpacked(raw)
         finally:
             if self.path != STANDARD:
                 raw.close()
