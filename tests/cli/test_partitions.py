@@ -15,6 +15,7 @@ from tests.fixtures.postgres import PostgresDatabase
 
 from llmspell.ops.backup.programs import find_programs
 from llmspell.ops.postgres_installation import ENVIRONMENT
+from llmspell.storage.postgres import event_months
 
 PARTITIONS = ("database", "partitions")
 ARCHIVE = (*PARTITIONS, "archive", "--before", "2019-04-01")
@@ -333,3 +334,24 @@ def test_a_store_of_one_table_says_that_it_has_no_months(shell: Shell, command: 
     assert done.code != 0
     assert "one table" in done.err
     assert "prune" in done.err
+
+
+def test_a_dump_that_cannot_be_verified_is_not_kept(server: Shell) -> None:
+    """The rows of all tenants are in it. A link that stands in its place is not followed."""
+    (server.folder / "dumps").mkdir()
+    elsewhere = server.folder / "elsewhere"
+    elsewhere.write_text("mine")
+    (server.folder / "dumps" / f"{MARCH}.dump.part").symlink_to(elsewhere)
+
+    def other(*_: object, **__: object) -> event_months.Content:
+        return event_months.Content(0, "")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_months, "read_back", other)
+        done = server(*ARCHIVE, "--folder", "dumps", "--drop")
+
+    assert done.code != 0
+    assert "was not kept" in done.err
+    assert list((server.folder / "dumps").iterdir()) == []
+    assert elsewhere.read_text() == "mine"
+    assert states(server)[MARCH] == ("archived", "isolated", "not dumped")

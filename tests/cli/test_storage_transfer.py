@@ -287,3 +287,13 @@ def test_memory_takes_a_file_for_a_look(full: Shell) -> None:
     done = full("storage", "import", "--backend", "memory", "--input", "all.json", "--json")
 
     assert (done.code, done.document["backend"], done.document["records"]) == (0, "memory", RECORDS)
+
+
+def test_the_standard_input_is_compared_when_its_tenant_is_said(full: Shell) -> None:
+    """It can be read once only, so it is not looked at for that."""
+    text = full("storage", "export", "--tenant", "acme", "--output", "-").out
+
+    unsaid = full("storage", "verify", "-", full.url, stdin=text)
+
+    assert (unsaid.code, "--tenant" in unsaid.err, "cut off" in unsaid.err) == (2, True, False)
+    assert full("storage", "verify", "-", full.url, "--tenant", "acme", stdin=text).code == 0

@@ -18,8 +18,8 @@ TRANSFER_BUGS: dict[str, Bug] = {
         edits=(
             Edit(
                 "storage/transfer/importer.py",
-                "        require_digests(reader)\n        notes",
-                "        notes",
+                "            require_digests(reader)\n            notes",
+                "            notes",
             ),
         ),
         caught_by=(f"{DAMAGED}test_a_file_of_another_release_or_that_contradicts_itself_is_refused",),

@@ -231,15 +231,24 @@ class EventArchive:
         return [line]
 
     def _write(self, owner: Any, name: str, of: tuple[str, ...], found: Any) -> Dump:
-        from llmspell.storage.postgres import event_months
-        from llmspell.storage.postgres.snapshot import program_environment
-
-        version = owner.info.server_version // 10_000
-        programs = self._programs(version)
+        programs = self._programs(owner.info.server_version // 10_000)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = self._free_name(name)
         part = file.with_name(f"{file.name}{PART}")
-        part.touch(mode=0o600)
+        part.unlink(missing_ok=True)  # of who was killed
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            return self._verified_dump(owner, name, of, found, part=part, file=file, programs=programs)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _verified_dump(
+        self, owner: Any, name: str, of: tuple[str, ...], found: Any, *, part: Path, file: Path, programs: Programs
+    ) -> Dump:
+        """Dump a month, read that back, and only then give it its name and a manifest."""
+        from llmspell.storage.postgres import event_months
+        from llmspell.storage.postgres.snapshot import program_environment
+
         self._announce(f"Dumping {name}")
         # Row-level security is forced on the owner too, whose dump would be empty; the operator sees all tenants by policy.
         options = ["--enable-row-security", "-E", "UTF8", "-t", f"llmspell_archive.{name}", "-F", "c", "-f", str(part)]
@@ -270,7 +279,7 @@ class EventArchive:
             content_sha256=read.sha256,
             file_sha256=_sha256(part),
             file_bytes=part.stat().st_size,
-            server_version=version,
+            server_version=owner.info.server_version // 10_000,
             verified_at=SystemClock().now(),
         )
         part.replace(file)

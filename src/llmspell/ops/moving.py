@@ -151,10 +151,17 @@ async def only_tenant(name: str) -> str | None:
     """Return the tenant that a file is an export of; None for a store, and for a file of several.
 
     Raises:
+        InvalidInput: it is the standard input, which is gone when it has been looked at.
         TransferError, Unavailable: the file cannot be read.
     """
     if is_store(name):
         return None
+    if name == "-":
+        raise InvalidInput(
+            "tenant",
+            "must be named beside the standard input, which can be read only once",
+            hint="Add --tenant NAME, or --all-tenants.",
+        )
     from llmspell.storage.transfer.reader import ExportReader
 
     def look() -> list[str] | None:

@@ -170,7 +170,7 @@ async def source(
     database: Database, runtime: Runtime, status: MigrationStatus, tenant: TenantId | None
 ) -> AsyncIterator[FileSource]:
     """Open a snapshot of a file."""
-    connection = await asyncio.to_thread(database.borrow)
+    connection = database.borrow()  # not on a thread: cancelled there, nobody would give it back
     try:
         control(connection, "BEGIN")
         yield FileSource(database, connection, runtime, status=status, tenant=tenant)
@@ -248,8 +248,14 @@ class FileTarget:
         self._import: RelationalImport | None = None
 
     async def begin(self) -> None:
-        """Wait for the write lock."""
-        await self._database.writer.submit(self._session)
+        """Wait for the write lock. Whoever stops waiting takes it from nobody: the writer would serve them for a day."""
+        opened = self._database.writer.submit(self._session)
+        try:
+            await opened
+        except BaseException:
+            with contextlib.suppress(LlmspellError):  # it is over
+                self._session.submit(ending("ROLLBACK"))
+            raise
 
     async def write(self, table: Table, rows: Sequence[Record]) -> Conflicting:
         return await self._run(lambda work: work.write(table, rows))

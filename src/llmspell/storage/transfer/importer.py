@@ -77,21 +77,20 @@ async def import_(
     subset = Subset(only, limit)
     reader = ExportReader(given)
     feed = _FileFeed(reader, tenant)
-    try:
+    with contextlib.closing(reader):
         await feed.begin(subset)
-    except BaseException:
-        reader.close()
-        raise
-    scope = tenant or _only_tenant(reader.header)
-    async with target.transfer_target(scope, on_conflict=on_conflict) as opened:
-        work = _Import(opened, subset, progress, reader.header.counts if subset.everything and tenant is None else None)
-        await feed.write_to(work)
-        require_digests(reader)
-        notes = [*await opened.finish(), *subset.notes()]
-        if reader.summary is None:
-            notes.append("The export has no summary, so its digests were not checked.")
-        if not dry_run:
-            await opened.commit()
+        scope = tenant or _only_tenant(reader.header)
+        async with target.transfer_target(scope, on_conflict=on_conflict) as opened:
+            work = _Import(
+                opened, subset, progress, reader.header.counts if subset.everything and tenant is None else None
+            )
+            await feed.write_to(work)
+            require_digests(reader)
+            notes = [*await opened.finish(), *subset.notes()]
+            if reader.summary is None:
+                notes.append("The export has no summary, so its digests were not checked.")
+            if not dry_run:
+                await opened.commit()
     return work.report(reader.header, reader.counts, notes, dry_run=dry_run, checked=reader.summary is not None)
 
 

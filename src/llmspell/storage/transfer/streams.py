@@ -3,6 +3,7 @@
 Rule 1: a file appears under its name only when it is complete and on the disk. What stops before leaves the name as it was.
 Rule 2: exports hold everything: only the owner may read them.
 Rule 3: only a file is replaced. A device or a pipe is written into as it stands, and a link leads to what it names.
+Rule 4: waiting for the standard input ends when nobody wants it any more: an interrupt must not wait for who never writes.
 """
 
 from __future__ import annotations
@@ -10,22 +11,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import gzip
+import io
 import os
 import secrets
+import select
 import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, TypeAlias, cast
+from typing import Any, BinaryIO, Final, Literal, TypeAlias, cast
 
 from llmspell.errors import DiskFull, InvalidInput, StorageError, TransferError, Unavailable
 from llmspell.storage.content import compression
+from llmspell.storage.transfer.threads import require_wanted
 
 Compress: TypeAlias = Literal["gz", "zst", "none"]
 STANDARD: Final = "-"
 MODE: Final = 0o600
 GZIP_LEVEL: Final = 6
 READ_BYTES: Final = 1024 * 1024
+LOOK_S: Final = 0.1
+"""How often whoever waits for the standard input looks whether it is still wanted."""
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _UNREADABLE: Final = (EOFError, zlib.error, gzip.BadGzipFile, *compression.READ_ERRORS)
 _MAGIC: Final[tuple[tuple[bytes, Compress], ...]] = ((b"\x1f\x8b", "gz"), (b"\x28\xb5\x2f\xfd", "zst"))
@@ -132,11 +138,11 @@ class Input:
             Unavailable: there is no such file, or it may not be read.
         """
         try:
-            raw = (self._stream or sys.stdin.buffer) if self.path == STANDARD else Path(self.path).open("rb")  # noqa: SIM115 - closed below
+            raw = (self._stream or _standard_input()) if self.path == STANDARD else Path(self.path).open("rb")  # noqa: SIM115 - closed below
         except OSError as exc:
             raise Unavailable(f"The export cannot be opened: {exc.strerror}.", path=self.path) from exc
         try:
-            yield self._unpacked(cast("BinaryIO", raw))
+            yield self._unpacked(raw)
         finally:
             if self.path != STANDARD:
                 raw.close()
@@ -162,6 +168,31 @@ class Input:
             raise TransferError(f"The packed export is damaged or cut off: {exc}.", path=self.path) from exc
         except OSError as exc:
             raise Unavailable(f"The export cannot be read: {exc.strerror or exc}.", path=self.path) from exc
+
+
+class _Waiting(io.RawIOBase):
+    """What stands behind a descriptor, read for as long as somebody wants it. Closing it leaves the descriptor open."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not select.select([self._descriptor], [], [], LOOK_S)[0]:
+            require_wanted()
+        return os.readv(self._descriptor, [buffer])
+
+
+def _standard_input() -> BinaryIO:
+    stream = sys.stdin.buffer
+    if os.name == "nt":  # it can wait for sockets alone
+        return stream
+    try:
+        return io.BufferedReader(_Waiting(stream.fileno()))
+    except (AttributeError, OSError):  # somebody has put another stream there
+        return stream
 
 
 def _written(exc: OSError, path: str) -> Exception:
