@@ -127,4 +127,26 @@ def test_a_copy_for_a_look_goes_to_a_new_file_alone(keyed: Shell, tmp_path: Path
 
     assert keyed("backup", "restore", id, "--into", "copy.db").code == 0
     assert STORED in keyed("search", "Zurich", "--store", f"sqlite:///{tmp_path / 'copy.db'}").out
-    assert keyed("backup", "restore", id, "--into", "copy.db").code == 5
+    again = keyed("backup", "restore", id, "--into", "copy.db")
+    assert (again.code, "Name a file that is not there" in again.err) == (5, True)
+
+
+def test_a_copy_into_a_folder_that_is_not_there_is_refused_by_its_name(keyed: Shell) -> None:
+    id = created(keyed)
+
+    astray = keyed("backup", "restore", id, "--into", "no/copy.db")
+
+    assert (astray.code, "The folder of the file does not exist" in astray.err) == (3, True)
+    assert not (keyed.folder / "no").exists()
+
+
+def test_a_lost_key_is_asked_for_and_no_new_one_is_advised(keyed: Shell) -> None:
+    id = created(keyed)
+    keyed.environment.delenv("LLMSPELL_MASTER_KEY", raising=False)
+    keyed.environment.delenv("LLMSPELL_MASTER_KEY_FILE", raising=False)
+
+    lost = keyed("backup", "restore", id, "--into", "copy.db")
+
+    assert lost.code == 2
+    assert "the copy of that key" in lost.err
+    assert "keys new" not in lost.err

@@ -43,6 +43,7 @@ def test_a_command_that_keeps_nothing_makes_no_file(shell: Shell, arguments: lis
 
     assert (done.code, done.out) == (1, "")
     assert "There is no store yet" in done.err
+    assert "--store" in done.err
     assert str(shell.file) in done.err
     assert "hint: Keep something first" in done.err
     assert not shell.file.exists()

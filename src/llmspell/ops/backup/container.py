@@ -112,7 +112,10 @@ def _key(keyring: Keyring, key_id: str | None, salt: bytes) -> bytes | None:
     if key_id is None:
         return None
     if keyring.active is None:
-        raise MasterKeyMissing(f"The backup is encrypted, and no master key is configured (it needs {key_id}).")
+        raise MasterKeyMissing(
+            f"The backup is encrypted, and no master key is configured (it needs {key_id}).",
+            hint="Set LLMSPELL_MASTER_KEY_FILE to the copy of that key; a new key does not open it.",
+        )
     key = keyring.derive(f"backup {salt.hex()}", key_id=key_id)
     if key is None:
         raise SealBroken(

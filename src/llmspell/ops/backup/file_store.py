@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
-from llmspell.errors import Conflict, CorruptStore, NotFound
+from llmspell.errors import Conflict, CorruptStore, NotFound, Unavailable
 from llmspell.ops.backup.taken import Taken
 from llmspell.storage.contracts.snapshot import StoreFacts, differences
 
@@ -106,12 +106,23 @@ class FileStore:
 
         Raises:
             Conflict: the file `into` is there.
+            Unavailable: its folder is not there.
         """
         if into is None:
             return self.path
         target = file_of(into) if into.startswith(SCHEME) else Path(into).expanduser().absolute()
         if target.exists():
-            raise Conflict("There is a file of that name already; it was left as it is.", path=str(target))
+            raise Conflict(
+                "There is a file of that name already; it was left as it is.",
+                hint="Name a file that is not there; to go back to the backup, restore without --into.",
+                path=str(target),
+            )
+        if not target.parent.is_dir():
+            raise Unavailable(
+                "The folder of the file does not exist.",
+                hint="Create it, or choose another path.",
+                folder=str(target.parent),
+            )
         return target
 
     @contextmanager

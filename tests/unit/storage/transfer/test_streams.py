@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import sqlite3
 import stat
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 
-from llmspell.errors import InvalidInput, TransferError, Unavailable
+from llmspell.errors import DiskFull, InvalidInput, TransferError, Unavailable
 from llmspell.storage.transfer.streams import Input, Output
 
 
@@ -69,6 +71,29 @@ def test_a_link_stays_and_what_it_names_is_written(tmp_path: Path) -> None:
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="folder"), Output(tmp_path).open():
         pass
+
+
+@pytest.mark.parametrize("name", ["store.db", "link.json"])
+def test_a_store_is_never_replaced_by_an_export(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with sqlite3.connect(path) as store:
+        store.execute("CREATE TABLE kept (value)")
+    (tmp_path / "link.json").symlink_to(path)
+    before = path.read_bytes()
+
+    with pytest.raises(InvalidInput, match="must not name a store"), Output(tmp_path / name).open() as file:
+        file.write(b"{}")
+
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("standard", [False, True], ids=["device", "stdout"])
+def test_a_full_device_is_a_full_disk(standard: bool) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as stream:
+        output = Output("-", stream=cast("BinaryIO", stream)) if standard else Output("/dev/full")
+        with pytest.raises(DiskFull), output.open() as file:
+            file.write(b"{}")
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
