@@ -260,6 +260,20 @@ def test_a_reader_that_leaves_is_no_failure(full: Shell) -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("linked", [False, True], ids=["itself", "by a link"])
+def test_a_store_is_never_replaced_by_an_export(full: Shell, tmp_path: Path, linked: bool) -> None:
+    path = Path(full.file)
+    if linked:
+        path = tmp_path / "link.json"
+        path.symlink_to(full.file)
+
+    done = full("storage", "export", "--all-tenants", "--output", str(path))
+
+    assert done.code == 2
+    assert "must not name a store" in done.err
+    assert full("storage", "info", "--all-tenants", "--json").code == 0
+
+
 def test_all_tenants_are_compared_unless_one_is_named_or_a_file_holds_one(full: Shell) -> None:
     full("storage", "export", "--all-tenants", "--output", "all.json")
     full("storage", "export", "--tenant", "acme", "--output", "acme.json")

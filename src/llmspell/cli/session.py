@@ -84,7 +84,7 @@ def require_store(url: str) -> None:
     if path is not None:
         raise NotFound(
             "There is no store yet; nothing was made.",
-            hint="Keep something first (llmspell add …), name another (--store sqlite:///agent.db), or make an empty store:"
+            hint="Keep something first (llmspell add …), name another (--store URL), or make an empty store:"
             " llmspell database migrate (is it the right one? llmspell config explain storage.url)",
             path=str(path),
         )

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import msgspec
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Compression: TypeAlias = Literal["gz", "zst", "none"]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 SCHEMES = ("memory:", "sqlite:", "postgres:", "postgresql:")
+STORE_MAGIC = b"SQLite format 3\x00"
 LIMIT_MAX = 1_000_000_000
 DIFFERENCES_MAX = 1_000
 
@@ -71,7 +73,15 @@ async def export_file(
     compress: Compression | None = None,
     progress: OnProgress | None = None,
 ) -> Report:
-    """Write a store, or a part of one, into a file; "-" is the standard output."""
+    """Write a store, or a part of one, into a file; "-" is the standard output.
+
+    Raises:
+        InvalidInput: the file holds a store, perhaps the very one that is exported: it would be replaced.
+    """
+    if await asyncio.to_thread(_holds_store, str(file)):
+        raise InvalidInput(
+            "output", "must not name a store, which would be replaced", given=str(file), hint="Choose another path."
+        )
     from llmspell.storage.transfer.exporter import export
     from llmspell.storage.transfer.streams import Output
 
@@ -185,6 +195,18 @@ async def side(
             yield backend
     else:
         yield _input(name, None)
+
+
+def _holds_store(name: str) -> bool:
+    """Say whether a name is that of a database file. One that cannot be read is left to whoever writes it."""
+    try:
+        path = Path(name)
+        if name == "-" or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(STORE_MAGIC)) == STORE_MAGIC
+    except OSError:
+        return False
 
 
 def _input(file: str | PathLike[str], compress: Compression | None) -> Input:

@@ -4,7 +4,6 @@ Rule 1: a file appears under its name only when it is complete and on the disk. 
 Rule 2: exports hold everything: only the owner may read them.
 Rule 3: only a file is replaced. A device or a pipe is written into as it stands, and a link leads to what it names.
 Rule 4: waiting for the standard input ends when nobody wants it any more: an interrupt must not wait for who never writes.
-Rule 5: a file that holds a store is never replaced, least of all the one that is being exported.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ GZIP_LEVEL: Final = 6
 READ_BYTES: Final = 1024 * 1024
 LOOK_S: Final = 0.1
 """How often whoever waits for the standard input looks whether it is still wanted."""
-_STORE_MAGIC: Final = b"SQLite format 3\x00"
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _UNREADABLE: Final = (EOFError, zlib.error, gzip.BadGzipFile, *compression.READ_ERRORS)
 _MAGIC: Final[tuple[tuple[bytes, Compress], ...]] = ((b"\x1f\x8b", "gz"), (b"\x28\xb5\x2f\xfd", "zst"))
@@ -78,10 +76,6 @@ class Output:
             with self._named(), self._device(final) as target, self._packed(target) as file:
                 yield file
             return
-        if _holds_store(final):
-            raise InvalidInput(
-                "output", "must not name a store, which would be replaced", given=self.path, hint="Choose another path."
-            )
         partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}.partial")
         try:
             with self._named():
@@ -205,15 +199,6 @@ def _standard_input() -> BinaryIO:
         return io.BufferedReader(_Waiting(stream.fileno()))
     except (AttributeError, OSError):  # somebody has put another stream there
         return stream
-
-
-def _holds_store(path: Path) -> bool:
-    """Say whether a file is a database. One that cannot be read is left to whoever writes it."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_STORE_MAGIC)) == _STORE_MAGIC
-    except OSError:
-        return False
 
 
 def _written(exc: OSError, path: str) -> Exception:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import sqlite3
 import stat
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -71,20 +70,6 @@ def test_a_link_stays_and_what_it_names_is_written(tmp_path: Path) -> None:
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="folder"), Output(tmp_path).open():
         pass
-
-
-@pytest.mark.parametrize("name", ["store.db", "link.json"])
-def test_a_store_is_never_replaced_by_an_export(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    with sqlite3.connect(path) as store:
-        store.execute("CREATE TABLE kept (value)")
-    (tmp_path / "link.json").symlink_to(path)
-    before = path.read_bytes()
-
-    with pytest.raises(InvalidInput, match="must not name a store"), Output(tmp_path / name).open() as file:
-        file.write(b"{}")
-
-    assert path.read_bytes() == before
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
