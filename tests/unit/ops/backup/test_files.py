@@ -223,7 +223,7 @@ def test_a_record_that_is_no_text_is_damage_and_hides_no_other(store: Path, tmp_
     backups = backups_of(store, tmp_path / "b")
     one, two = backups.create(), backups.create()
     record = tmp_path / "b" / f"{one.id}.json"
-    record.write_bytes(record.read_bytes().replace(b'"kind"', b'"\xb2ind"'))
+    record.write_bytes(record.read_bytes().replace(one.id.encode(), b"\xb2" + one.id[1:].encode()))
 
     assert {each.id: each.state for each in backups.list()} == {one.id: "damaged", two.id: "verified"}
 
