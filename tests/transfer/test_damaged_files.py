@@ -201,3 +201,15 @@ async def test_a_stream_whose_tables_stand_in_another_order_says_that_it_must_be
         with pytest.raises(TransferError, match="cannot be read twice"):
             await import_(Input("-", stream=io.BytesIO(text.encode())), target)
         assert await contents(target) == {}
+
+
+@pytest.mark.parametrize("part", [b'"exported_at"', b'"sessions"', b'"summary"', b'"sqlite"'])
+async def test_a_name_or_a_value_that_is_no_text_is_an_error_with_its_place(part: bytes, tmp_path: Path) -> None:
+    whole = (await made(tmp_path)).read_bytes()
+    broken = whole.replace(part, part[:1] + b"\xb2" + part[2:], 1)
+    async with file_store(tmp_path / "target.db") as target:
+        with pytest.raises(TransferError) as caught:
+            await import_(Input("-", stream=io.BytesIO(broken)), target)
+        assert await contents(target) == {}
+    assert broken != whole
+    assert isinstance(caught.value.fields["byte"], int)

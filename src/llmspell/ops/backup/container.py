@@ -91,7 +91,7 @@ def unpack(stored: Iterable[bytes], *, keyring: Keyring) -> Opened:
         raise CorruptStore("The manifest of the backup is too large.", size_bytes=size)
     try:
         manifest = msgspec.json.decode(_take(text, waiting, size), type=Manifest)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise CorruptStore("The manifest of the backup cannot be read.", reason=str(exc)) from exc
     return Opened(manifest, packing, chain((bytes(waiting),), text) if waiting else text)
 

@@ -444,7 +444,7 @@ class Backups:
     def _read(self, id: str) -> Record:
         try:
             record = msgspec.json.decode(read_small(self.place, id + RECORD), type=Record)
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise CorruptStore("The record of the backup cannot be read.", id=id, reason=str(exc)) from exc
         if record.format_version > FORMAT_VERSION:
             raise CorruptStore("A newer llmspell made this backup.", hint="Upgrade llmspell to read it.", id=id)

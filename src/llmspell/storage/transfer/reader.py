@@ -137,7 +137,7 @@ class ExportReader:
         at = scanner.offset
         try:
             return msgspec.json.decode(scanner.value(), type=kind)
-        except msgspec.MsgspecError as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             scanner.fail(f"`{key}` cannot be read: {exc}.", offset=at)
 
     def _take_header(self, scanner: Scanner) -> None:

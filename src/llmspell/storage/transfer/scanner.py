@@ -138,7 +138,7 @@ class Scanner:
     def _decoded(self, raw: bytes, at: int) -> object:
         try:
             return msgspec.json.decode(raw)
-        except msgspec.MsgspecError as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             self.fail(f"The export is no valid JSON: {exc}.", offset=at)
 
     def members(self) -> Iterator[tuple[int, bytes]]:
@@ -272,6 +272,6 @@ def _is_whole(value: bytes) -> bool:
     """Say whether a line is one value."""
     try:
         msgspec.json.decode(value, type=msgspec.Raw)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return False
     return True

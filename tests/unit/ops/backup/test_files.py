@@ -219,6 +219,15 @@ def test_what_the_backup_should_hold_and_does_not_makes_it_damaged(store: Path, 
     assert not (tmp_path / "copy.db").exists()
 
 
+def test_a_record_that_is_no_text_is_damage_and_hides_no_other(store: Path, tmp_path: Path) -> None:
+    backups = backups_of(store, tmp_path / "b")
+    one, two = backups.create(), backups.create()
+    record = tmp_path / "b" / f"{one.id}.json"
+    record.write_bytes(record.read_bytes().replace(one.id.encode(), b"\xb2" + one.id[1:].encode()))
+
+    assert {each.id: each.state for each in backups.list()} == {one.id: "damaged", two.id: "verified"}
+
+
 def test_a_flipped_byte_and_an_exchanged_file_are_damage(store: Path, tmp_path: Path) -> None:
     backups = backups_of(store, tmp_path / "b")
     one, two = backups.create(), backups.create()
