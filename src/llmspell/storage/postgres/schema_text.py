@@ -5,6 +5,8 @@ Not here: how the text is read from the catalogues (`schema_verify`, `schema_cat
 Rule 1: both sides are taken apart by the same code, so a difference is one of the databases.
 Rule 2: what llmspell itself does to a schema after its migrations is no difference: the strict mode, indexes of vectors with
 parameters of their own, vectors in partitions. An unfinished move of vectors leaves extra objects that do no harm.
+Rule 3: how the server writes a condition after a dump has brought it back is no difference: it has read its own text then, and
+casts each element of a list and not the list, and nests no OR.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ _VECTORS = re.compile(r"llmspell\.vector_embeddings_\d+$")
 _MOVED = re.compile(r"(?:llmspell\.)?(?:vector_embeddings|idx_vec|unique_vec)\w*?_\d+\w*_(?:p\d+|parted|repeat)\b")
 _ONLY_PACE = re.compile(r" WITH \((?:autovacuum_\w+=[^,)]+(?:, )?)+\)")
 _PACE = re.compile(r", autovacuum_\w+=[^,)]+|(?<= WITH \()autovacuum_\w+=[^,)]+, ")
+_CAST_LIST = re.compile(r"\(ARRAY\[((?:'(?:[^']|'')*'::character varying(?:, )?)+)\]\)::text\[\]")
+_ELEMENT = re.compile(r"'(?:[^']|'')*'::character varying")
 _DEFAULT_TARGET = re.compile(r" STATISTICS -1\b")
+_NO_BRACKETS = str.maketrans("", "", "()")
 
 
 class SchemaObject(NamedTuple):
@@ -144,7 +149,16 @@ def _untuned(text: str) -> str:
 
 def _plain(one: SchemaObject) -> str:
     """Return a definition without what may differ."""
+    if one.kind == "constraint":
+        return _CAST_LIST.sub(_cast_elements, one.text)
+    if one.kind == "trigger" and " AND " not in one.text:  # without AND the brackets decide nothing
+        return one.text.translate(_NO_BRACKETS)
     return _DEFAULT_TARGET.sub("", _HNSW.sub(r"\1", one.text) if one.kind == "index" else one.text)
+
+
+def _cast_elements(cast_list: re.Match[str]) -> str:
+    elements = _ELEMENT.sub(r"(\g<0>)::text", cast_list[1])
+    return f"ARRAY[{elements}]"
 
 
 def _is_partitioned_vectors(one: SchemaObject) -> bool:

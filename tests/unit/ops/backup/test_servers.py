@@ -32,7 +32,7 @@ from llmspell.ops.backup.records import Record
 from llmspell.ops.isolation import examine
 from llmspell.settings import BackupSettings, PostgresSettings, Settings
 from llmspell.spell import Tenant
-from llmspell.storage.postgres import restoring
+from llmspell.storage.postgres import restoring, schema_verify
 from llmspell.storage.postgres.signing import LOCK_ATTEMPTS
 from llmspell.tenant import tenant_id
 
@@ -136,6 +136,9 @@ async def test_what_was_restored_keeps_tenants_apart_and_serves(
     assert await texts(postgres_empty_database.app_url, settings=there) == ["Ada moved to Zurich."]
     report = await examine(postgres_empty_database.app_url, tenant=tenant_id("acme"), tenant_key=None)
     assert report.holes == ()
+    assert [
+        one for one in schema_verify.differences(postgres_empty_database.admin_url) if one.departure == "changed"
+    ] == []
     await fill(postgres_empty_database.app_url, "Ben likes tea.", settings=there)
 
 
