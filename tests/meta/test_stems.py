@@ -29,6 +29,7 @@ SHARED_CONTRACTS = {
     "filters": "the one meaning of a filter",
     "health": "what checks of a store find, whatever they look at",
     "holdings": "what a tenant has, counted over all concerns",
+    "maintenance": "what upkeep says of itself",
     "pages": "cursors, for every concern that lists",
     "snapshot": "what a whole store holds at one instant, for backups",
     "transfer": "how rows travel between backends and files",

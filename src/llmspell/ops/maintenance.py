@@ -5,8 +5,8 @@ Not here: what is done to a server (`storage.postgres.maintenance`) or a file (`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,15 +14,11 @@ from llmspell.errors import AccessRefused, NotFound, Unsupported
 from llmspell.ops.inspection import IDLE_MAX_S, RUNNING_MAX_S, offence, urls_of
 from llmspell.ops.named_store import require_owner_url
 from llmspell.ops.schema_status import is_file
+from llmspell.storage.contracts.maintenance import Announce, Step
 
 if TYPE_CHECKING:
     from llmspell.settings import Settings
-    from llmspell.storage.postgres.maintenance import Step as ServerStep
-    from llmspell.storage.sqlite.maintenance import Step as FileStep
 
-    Step: TypeAlias = ServerStep | FileStep
-
-Announce = Callable[[str], None]
 IN_MEMORY = "A store in memory keeps nothing to maintain."
 AS_OWNER = "Tables are vacuumed, and indexes built,"
 MAY_END = "An administrator may run: GRANT pg_signal_backend TO llmspell;"

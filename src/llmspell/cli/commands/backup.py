@@ -103,7 +103,10 @@ def verify(id: str | None, every: bool, location: str | None) -> ExitCode:
         results = [_verified(backups, each) for each in chosen]
     output.emit(results, lines=lambda: map(_verified_line, results), columns=("state", "id", "problem"))
     if not results:
-        output.note("There is nothing to verify.")
+        known = len(backups.list())
+        output.note(
+            "There is no backup." if not known else "All were verified before; name one by its ID to verify it again."
+        )
     return ExitCode.OK if all(result["state"] == "verified" for result in results) else ExitCode.FAILED
 
 

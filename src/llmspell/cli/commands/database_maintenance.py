@@ -13,7 +13,7 @@ from llmspell.cli.problems import ExitCode
 from llmspell.cli.session import current_settings
 
 if TYPE_CHECKING:
-    from llmspell.ops.maintenance import Step
+    from llmspell.storage.contracts.maintenance import Step
 
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing.")
 WORDS = {"done": "DONE", "planned": "WOULD", "skipped": "SKIPPED", "busy": "BUSY", "refused": "REFUSED"}

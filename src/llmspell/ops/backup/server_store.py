@@ -162,7 +162,7 @@ class ServerStore:
         ):
             psql.feed((restoring.before(target).encode(),))
             _pass_on(script, psql, _watched(opened.content, going_on))
-            psql.feed((restoring.after(target).encode(),))
+            psql.feed((restoring.after(target, signed=manifest.signed).encode(),))
             psql.end_of_input()
             if not b"".join(psql.output()).endswith(b"restored\n"):
                 raise Conflict("The restore did not reach its end; nothing was changed.")

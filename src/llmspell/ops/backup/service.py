@@ -208,17 +208,17 @@ class Backups:
         return sorted(listed, key=lambda each: each.id, reverse=True)
 
     def get(self, id: str) -> Record:
-        """Return a backup by its id, or by `latest`: the last verified one of the place.
+        """Return a backup by its id, or by `latest`: the last verified one of the configured store.
+
+        Where the place has none of it, as after a move to another machine, it is that of the only store that there are backups of.
 
         Raises:
             NotFound: there is none.
+            Conflict: `latest` may be of one store or of another.
             CorruptStore: its record is damaged.
         """
         if id == LATEST:
-            good = [each.record for each in self.list() if each.record is not None and each.state == "verified"]
-            if not good:
-                raise NotFound("There is no verified backup.", place=self.place.shown)
-            return good[0]
+            return self._latest()
         require_key(id, field="id")
         if "/" in id or "\\" in id or id.startswith("."):
             raise NotFound("There is no such backup.", id=id, place=self.place.shown)
@@ -228,6 +228,21 @@ class Backups:
             raise NotFound(
                 "There is no such backup.", hint="Run: llmspell backup list", id=id, place=self.place.shown
             ) from exc
+
+    def _latest(self) -> Record:
+        good = [each.record for each in self.list() if each.record is not None and each.state == "verified"]
+        if not good:
+            raise NotFound("There is no verified backup.", place=self.place.shown)
+        here = str(masked(self._settings.storage.url))
+        candidates = [record for record in good if record.store == here] or good
+        if len({record.store_id for record in candidates}) > 1:
+            raise Conflict(
+                "The backups are of several stores, and which one is meant is not clear.",
+                hint="Name one by its id: llmspell backup list",
+                stores=", ".join(sorted({record.store for record in candidates})),
+                place=self.place.shown,
+            )
+        return candidates[0]
 
     def state(self) -> BackupState:
         """Judge whether the store is backed up as it should be: what health shows. Errors: as `list`."""
@@ -281,7 +296,8 @@ class Backups:
             steps += [f"create the role {role.name}" for role in found.missing_roles]
             steps += [] if found.has_vector else ["create the extension vector"]
         steps = [*([f"back up what is at {shown}"] if replaces and backup_current else []), *steps]
-        steps.append(f"restore {record.id} ({record.rows:,} rows) {'in its place' if replaces else f'to {shown}'}")
+        place = "in its place" if replaces else f"to {shown}"
+        steps.append(f"restore {record.id} ({record.rows:,} rows of {record.store}) {place}")
         return RestorePlan(backup=record, target=shown, replaces=replaces, steps=steps)
 
     def restore(self, id: str, *, into: str | None = None, backup_current: bool = True) -> Restored:

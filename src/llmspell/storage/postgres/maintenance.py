@@ -11,12 +11,13 @@ Rule 3: what stops others, says so before it begins, waits only shortly for its 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from llmspell.errors import NotFound
+from llmspell.storage.contracts.maintenance import Announce, Result, Step
 from llmspell.storage.postgres.migrate import connected
 from llmspell.storage.postgres.vector_indexes import require_migrated, run_watched, translated, turn
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg.sql import Composed
 
-Announce = Callable[[str], None]
-Result: TypeAlias = Literal["done", "planned", "skipped", "busy", "refused"]
 
 DAILY = ("event_log", "sessions", "artifacts")
 """What is vacuumed when no table is named (MNT-03)."""
@@ -65,17 +64,6 @@ LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = t.oid LEFT JOIN pg_catalog.pg
 WHERE n.nspname = 'llmspell' AND c.relkind = 'i' ORDER BY t.relname, c.relname
 """
 _SIZE = "SELECT coalesce(pg_catalog.pg_total_relation_size(to_regclass(%s)), 0)"
-
-
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was done, or is planned. `why`: what kept it from being done. Sizes in bytes, with indexes and TOAST."""
-
-    action: str
-    target: str
-    result: Result
-    why: str = ""
-    bytes_before: int = 0
-    bytes_after: int = 0
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):

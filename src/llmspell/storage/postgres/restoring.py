@@ -55,6 +55,7 @@ BEGIN
 END
 $lock$;
 """
+_PLACE_OF_KEYS: Final = "DO $$ BEGIN PERFORM llmspell.prepare_tenant_signing(); END $$;"
 _SERVING: Final = ("llmspell_app", "llmspell_operator")
 _TARGET: Final = """
 SELECT current_setting('server_version_num')::int4, r.rolname::text, r.rolsuper,
@@ -249,11 +250,12 @@ DROP SCHEMA IF EXISTS llmspell CASCADE;
 """
 
 
-def after(target: Target) -> str:
-    """Return what runs behind the dump, up to the COMMIT.
+def after(target: Target, *, signed: bool) -> str:
+    """Return what runs behind the dump, up to the COMMIT. `signed`: the store demanded signatures when the backup was taken.
 
     A dump of schemas has no rights on the database itself, and no default rights that hold beyond a schema; V012 gives and takes
-    some. Where signing keys have stayed, policies follow them.
+    some. Where signing keys have stayed, policies follow them. Where there never were any, the place for them is made, empty as
+    V032 makes it; of a store that was signed it stays missing, which says that its keys are lost.
     """
     signing = """
 DO $$
@@ -275,7 +277,7 @@ $$;
         for role in _SERVING
     )
     return f"""\
-{signing if target.has_keys else ""}
+{signing if target.has_keys else "" if signed else _PLACE_OF_KEYS}
 SELECT pg_catalog.format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', pg_catalog.current_database()) \\gexec
 {rights}
 ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;

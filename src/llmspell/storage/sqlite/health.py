@@ -142,7 +142,7 @@ def _free_pages(connection: apsw.Connection) -> Finding:
         return Finding(
             status="degraded",
             reason=f"{free * size:,} bytes of the file are free pages, {free / pages:.0%} of it",
-            hint="Give them back to the disk when nobody writes: VACUUM.",
+            hint="Give them back to the disk when nobody writes: llmspell database vacuum --full",
             facts=facts,
         )
     return Finding(facts=facts)

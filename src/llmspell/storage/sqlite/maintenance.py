@@ -9,36 +9,23 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import apsw
 import msgspec
 
 from llmspell.errors import DiskFull, NotFound
+from llmspell.storage.contracts.maintenance import Announce, Result, Step
 from llmspell.storage.sqlite import pragmas
 from llmspell.storage.sqlite.connection import open_writer, translate
 
-Announce = Callable[[str], None]
-Result: TypeAlias = Literal["done", "planned", "skipped"]
 REWRITE_FROM_FREE_SHARE: Final = 0.1
 IN_MEMORY_MAX_BYTES: Final = 256 * 1024 * 1024
 """A smaller copy is made in memory, where nothing of it stays; a larger one in the system's folder for temporary files."""
 OPTIMIZE_ALL: Final = 0x10002
 """Of the statement `optimize`: look at all tables, not only at those that this connection has used."""
 _BUSY: Final = "a reader still uses the log"
-
-
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was done, or is planned. `why`: what kept it from being done. Sizes in bytes, of file and log together."""
-
-    action: str
-    target: str
-    result: Result
-    why: str = ""
-    bytes_before: int = 0
-    bytes_after: int = 0
 
 
 def vacuum(

@@ -47,6 +47,7 @@ _PARTS: Final[dict[str, frozenset[str]]] = {
 }
 """Which tables must have been written before one."""
 PASSES_MAX: Final = 8
+OTHER_DIGEST: Final = "There are as many records in the export as its summary says, and they are not the same."
 
 
 async def import_(
@@ -321,7 +322,9 @@ def require_digests(reader: ExportReader) -> None:
         for tenant in dict.fromkeys([*said.tenants, *read.tenants]):
             one, other = said.tenants.get(tenant), read.tenants.get(tenant)
             if one is None or other is None or (one.count, one.sha256) != (other.count, other.sha256):
+                same = one is not None and other is not None and one.count == other.count
                 raise ExportDamaged(
+                    OTHER_DIGEST if same else "",
                     path=path,
                     table=name,
                     tenant=tenant,

@@ -247,6 +247,23 @@ def test_a_flipped_byte_and_an_exchanged_file_are_damage(store: Path, tmp_path: 
     assert backups.get("latest").id == two.id
 
 
+def test_the_latest_is_that_of_the_configured_store_or_of_the_only_one(store: Path, tmp_path: Path) -> None:
+    place, other = tmp_path / "b", tmp_path / "other.db"
+    shutil.copy(store, other)
+    with sqlite3.connect(other) as changed:
+        changed.execute("UPDATE store_meta SET value = x'01' WHERE name = 'store_id'")
+    mine = backups_of(store, place).create()
+    moved = backups_of(tmp_path / "moved.db", place)
+
+    assert moved.get("latest").id == mine.id
+    theirs = backups_of(other, place).create()
+
+    assert backups_of(store, place).get("latest").id == mine.id
+    assert backups_of(other, place).get("latest").id == theirs.id
+    with pytest.raises(Conflict, match="several stores"):
+        moved.restore("latest")
+
+
 def test_a_missing_key_says_nothing_of_the_backup(store: Path, tmp_path: Path) -> None:
     record = backups_of(store, tmp_path / "b").create()
     for keys, error in ((OTHER_KEY, SealBroken), (None, MasterKeyMissing)):
