@@ -103,7 +103,7 @@ class Builder:
             return
         if space.indexed is not None and not planner.wants_graph(space.rows - space.dead, space.dimension):
             self._shrink(name, space)
-        if not self.is_wanted(name, space):
+        elif not self.is_wanted(name, space):
             space.considered = space.version
         elif time.monotonic() >= self._not_before.get(name, 0.0):
             self.schedule(name)
