@@ -33,7 +33,7 @@ from llmspell.storage.contracts.tenants import Tenants
 
 SEED = usual(4)
 PROGRAM_CALLS = 1_000
-CALLS = size(ci=14_000, soak=1_000_000)
+CALLS = size(ci=20_000, soak=1_000_000)
 OK_MIN = 0.6
 """The share of calls that must succeed: a program that is refused all the time proves little."""
 EACH_OK_MIN = 5
