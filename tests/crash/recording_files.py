@@ -17,9 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from unittest.mock import patch
 
 import apsw
 import msgspec
+
+from llmspell.storage.sqlite import writer
 
 _WRITE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong)
 _SYNC = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
@@ -230,13 +233,13 @@ def recorded(
 
     def opened(connection: apsw.Connection) -> None:
         layer.connections.append(connection)
-        if pages_between_checkpoints is not None:
-            connection.wal_autocheckpoint(pages_between_checkpoints)
 
     apsw.connection_hooks.append(opened)
     forget_folder = layer.watch_folder()
+    pages = writer.CHECKPOINT_PAGES if pages_between_checkpoints is None else pages_between_checkpoints
     try:
-        yield layer
+        with patch.object(writer, "CHECKPOINT_PAGES", pages):
+            yield layer
     finally:
         apsw.connection_hooks.remove(opened)
         forget_folder()

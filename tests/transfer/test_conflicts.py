@@ -19,6 +19,7 @@ from llmspell.storage.contracts.backend import Backend
 from llmspell.storage.contracts.tenants import QuotaLimits
 from llmspell.storage.contracts.transfer import OnConflict
 from llmspell.storage.contracts.transfer_tables import BY_NAME, TABLES
+from llmspell.storage.transfer import reader
 from llmspell.storage.transfer.exporter import export
 from llmspell.storage.transfer.importer import import_
 from llmspell.storage.transfer.streams import Input, Output
@@ -140,7 +141,12 @@ async def test_a_replaced_memory_is_found_by_its_new_words_only_and_has_one_hist
         assert (await verify(spell._backend, copy._backend)).equal
 
 
-async def test_a_memory_that_ended_in_the_file_ends_in_the_target_that_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows_of_a_batch", [1, 500])
+async def test_a_memory_that_ended_in_the_file_ends_in_the_target_that_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_of_a_batch: int
+) -> None:
+    """With batches of one row its versions come in several."""
+    monkeypatch.setattr(reader, "BATCH_ROWS", rows_of_a_batch)
     async with spoken(tmp_path, "a") as (spell, acme), spoken(tmp_path, "b") as (copy, there):
         memory = await acme.memory.add("Ada keeps a hedgehog.")
         await export(spell._backend, Output(tmp_path / "old.json"), clock=CLOCK)

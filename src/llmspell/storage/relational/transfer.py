@@ -90,6 +90,7 @@ class RelationalImport:
         skipped = len(rows)
         rows = [row for row in rows if not self._is_part_of_kept(table, row)]
         skipped -= len(rows)
+        going_on = self._going_on(table, rows)
         there = await self._there(table, rows)
         if not there:
             await self._insert(table, rows)
@@ -107,7 +108,7 @@ class RelationalImport:
             await self._insert(table, new)
             self._keep(table, old)
             return Conflicting(len(new), skipped + len(old))
-        rows = await self._replace(table, rows, old)
+        rows = await self._replace(table, rows, old, going_on=going_on)
         await self._insert(table, rows)
         return Conflicting(len(rows), skipped, len(old))
 
@@ -141,20 +142,23 @@ class RelationalImport:
             self._empty[table.name] = not await executor.rows(self._reads.page(table, None), limit=1)
         if self._empty[table.name] or not rows:
             return []
-        size = table.thing
-        things = [tuple(getattr(row, name) for name in table.key[:size]) for row in rows]
-        before, taken_before = self._last.get(table.name, ((), False))
+        _, taken_before = self._last.get(table.name, ((), False))
         # What the last batch began is there by now, but not from before.
-        asked = [row for row, thing in zip(rows, things, strict=True) if thing != before]
+        offset = self._going_on(table, rows)
+        asked = rows[offset:]
         found: set[int] = set()
         if asked:
             query = getattr(self._queries, f"taken_{table.name}")
             positions = await self._executor().rows(query, things=self._tables[table.name].things(asked))
             found = {int(row[0]) for row in positions}
-        offset = len(rows) - len(asked)
         there = [taken_before if place < offset else place - offset in found for place in range(len(rows))]
-        self._last[table.name] = things[-1], there[-1]
+        self._last[table.name] = _thing(table, rows[-1]), there[-1]
         return there if any(there) else []
+
+    def _going_on(self, table: Table, rows: Sequence[Record]) -> int:
+        """Return how many of the first rows are of the thing that the last batch ended with."""
+        before, _ = self._last.get(table.name, ((), False))
+        return next((place for place, row in enumerate(rows) if _thing(table, row) != before), len(rows))
 
     def _executor(self) -> Executor:
         return self._hands.executor(self._tenant or TenantId(""))
@@ -234,18 +238,28 @@ class RelationalImport:
                     rows=self._runtime.dialect.json(records),
                 )
 
-    async def _replace(self, table: Table, rows: Sequence[Record], old: Sequence[Record]) -> Sequence[Record]:
-        """Make room for rows that take the place of others, and return those that are still to be inserted."""
+    async def _replace(
+        self, table: Table, rows: Sequence[Record], old: Sequence[Record], *, going_on: int = 0
+    ) -> Sequence[Record]:
+        """Make room for rows that take the place of others, and return those that are still to be inserted.
+
+        For the thing that the last batch ended with room was made then: `going_on` of the first rows are its, too.
+        """
         if table.name in UPDATED:
             query = getattr(self._queries, f"update_{table.name}")
             await self._hands.insert(query, table, old, [()] * len(old))
             kept = set(map(id, old))
             return [row for row in rows if id(row) not in kept]
+        begun = set(map(id, rows[:going_on]))
+        new_things = [row for row in old if id(row) not in begun]
         if table.name == "memories":
-            await self._remove_memories(old)
+            await self._remove_memories(new_things)
+            await self._executor().execute(
+                self._queries.remove_memory_versions, things=self._tables["memories"].things(new_things)
+            )
         elif table.name == "memory_versions":
             await self._remove_ended(old)
-        await self._remove(table, old)
+        await self._remove(table, new_things)
         return rows
 
     async def _remove(self, table: Table, rows: Sequence[Record]) -> None:
@@ -260,7 +274,7 @@ class RelationalImport:
             self._spaces = {space for space in self._spaces if space[0] != tenant}
 
     async def _remove_memories(self, rows: Sequence[Any]) -> None:
-        """Remove what belongs to memories, before they are removed themselves: words, embeddings, versions."""
+        """Remove what belongs to memories, before they are removed themselves: words and embeddings."""
         things = self._tables["memories"].things(rows)
         executor = self._executor()
         for tenant, documents, terms in await executor.rows(self._queries.text_lengths, things=things):
@@ -270,7 +284,6 @@ class RelationalImport:
         await executor.execute(self._queries.remove_text_postings, collection=TEXT_COLLECTION, things=things)
         for dimension in DIMENSIONS:
             await executor.execute(self._queries.of("remove_owned", dimension), things=things)
-        await executor.execute(self._queries.remove_memory_versions, things=things)
         await self._vectors_removed(rows)
 
     async def _remove_ended(self, versions: Sequence[Any]) -> None:
@@ -333,6 +346,10 @@ class RelationalImport:
                 )
                 error.fields.update(table=BY_NAME["embedding_spaces"].shown)
                 raise error
+
+
+def _thing(table: Table, row: Record) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in table.key[: table.thing])
 
 
 def with_row(error: LlmspellError, place: int) -> LlmspellError:

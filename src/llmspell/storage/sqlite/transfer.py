@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -49,6 +51,8 @@ from llmspell.tenant import NO_TENANT, TenantId
 
 T = TypeVar("T")
 _PARAMETER = re.compile(r":([a-z_0-9]+)")
+ROWS_AT_ONCE = 100
+"""Rows of one statement: they cost less together, and the reader's thread runs meanwhile. Its parameters are at most 32,766."""
 _EMPTY = msgspec.Raw(b"{}")
 
 
@@ -179,6 +183,26 @@ async def source(
         database.give_back(connection)
 
 
+def _parameters(text: str) -> list[str]:
+    """Return the names of the parameters of a query, in the order in which SQLite numbers them."""
+    return list(dict.fromkeys(_PARAMETER.findall(text)))
+
+
+@functools.cache
+def _several(text: str) -> str | None:
+    """Return a query that stores `ROWS_AT_ONCE` rows where the given one stores one; None when it is no such query."""
+    insert, values, row = text.partition(" VALUES ")
+    if not values:
+        return None
+    places = {name: number for number, name in enumerate(_parameters(row), start=1)}
+    rows = (_numbered(row, places, before=number * len(places)) for number in range(ROWS_AT_ONCE))
+    return f"{insert}{values}{', '.join(rows)}"
+
+
+def _numbered(row: str, places: Mapping[str, int], *, before: int) -> str:
+    return _PARAMETER.sub(lambda found: f"?{before + places[found[1]]}", row)
+
+
 class FileHands:
     """`Hands` on the writer's thread."""
 
@@ -190,38 +214,43 @@ class FileHands:
         return ConnectionExecutor(self._connection, tenant, uncommitted=True)
 
     async def insert(self, query: Query, table: Table, records: Sequence[Record], computed: Sequence[Any]) -> None:
-        begun = 0
-        order = self._order(query, table)
-        take = attrgetter(*table.names)
-        columns = [
-            (place, convert) for place, kind in enumerate(table.kinds.values()) if (convert := PARAMETERS.get(kind))
-        ]
-
-        def each() -> Iterator[Sequence[Any]]:
-            nonlocal begun
-            for record, more in zip(records, computed, strict=True):
-                begun += 1
-                values = [*take(record), *more]
-                for place, convert in columns:
-                    value = values[place]
-                    if value is not None:
-                        values[place] = convert(value)
-                yield values if order is None else [values[place] for place in order]
-
+        rows = list(self._rows(query, table, records, computed))
+        at_once = 0 if table.large else len(rows) - len(rows) % ROWS_AT_ONCE
+        done = 0
         try:
-            self._connection.executemany(query.sql, each()).fetchall()
+            if at_once and (several := _several(query.sql)) is not None:
+                for done in range(0, at_once, ROWS_AT_ONCE):
+                    some = rows[done : done + ROWS_AT_ONCE]
+                    self._connection.execute(several, list(chain.from_iterable(some))).fetchall()
+                done = at_once
+        except apsw.ConstraintError:
+            # Nothing of the statement was stored: row by row, as below, the error is that of one of them.
+            pass
         except apsw.Error as exc:
+            raise translate(exc, self._connection, query=query.label) from exc
+        left = iter(rows[done:])
+        try:
+            self._connection.executemany(query.sql, left).fetchall()
+        except apsw.Error as exc:
+            begun = len(rows) - sum(1 for _ in left)
             raise with_row(translate(exc, self._connection, query=query.label), begun - 1) from exc
-        except LlmspellError as exc:
-            raise with_row(exc, begun - 1) from exc
 
-    def _order(self, query: Query, table: Table) -> list[int] | None:
-        """Return where the parameters of a query are in a row; None when they stand in its order."""
-        places = {name: place for place, name in enumerate((*table.names, *(one.name for one in table.computed)))}
-        places[TENANT_PARAMETER] = places.pop("tenant_id")
-        named = list(dict.fromkeys(_PARAMETER.findall(query.sql)))
-        order = [places[name] for name in named]
-        return None if order == list(range(len(places))) else order
+    def _rows(
+        self, query: Query, table: Table, records: Sequence[Record], computed: Sequence[Any]
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield what is said for each record, in the order of the query's parameters; made column by column."""
+        names = (*table.names, *(one.name for one in table.computed))
+        columns: list[Sequence[Any]] = [
+            *zip(*map(attrgetter(*table.names), records), strict=True),
+            *zip(*computed, strict=True),
+        ]
+        given = dict(zip(names, columns, strict=True))
+        for name, kind in table.kinds.items():
+            convert = PARAMETERS.get(kind)
+            if convert is not None:
+                given[name] = [None if value is None else convert(value) for value in given[name]]
+        given[TENANT_PARAMETER] = given["tenant_id"]
+        return zip(*(given[name] for name in _parameters(query.sql)), strict=True)
 
     async def before_vectors(self, tenant: TenantId, space_id: str, dimension: int) -> None:
         await self.executor(tenant).execute(

@@ -6,11 +6,13 @@ alone: a single statement undoes itself when it fails, several have a savepoint.
 Rule 1: a caller hears of success only after the COMMIT that holds its write has succeeded.
 Rule 2: the thread never waits for a caller without a limit: a transaction that says nothing is rolled back at its deadline.
 Rule 3: a caller that went away costs nothing: its write is skipped if it has not begun, and may land if it has.
+Rule 4: the log is written back into the database after its writers have their answers: what is in it is durable.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -37,6 +39,8 @@ QUEUE_MAX: Final = 100_000
 GROUP_MAX: Final = 1_024
 GROUP_MAX_S: Final = 0.05
 """A group ends after this long, so that its first caller does not wait for a stream of others."""
+CHECKPOINT_PAGES: Final = 1_000
+"""The log is written back when it has so many pages, as SQLite does it by itself, which would be before a commit returns."""
 LOOK_S: Final = 0.05
 """How often the thread looks at the clock while a transaction is silent (an injected clock may jump)."""
 
@@ -134,6 +138,8 @@ class Writer:
         self._lock = threading.Lock()
         self._closed = False
         self._finished: list[Job] = []
+        self._log_pages = 0
+        connection.set_wal_hook(self._note_log)
         self._thread = threading.Thread(target=self._serve, name="llmspell-writer", daemon=True)
         self._thread.start()
 
@@ -178,6 +184,7 @@ class Writer:
                 else:
                     following = self._group(item)
                 self._deliver()
+                self._write_log_back()
                 item = following[1] if following[0] else self._queue.get()
         finally:
             # Empty after an ordinary close. After a failure of this thread itself nobody may be left waiting.
@@ -321,6 +328,18 @@ class Writer:
             if may_have_committed(exc, error):
                 raise OutcomeUnknown(path=self._connection.filename) from exc
             raise error from exc
+
+    def _note_log(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
+        self._log_pages = pages
+        return apsw.SQLITE_OK
+
+    def _write_log_back(self) -> None:
+        if self._log_pages < CHECKPOINT_PAGES:
+            return
+        self._log_pages = 0
+        # When it fails, or a reader still needs the log, everything stays in there, and the next commit tries again.
+        with contextlib.suppress(apsw.Error):
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _undo(self, statement: str) -> None:
         if not self._connection.in_transaction:

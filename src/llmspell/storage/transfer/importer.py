@@ -28,7 +28,7 @@ from llmspell.storage.contracts.transfer_tables import BY_NAME, TABLES
 from llmspell.storage.transfer.exporter import header_of
 from llmspell.storage.transfer.format import Header, Summary
 from llmspell.storage.transfer.reader import Batch, ExportReader
-from llmspell.storage.transfer.records import ENCODER, Digests
+from llmspell.storage.transfer.records import Digests
 from llmspell.storage.transfer.reports import Report, TableReport
 from llmspell.storage.transfer.streams import Input
 from llmspell.storage.transfer.subset import Subset
@@ -142,14 +142,10 @@ def _only_tenant(header: Header) -> TenantId | None:
 async def _digested(batches: AsyncIterator[object], digests: Digests) -> AsyncIterator[Batch]:
     """Count and digest the rows of a source as they go by."""
 
-    def add(rows: list[Record]) -> None:
-        for row in rows:
-            digests.add(row.tenant_id, ENCODER.encode(row))  # type: ignore[attr-defined]
-
     async for rows in batches:
         found: list[Record] = list(rows)  # type: ignore[call-overload]
         first = digests.count + 1
-        await on_thread(add, found)
+        await on_thread(digests.add_rows, found)
         yield Batch(found, first)
 
 
@@ -226,8 +222,8 @@ def _place(exc: LlmspellError, table: Table, batch: Batch, kept: object, path: s
     if position is None:
         return
     exc.fields["record"] = batch.first + position
-    if batch.offsets:
-        exc.fields["byte"] = batch.offsets[position]
+    if batch.byte_of is not None:
+        exc.fields["byte"] = batch.byte_of(position)
     if path is not None:
         exc.fields["path"] = path
 

@@ -7,7 +7,9 @@ Rule 2: an error names the file, the table, the number of the record, from 1, an
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -27,11 +29,12 @@ _DEMANDED: Final = frozenset({"version", "exported_at", "source_backend", "schem
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Records that follow each other: the number of the first, from 1, and the byte of each where they come from a file."""
+    """Records that follow each other: the number of the first, from 1, and where each stands in the file that they come from."""
 
     records: list[Record]
     first: int
-    offsets: list[int] = []
+    byte_of: Callable[[int], int] | None = None
+    """The byte at which a record begins, by its place in the batch; it may read them again."""
 
 
 class _Opened(NamedTuple):
@@ -170,37 +173,36 @@ class ExportReader:
         yield table, self._batches(scanner, table)
 
     def _batches(self, scanner: Scanner, table: Table) -> Iterator[Batch]:
-        reader = RecordReader(table, self.header.schema_version)
-        digests = Digests()
-        records: list[Record] = []
-        offsets: list[int] = []
-        number, size, before = 0, 0, None
-        tenant: str | None = None
-        for offset, raw in scanner.members():
-            number += 1
-            try:
-                record = reader.read(raw)
-                key = reader.key(record)
-                if before is not None and not before < key:
-                    raise ValueError("its key is not greater than that of the record before it")
-                before = key
-                if key[0] != tenant:
-                    tenant = key[0]
-                    if tenant != STORE_TENANT:
-                        tenant_id(tenant)
-                encoded = ENCODER.encode(record)
-                digests.add(key[0], encoded)
-            except (ValueError, TypeError, OverflowError, RecursionError, LlmspellError) as exc:
-                raise self._refused(exc, table, number, offset) from exc
-            records.append(record)
-            offsets.append(offset)
-            size += len(raw)
-            if len(records) >= BATCH_ROWS or size >= BATCH_BYTES:
-                yield Batch(records, number - len(records) + 1, offsets)
-                records, offsets, size = [], [], 0
-        if records:
-            yield Batch(records, number - len(records) + 1, offsets)
-        self.counts[table.shown] = digests.result()
+        taking = _Taking(RecordReader(table, self.header.schema_version))
+        more, one_by_one = scanner.begins_list(), 0
+        while more:
+            # Many at once where they have a line each, as exports are written. Where anything is amiss they are read again,
+            # one by one: then an error says of which it is.
+            lines = scanner.lines() if scanner.offset >= one_by_one else b""
+            records = taking.many(lines) if lines else None
+            if records is not None:
+                first, offset = taking.count - len(records) + 1, scanner.offset
+                scanner.pass_over(lines)
+                for start in range(0, len(records), BATCH_ROWS):
+                    yield Batch(records[start : start + BATCH_ROWS], first + start, _in_lines(lines, offset, start))
+                more = scanner.goes_on()
+                continue
+            one_by_one = max(one_by_one, scanner.offset + len(lines))
+            some: list[Record] = []
+            offsets: list[int] = []
+            size = 0
+            while more and len(some) < BATCH_ROWS and size < BATCH_BYTES:
+                offset = scanner.offset
+                raw = scanner.value()
+                try:
+                    some.append(taking.one(raw))
+                except _REFUSALS as exc:
+                    raise self._refused(exc, table, taking.count + 1, offset) from exc
+                offsets.append(offset)
+                size += len(raw)
+                more = scanner.goes_on()
+            yield Batch(some, taking.count - len(some) + 1, offsets.__getitem__)
+        self.counts[table.shown] = taking.result()
 
     def _refused(self, exc: Exception, table: Table, number: int, offset: int) -> LlmspellError:
         where: dict[str, Any] = {"path": self.path, "table": table.shown, "record": number, "byte": offset}
@@ -209,3 +211,71 @@ class ExportReader:
         if isinstance(exc, LlmspellError):
             return TransferError(f"A record of the export was refused: {exc.detail}", **where)
         return TransferError(f"A record of the export cannot be read: {exc}.", **where)
+
+
+_REFUSALS: Final = (ValueError, TypeError, OverflowError, RecursionError, LlmspellError)
+
+
+class _Taking:
+    """Takes the records of a table one after the other: each is checked, and counted and digested when it may follow the last."""
+
+    def __init__(self, reader: RecordReader) -> None:
+        self._reader = reader
+        self._digests = Digests()
+        self._last: tuple[Any, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many were taken."""
+        return self._digests.count
+
+    def result(self) -> TableCount:
+        """Return what was taken."""
+        return self._digests.result()
+
+    def one(self, raw: bytes) -> Record:
+        """Take a record.
+
+        Raises:
+            ValueError, msgspec.MsgspecError, LlmspellError: it is none, or does not follow; the message says why.
+        """
+        record = self._reader.read(raw)
+        key = self._reader.key(record)
+        if self._last is not None and not self._last < key:
+            raise ValueError("its key is not greater than that of the record before it")
+        if self._last is None or self._last[0] != key[0]:
+            _require_tenant(key[0])
+        self._digests.add(key[0], ENCODER.encode(record) + b"\n")
+        self._last = key
+        return record
+
+    def many(self, lines: bytes) -> list[Record] | None:
+        """Take records with commas between them; None, and nothing is taken, when any of them would be refused."""
+        try:
+            records = self._reader.read_many(lines)
+            keys = list(map(self._reader.key, records))
+            if not all(map(operator.lt, keys, keys[1:])) or (self._last is not None and not self._last < keys[0]):
+                return None
+            for tenant in dict.fromkeys(key[0] for key in keys):
+                _require_tenant(tenant)
+        except _REFUSALS:
+            return None
+        self._digests.add_rows(records)
+        self._last = keys[-1]
+        return records
+
+
+def _require_tenant(tenant: str) -> None:
+    if tenant != STORE_TENANT:
+        tenant_id(tenant)
+
+
+def _in_lines(lines: bytes, offset: int, start: int) -> Callable[[int], int]:
+    """Say where records stand in lines that begin at a byte, from the one at `start` on."""
+
+    def byte_of(place: int) -> int:
+        scanner = Scanner(iter([b"[", lines, b"]", b""]).__next__, path="")
+        members = (at for at, _ in scanner.members())
+        return offset - 1 + next(islice(members, start + place, None))
+
+    return byte_of

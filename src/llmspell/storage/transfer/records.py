@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import groupby, product
 from operator import attrgetter
 from typing import Any, Final
 
@@ -35,7 +36,8 @@ REPEATED_BYTES_MAX: Final = 200
 REPEATED_MAX: Final = 4_096
 """Metadata repeat: that of so many records is kept with its canonical form, which takes longer than all else of a small record."""
 _canonical: dict[bytes, msgspec.Raw] = {}
-_NULL: Final = b"null"
+_NULL: Final = msgspec.Raw(b"null")
+"""The canonical form of a JSON null; `_fix_json` returns no other."""
 _NUL: Final = b"\\u0000"
 
 
@@ -44,9 +46,12 @@ class RecordReader:
 
     def __init__(self, table: Table, schema_version: int) -> None:
         self.table = table
-        self._decoder = msgspec.json.Decoder(table.record_of(schema_version))
         later = any(column.since > schema_version for column in table.columns)
-        self._make: Callable[..., Record] | None = table.record if later else None
+        # A keyword-only twin of the Struct that rows of stores are, where some fields may be missing.
+        found = table.record_of(schema_version) if later else table.record
+        self._make = table.record if later else None
+        self._decoder = msgspec.json.Decoder(found)
+        self._decoder_of_many = msgspec.json.Decoder(list[found])  # type: ignore[valid-type]
         self._fixes = [(column.name, fix) for column in table.columns if (fix := _FIXES.get(column.kind)) is not None]
         self._json = [(column.name, column.null) for column in table.columns if column.kind == "json"]
         self._fields = attrgetter(*table.names)
@@ -58,31 +63,41 @@ class RecordReader:
         Raises:
             ValueError, msgspec.MsgspecError, InvalidInput: it is none; the message says why.
         """
-        record = self._decoder.decode(raw)
+        return self._read([self._decoder.decode(raw)], raw)[0]
+
+    def read_many(self, raw: bytes) -> list[Record]:
+        """Return the records of a list, which has at least one, without its brackets.
+
+        Raises:
+            As `read`, whichever of them it is about.
+        """
+        return self._read(self._decoder_of_many.decode(b"[" + raw + b"]"), raw)
+
+    def _read(self, records: list[Record], raw: bytes) -> list[Record]:
+        """Bring records into the canonical form, column by column; what is wrong with the first of them is told."""
         if _NUL in raw:
-            self._refuse_nul(record)
+            self._refuse_nul(records)
         for name, fix in self._fixes:
-            value = getattr(record, name)
-            if value is not None:
-                fixed = fix(value, name, self.table)
-                if fixed is not value:
-                    setattr(record, name, fixed)
+            for record, value in zip(records, map(attrgetter(name), records), strict=True):
+                if value is not None:
+                    fixed = fix(value, name, self.table)
+                    if fixed is not value:
+                        setattr(record, name, fixed)
         for name, null in self._json:
-            if bytes(getattr(record, name)) == _NULL:
-                if not null:
-                    raise InvalidInput(name, "must not be null")
-                setattr(record, name, None)
-        if type(record) is self.table.record:
-            return record
-        # A keyword-only twin of the Struct that rows of stores are: the same fields, so the same bytes.
-        return self.table.record(*self._fields(record))
+            for record, value in zip(records, map(attrgetter(name), records), strict=True):
+                if value is _NULL:
+                    if not null:
+                        raise InvalidInput(name, "must not be null")
+                    setattr(record, name, None)
+        # The same fields, so the same bytes.
+        return records if self._make is None else [self._make(*self._fields(record)) for record in records]
 
     def key(self, record: Record) -> tuple[Any, ...]:
         """Return the key, to be compared with others."""
         return (record.tenant_id,) if self._key is None else self._key(record)  # type: ignore[attr-defined]
 
-    def _refuse_nul(self, record: Record) -> None:
-        for name in self.table.names:
+    def _refuse_nul(self, records: list[Record]) -> None:
+        for record, name in product(records, self.table.names):
             value = getattr(record, name)
             texts = value if isinstance(value, list) else [value]
             if any(isinstance(text, str) and "\0" in text for text in texts):
@@ -95,6 +110,8 @@ def _fix_json(value: msgspec.Raw, name: str, _table: Table) -> msgspec.Raw:
     if known is not None:
         return known
     decoded = decode_json(raw)
+    if decoded is None:
+        return _NULL
     require_json(decoded, field=name, depth=JSON_DEPTH_MAX)
     canonical = msgspec.Raw(encode_json(decoded).encode())
     if len(raw) <= REPEATED_BYTES_MAX:
@@ -135,6 +152,9 @@ _FIXES: Final[dict[str, Callable[[Any, str, Table], Any]]] = {
 }
 
 
+_TENANT: Final = attrgetter("tenant_id")
+
+
 class Digests:
     """Counts and digests of one table, as its records go by: tenant after tenant."""
 
@@ -145,8 +165,21 @@ class Digests:
         self._hash = hashlib.sha256()
         self.count = 0
 
-    def add(self, tenant: str, encoded: bytes) -> None:
-        """Take the next record, as it stands in a file.
+    def add_rows(self, rows: Sequence[Record]) -> bytes:
+        """Take the next records, and return them as they stand in a file, each with a line feed behind.
+
+        Raises:
+            ValueError: as `add`.
+        """
+        lines = []
+        for tenant, group in groupby(rows, _TENANT):
+            some = list(group)
+            lines.append(ENCODER.encode_lines(some))
+            self.add(tenant, lines[-1], len(some))
+        return lines[0] if len(lines) == 1 else b"".join(lines)
+
+    def add(self, tenant: str, lines: bytes, count: int = 1) -> None:
+        """Take the next records of a tenant, each as it stands in a file, with a line feed behind.
 
         Raises:
             ValueError: the tenant was there before, and another one since.
@@ -156,10 +189,9 @@ class Digests:
             if tenant in self._tenants:
                 raise ValueError(f"records of tenant {tenant!r} stand in two places")
             self._tenant = tenant
-        self._hash.update(encoded)
-        self._hash.update(b"\n")
-        self._count += 1
-        self.count += 1
+        self._hash.update(lines)
+        self._count += count
+        self.count += count
 
     def _end(self) -> None:
         if self._tenant is not None:

@@ -22,6 +22,8 @@ _STRUCTURE: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]"]', re.DOTALL
 """A text, a bracket, or the beginning of a text that has not ended yet."""
 _SCALAR: Final = re.compile(rb"[^,\]} \t\n\r]+")
 _COMPACT_BYTES: Final = 1024 * 1024
+_BETWEEN: Final = b"},\n{"
+"""What stands between two records of an export, which have a line each."""
 _OPENING: Final = frozenset(b"{[")
 
 
@@ -147,25 +149,58 @@ class Scanner:
         Raises:
             TransferError: it is no list.
         """
+        more = self.begins_list()
+        while more:
+            at = self.offset
+            yield at, self.value()
+            more = self.goes_on()
+
+    def begins_list(self) -> bool:
+        """Pass the beginning of a list, and say whether it has a member, which begins here then.
+
+        Raises:
+            TransferError: it is no list.
+        """
         self.expect(b"[")
         self._by_lines = True
         if self.peek() == b"]":
             self._at += 1
-            return
-        while True:
-            # As exports are written: a value, a comma, a line feed. What is not so takes the longer way.
-            if self._buffer[self._at : self._at + 1] != b"{":
-                self.peek()
-            at = self.offset
-            yield at, self.value()
-            if self._buffer[self._at : self._at + 3] == b",\n{":
-                self._at += 2
-                continue
-            if self.peek() == b",":
-                self._at += 1
-                continue
-            self.expect(b"]")
-            return
+            return False
+        return True
+
+    def goes_on(self) -> bool:
+        """Pass what stands behind a member of a list, and say whether another one follows, which begins here then.
+
+        Raises:
+            TransferError: neither a comma nor the end of the list stands here.
+        """
+        # As exports are written: a value, a comma, a line feed. What is not so takes the longer way.
+        if self._buffer[self._at : self._at + 3] == b",\n{":
+            self._at += 2
+            return True
+        if self.peek() == b",":
+            self._at += 1
+            self.peek()
+            return True
+        self.expect(b"]")
+        return False
+
+    def lines(self) -> bytes:
+        """Return as many members of a list as were read already and seem to have a line each, with what stands between them.
+
+        Nothing is passed, and nothing is returned where that cannot be said. Only their decoder knows whether they are so.
+        """
+        while self._by_lines:
+            stop = self._buffer.rfind(_BETWEEN, self._at) + 1
+            if stop > 0:
+                return self._buffer[self._at : stop]
+            if len(self._buffer) - self._at > _COMPACT_BYTES or not self._more():
+                break
+        return b""
+
+    def pass_over(self, passed: bytes) -> None:
+        """Pass what `lines` returned."""
+        self._at += len(passed)
 
     def value(self) -> bytes:
         """Pass one value, and return its bytes. Brackets match in it; whether it is JSON is for its decoder to say.

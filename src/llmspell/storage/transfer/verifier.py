@@ -106,7 +106,7 @@ class _StoreSide:
             total = await self._source.count(table) if progress is not None else None
             async with contextlib.aclosing(ahead(self._source.rows(table))) as batches:
                 async for batch in batches:
-                    await on_thread(_add, digests, batch)
+                    await on_thread(digests.add_rows, batch)
                     if progress is not None:
                         progress(Progress(table.shown, digests.count, total))
             if progress is not None:
@@ -173,11 +173,6 @@ async def _open(stack: contextlib.AsyncExitStack, side: Side, tenant: TenantId |
     if isinstance(side, Input):
         return _FileSide(side, tenant)
     return _StoreSide(await stack.enter_async_context(side.transfer_source(tenant)))
-
-
-def _add(digests: Digests, rows: Sequence[Record]) -> None:
-    for row in rows:
-        digests.add(row.tenant_id, ENCODER.encode(row))  # type: ignore[attr-defined]
 
 
 async def _rows_that_differ(
