@@ -62,3 +62,4 @@ SELECT tenant, id, 'type.' || n % 20, other, at, n, '{}' FROM crowd;
 INSERT INTO llmspell.hook_history
     (tenant_id, execution_id, hook_id, hook_type, correlation_id, hook_context, result_data, timestamp, duration_ms, triggering_component, component_id)
 SELECT tenant, id, 'hook-' || n % 20, 'type-' || n % 20, other, 'b', '{"type": "continue", "data": {}}', at, n, 'component', '' FROM crowd;
+ANALYZE;

@@ -398,7 +398,7 @@ def crowded_server(postgres_cluster: PostgresServer, postgres_template: Postgres
     with psycopg.connect(database.superuser_url) as superuser:
         superuser.execute((HERE / "crowd_postgres.sql").read_bytes())
     with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
-        superuser.execute("VACUUM ANALYZE")
+        superuser.execute("VACUUM")
     yield database
     postgres_cluster.drop(database)
 
