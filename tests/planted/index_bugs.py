@@ -63,7 +63,7 @@ INDEX_BUGS: dict[str, Bug] = {
         edits=(
             Edit(
                 "storage/index/search.py",
-                "margin = 2 * error(view.base.halves.shape[1]) + _ROUNDING",
+                "margin = 2 * error(len(query.values), row=view.off(positions), query=query.off) + _ROUNDING",
                 "margin = 0.0",
             ),
         ),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from uuid import RFC_4122
+import copy
+import pickle
+from uuid import RFC_4122, UUID
+
+import pytest
 
 from llmspell.clock import ManualClock, to_microseconds
-from llmspell.ids import IdSource
+from llmspell.ids import IdSource, id_of
 
 PER_MILLISECOND = 4_096
 """What the counter of one instant can tell apart."""
@@ -45,3 +49,17 @@ def test_two_sources_of_one_instant_make_different_ids() -> None:
     assert len(set(made)) == len(made)
     assert {id.int & 1 for id in made} == {0, 1}
     assert {id.int >> 61 & 1 for id in made} == {0, 1}
+
+
+def test_an_id_of_16_bytes_is_the_uuid_of_those_bytes_in_every_respect() -> None:
+    for raw in (bytes(16), b"\xff" * 16, IdSource(ManualClock()).new().bytes):
+        made, expected = id_of(raw), UUID(bytes=raw)
+        assert made == expected
+        assert (hash(made), str(made), made.is_safe) == (hash(expected), str(expected), expected.is_safe)
+        assert pickle.loads(pickle.dumps(made)) == copy.copy(made) == expected
+
+
+@pytest.mark.parametrize("raw", [b"", bytes(15), bytes(17)])
+def test_other_bytes_are_no_id(raw: bytes) -> None:
+    with pytest.raises(ValueError, match="16 bytes"):
+        id_of(raw)

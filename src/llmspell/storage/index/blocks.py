@@ -28,7 +28,8 @@ _SPARE: Final = 1.5
 class Block:
     """All arrays have one entry per row.
 
-    `halves`: float16 of shape (n, dimension), unit vectors. `owners`: uint64 of shape (n, 2), the halves of the owner's id.
+    `halves`: float16 of shape (n, dimension), unit vectors; `off`: float32, by how much each is off at most. `owners`: uint64 of
+    shape (n, 2), the halves of the owner's id.
     `parts`: int32, which window of its owner a row is. `seqs`, `died`: int64, the changes that brought it and took it away.
     `places`: int64, where the database kept the row when it was read: it may have moved since.
     """
@@ -39,6 +40,7 @@ class Block:
     seqs: NDArray[np.int64]
     died: NDArray[np.int64]
     places: NDArray[np.int64]
+    off: NDArray[np.float32]
 
     @classmethod
     def empty(cls, dimension: int, room: int = 0) -> Block:
@@ -49,13 +51,14 @@ class Block:
             np.empty(room, np.int64),
             np.empty(room, np.int64),
             np.empty(room, np.int64),
+            np.empty(room, np.float32),
         )
 
     @classmethod
     def of(cls, rows: Rows) -> Block:
         """Make a block of rows that are all there."""
-        halves = to_halves(rows.values, rows.lengths)
-        return cls(halves, rows.owners, rows.parts, rows.seqs, np.full(len(rows), ALIVE), rows.places)
+        halves, off = to_halves(rows.values, rows.lengths)
+        return cls(halves, rows.owners, rows.parts, rows.seqs, np.full(len(rows), ALIVE), rows.places, off)
 
     def __len__(self) -> int:
         return len(self.seqs)
@@ -64,11 +67,11 @@ class Block:
     def row_bytes(self) -> int:
         """What one row takes."""
         dimension: int = self.halves.shape[1]
-        return 2 * dimension + 16 + 4 + 8 + 8 + 8
+        return 2 * dimension + 16 + 4 + 8 + 8 + 8 + 4
 
     def each(self, change: Callable[[NDArray[np.generic]], NDArray[np.generic]]) -> Block:
         """Return a block of changed arrays."""
-        arrays = (self.halves, self.owners, self.parts, self.seqs, self.died, self.places)
+        arrays = (self.halves, self.owners, self.parts, self.seqs, self.died, self.places, self.off)
         return Block(*map(change, arrays))  # type: ignore[arg-type]
 
     def upto(self, count: int) -> Block:
@@ -105,6 +108,7 @@ class Block:
         self.seqs[start:end] = rows.seqs
         self.died[start:end] = rows.died
         self.places[start:end] = rows.places
+        self.off[start:end] = rows.off
 
 
 def joined(first: Block, second: Block) -> Block:

@@ -8,6 +8,7 @@ Rule: order is score (1 - cosine distance, rounded to 1e-6) descending, then own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -122,10 +123,9 @@ def _lengths(values: Floats) -> Doubles:
 
 def unit_vector(query: bytes) -> Doubles:
     """Return a query of little-endian float32 bytes as a float64 vector of length 1."""
-    vector = np.frombuffer(query, dtype="<f4").astype(np.float64)
-    vector /= np.abs(vector).max()
-    unit: Doubles = vector / np.sqrt(vector @ vector)
-    return unit
+    vector = np.frombuffer(query, dtype="<f4").astype(np.float64)  # no square of a float32 leaves the range of these
+    vector /= math.sqrt(vector @ vector)
+    return vector
 
 
 def nearest(rows: Rows, query: Doubles, *, limit: int, windows: int = 1, chosen: Positions | None = None) -> Found:
@@ -154,8 +154,9 @@ def rescored(embeddings: Sequence[bytes], query: Doubles) -> Doubles:
     for start in range(0, len(embeddings), RESCORED_AT_ONCE):
         some = np.frombuffer(b"".join(embeddings[start : start + RESCORED_AT_ONCE]), dtype="<f4")
         doubles = some.reshape(-1, len(query)).astype(np.float64)
-        lengths = np.sqrt(np.einsum("ij,ij->i", doubles, doubles))
-        scores[start : start + RESCORED_AT_ONCE] = np.einsum("ij,j->i", doubles, query) / lengths
+        products = np.einsum("ij,j->i", doubles, query)
+        products /= np.sqrt(np.einsum("ij,ij->i", doubles, doubles))
+        scores[start : start + RESCORED_AT_ONCE] = products
     return _rounded(scores)
 
 
@@ -204,7 +205,9 @@ def _exact_scores(rows: Rows, query: Doubles, positions: Positions) -> Doubles:
 
 
 def _rounded(scores: Doubles) -> Doubles:
-    rounded: Doubles = np.rint(np.minimum(np.maximum(scores, -1.0), 1.0) * _SCALE) / _SCALE + 0.0
+    rounded: Doubles = np.rint(np.minimum(np.maximum(scores, -1.0), 1.0) * _SCALE)
+    rounded /= _SCALE
+    rounded += 0.0  # no negative zero
     return rounded
 
 

@@ -36,7 +36,7 @@ from llmspell.storage.index.graph import LIBRARY, Graph
 from llmspell.storage.index.recall import Recall
 from llmspell.storage.index.space import Indexed
 
-MAGIC: Final = b"llspvec2"
+MAGIC: Final = b"llspvec3"
 SUFFIX: Final = ".vectors"
 _ALIGNED: Final = 4_096
 _HEADER_MAX_BYTES: Final = 65_536
@@ -48,6 +48,7 @@ _ROWS: Final = {
     "seqs": (np.dtype(np.int64), 1),
     "died": (np.dtype(np.int64), 1),
     "places": (np.dtype(np.int64), 1),
+    "off": (np.dtype(np.float32), 1),
 }
 """The arrays of a block: the type of each, and how many of it a row has (None: the dimension)."""
 _GRAPH: Final = "graph"
@@ -147,6 +148,7 @@ def write(path: Path, header: Header, base: Block, graph: Graph) -> None:
         "seqs": base.seqs,
         "died": base.died,
         "places": base.places,
+        "off": base.off,
         _GRAPH: np.frombuffer(graph.saved(), np.uint8),
     }
     place, arrays, digest = _HEADER_MAX_BYTES, {}, blake3()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from llmspell.codec import require_limit, require_size
 from llmspell.storage.contracts.vector_index import EF_CONSTRUCTION_MAX, EF_SEARCH_MAX, M_MAX, M_MIN, require_dimension
 from llmspell.storage.index.graph import Graph
-from llmspell.storage.index.half import error, scan
+from llmspell.storage.index.half import error, off_at_most, scan
 
 Floats: TypeAlias = "NDArray[np.float32]"
 Halves: TypeAlias = "NDArray[np.float16]"
@@ -209,7 +209,9 @@ def _best(questions: Questions, candidates: NDArray[np.int64], question: Floats,
     """Score candidates in half precision, and those that can still be among the best in single precision."""
     scores = scan(questions.halves[candidates], question.astype(np.float16))
     if len(candidates) > k:
-        least = np.partition(scores, len(scores) - k)[len(scores) - k] - 2 * error(len(question))
+        off = off_at_most(len(question))
+        margin = 2 * error(len(question), row=off, query=off)
+        least = np.partition(scores, len(scores) - k)[len(scores) - k] - margin
         candidates = candidates[scores >= least]
     best: NDArray[np.int64] = candidates[np.argsort(-(questions.exact[candidates] @ question), kind="stable")[:k]]
     return best

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from llmspell.storage.contracts.vectors import SCORE_DECIMALS
 from llmspell.storage.index.blocks import Positions, Words
-from llmspell.storage.index.exact import Doubles, Found, best, owner_bytes, rescored
+from llmspell.storage.index.exact import Doubles, Found, best, rescored
 from llmspell.storage.index.graph import worth_scoring
-from llmspell.storage.index.half import Halves, error, scan
+from llmspell.storage.index.half import Halved, Halves, error, scan
 from llmspell.storage.index.planner import BEAM_MAX, Path, Plan, plan
 from llmspell.storage.index.space import Heavy, View
 
@@ -33,10 +33,8 @@ GATHERED_AT_ONCE: Final = 1_024
 """Rows copied at a time: 0.8 MB at 384 dimensions (a fifth faster than 10,000 at once, measured)."""
 _ROUNDING: Final = 10.0**-SCORE_DECIMALS
 
-Key: TypeAlias = "tuple[bytes, int]"
-"""Owner and part of a row."""
-Fetch = Callable[[Sequence[Key], Sequence[int]], dict[Key, bytes]]
-"""Gives the float32 rows of keys, each with the place where it was."""
+Fetch: TypeAlias = "Callable[[Words, NDArray[np.int32], NDArray[np.int64]], Sequence[bytes] | None]"
+"""Gives the float32 rows of owners and parts, in order, with the place where each was; None when any of them is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +70,16 @@ def search(view: View, question: Question, fetch: Fetch, *, chosen: Positions | 
     way = plan(rows=len(view), matching=matching, graph=graph, candidates=question.candidates, dimension=dimension)
     if question.light and way.exact and matching * dimension > LIGHT_COMPONENTS:
         raise Heavy
+    query = Halved.of(question.unit)
     while not way.exact:
-        positions, scores, given = _by_graph(view, question, way.candidates, chosen)
+        positions, scores, given = _by_graph(view, question, query, way.candidates, chosen)
         if _is_enough(view, question, positions[:given], matching - (len(positions) - given)):
-            candidates = _near(view, positions, scores, question.limit)
+            candidates = _near(view, query, positions, scores, question.limit)
             return Answer(_scored(view, question, candidates, fetch), way)
         asked = way.candidates * WIDER
         way = Plan(Path.GRAPH, asked) if asked <= min(BEAM_MAX, graph // 2) else Plan(Path.GATHER)
-    positions, scores = _by_all(view, question, way, chosen)
-    candidates = _near(view, positions, scores, question.limit)
+    positions, scores = _by_all(view, query.values, way, chosen)
+    candidates = _near(view, query, positions, scores, question.limit)
     return Answer(_scored(view, question, candidates, fetch), way)
 
 
@@ -92,13 +91,13 @@ def _is_enough(view: View, question: Question, given: Positions, matching: int) 
 
 
 def _by_graph(
-    view: View, question: Question, candidates: int, chosen: Positions | None
+    view: View, question: Question, halved: Halved, candidates: int, chosen: Positions | None
 ) -> tuple[Positions, NDArray[np.float64], int]:
     """Return the rows that the graph gives, then those behind it, of those that count; their scores in half precision; and how many
     the graph gave."""
     if view.indexed is None:
         raise AssertionError("a plan by a graph needs one")
-    query = question.unit.astype(np.float16)
+    query = halved.values
     near = view.indexed.graph.search(question.unit.astype(np.float32), candidates)
     if len(near) and int(near.max()) >= len(view.base):
         raise Harmed
@@ -122,10 +121,7 @@ def _by_graph(
     return np.concatenate((near, behind)), np.concatenate((scores, more)), len(near)
 
 
-def _by_all(
-    view: View, question: Question, way: Plan, chosen: Positions | None
-) -> tuple[Positions, NDArray[np.float64]]:
-    query = question.unit.astype(np.float16)
+def _by_all(view: View, query: Halves, way: Plan, chosen: Positions | None) -> tuple[Positions, NDArray[np.float64]]:
     if chosen is not None and way.path is Path.GATHER:
         return chosen, _gathered(view, chosen, query)
     scores = np.concatenate((scan(view.base.halves, query), scan(view.tail.halves, query)))
@@ -142,12 +138,12 @@ def _gathered(view: View, chosen: Positions, query: Halves) -> NDArray[np.float6
     return scores
 
 
-def _near(view: View, positions: Positions, scores: NDArray[np.float64], limit: int) -> Positions:
+def _near(view: View, query: Halved, positions: Positions, scores: NDArray[np.float64], limit: int) -> Positions:
     """Return the positions that can be among the best `limit` owners, given how wrong the scores may be."""
     wanted = limit * view.windows
     if len(positions) <= limit:
         return positions
-    margin = 2 * error(view.base.halves.shape[1]) + _ROUNDING
+    margin = 2 * error(len(query.values), row=view.off(positions), query=query.off) + _ROUNDING
     if len(positions) > wanted:
         # The `wanted` best rows belong to at least `limit` owners: no owner has more rows than `windows`.
         kth = np.partition(scores, len(scores) - wanted)[len(scores) - wanted]
@@ -167,11 +163,8 @@ def _near(view: View, positions: Positions, scores: NDArray[np.float64], limit: 
 
 def _scored(view: View, question: Question, positions: Positions, fetch: Fetch) -> Found:
     owners: Words = view.owners(positions)
-    keys = list(zip(owner_bytes(owners), view.parts(positions).tolist(), strict=True))
-    rows = fetch(keys, view.places(positions).tolist())
-    try:
-        embeddings = [rows[key] for key in keys]
-    except KeyError:
+    embeddings = fetch(owners, view.parts(positions), view.places(positions))
+    if embeddings is None:
         # What the arrays hold and what the database holds cannot differ, unless memory or a mapped file was harmed.
-        raise Harmed from None
+        raise Harmed
     return best(owners, rescored(embeddings, question.unit), question.limit, distinct=view.windows == 1)

@@ -138,6 +138,10 @@ class View:
     def halves(self, positions: Positions) -> NDArray[np.float16]:
         return _gathered(self.base.halves, self.tail.halves, positions)
 
+    def off(self, positions: Positions) -> float:
+        """Return by how much the halves of some rows are off at most."""
+        return float(_gathered(self.base.off, self.tail.off, positions).max(initial=0.0))
+
     def there(self, positions: Positions) -> Positions:
         """Return those of the positions whose row is there."""
         return positions if self.alive is None else positions[self.alive[positions]]

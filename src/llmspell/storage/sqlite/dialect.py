@@ -15,6 +15,7 @@ import apsw
 from llmspell.clock import from_microseconds, to_microseconds
 from llmspell.codec import decode_json, encode_json
 from llmspell.errors import CorruptStore
+from llmspell.ids import id_of
 from llmspell.storage.contracts.filters import Compare
 from llmspell.storage.relational.filters import FieldKind
 
@@ -34,7 +35,7 @@ class SqliteDialect:
 
     def to_id(self, raw: Any) -> UUID:
         try:
-            return UUID(bytes=raw)
+            return id_of(raw)
         except _UNREADABLE as exc:
             raise _damaged() from exc
 

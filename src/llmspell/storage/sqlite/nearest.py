@@ -10,10 +10,11 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from llmspell.clock import Clock
 from llmspell.errors import LlmspellError
+from llmspell.ids import id_of
 from llmspell.storage.contracts.filters import And, Compare, Node
 from llmspell.storage.contracts.memories import Scored
 from llmspell.storage.contracts.vector_index import Effort, VectorIndexStatus
@@ -96,7 +97,7 @@ class InProcessNeighbours:
         only = None if node is None else partial(self._free_ids, rows, scope, where)
         engine = self.search_in_process()
         found = engine.search(rows, query, limit, effort=effort, filters=node, only=only, light=light)
-        return [Neighbour(UUID(bytes=id), score, *rows.payload.get(id, ())) for id, score in found]
+        return [Neighbour(id_of(id), score, *rows.payload.get(id, ())) for id, score in found]
 
     def _free_ids(self, rows: SpaceRows, scope: str | None, where: Node | None) -> list[bytes]:
         condition = compile_filter(where, vectors.COLUMNS, self._dialect, self._filters)
@@ -184,4 +185,4 @@ def _restriction(scope: str | None, where: Node | None) -> Node | None:
 
 
 def _scored(found: Hits) -> list[Scored]:
-    return [Scored(UUID(bytes=id), score) for id, score in found]
+    return [Scored(id_of(id), score) for id, score in found]

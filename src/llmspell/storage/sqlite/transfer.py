@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from itertools import chain
 from operator import attrgetter
 from typing import Any, TypeVar, cast
-from uuid import UUID
 
 import apsw
 import msgspec
@@ -23,6 +22,7 @@ import msgspec
 from llmspell.clock import from_microseconds, to_microseconds
 from llmspell.codec import decode_json, encode_json
 from llmspell.errors import CorruptStore, LlmspellError
+from llmspell.ids import id_of
 from llmspell.storage.contracts.backend import MigrationStatus
 from llmspell.storage.contracts.transfer import (
     BATCH_BYTES,
@@ -73,13 +73,9 @@ def _damaged(table: Table, exc: Exception) -> LlmspellError:
     return CorruptStore("A value in the file is damaged.", table=table.name, detail=str(exc), hint=dialect.DAMAGED_HINT)
 
 
-def _id(raw: bytes) -> UUID:
-    return UUID(bytes=raw)
-
-
 FORMS = Forms(
     to_record={
-        "uuid": _id,
+        "uuid": id_of,
         "boolean": bool,
         "float": float,
         "json": _json,

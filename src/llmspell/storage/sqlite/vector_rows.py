@@ -96,22 +96,29 @@ class SpaceRows:
         found = {(owner, part): Payload(*payload) for owner, part, *payload in rows}
         return [found.get(key) for key in zip(ids, parts.tolist(), strict=True)]
 
-    def embeddings(self, keys: Sequence[tuple[bytes, int]], places: Sequence[int]) -> dict[tuple[bytes, int], bytes]:
-        """Return the vectors of rows, by (owner, part). `places`: the rowid that each had when it was read.
+    def embeddings(self, owners: Words, parts: Any, places: Any) -> list[bytes] | None:
+        """Return the vectors of rows, in order; None when any of them is not there.
 
-        A VACUUM may move rows, and another row may stand in a place since; then owners are looked up.
+        `places`: the rowid that each had when it was read. A VACUUM may move rows, and another row may stand in a place since; then
+        owners are looked up.
         """
-        found: dict[tuple[bytes, int], bytes] = {}
-        self._take(found, self._rows_of("embeddings_at", places=str(places)))
-        moved = dict.fromkeys(key[0] for key in keys if key not in found)
-        if moved:
-            self._take(found, self._rows_of("embeddings", owners=_hex_list(list(moved))))
-        return found
+        from llmspell.storage.index.exact import owner_bytes
 
-    def _take(self, found: dict[tuple[bytes, int], bytes], rows: list[Row]) -> None:
-        for owner, part, embedding, scope, metadata in rows:
-            found[owner, part] = embedding
-            self.payload[owner] = (scope, metadata)
+        rows = self._rows_of("embeddings_at", places=str(places.tolist()))
+        if rows:
+            found_owners, found_parts, embeddings, *payload = zip(*rows, strict=True)
+            if b"".join(found_owners) == owners.astype(">u8").tobytes() and list(found_parts) == parts.tolist():
+                self.payload.update(zip(found_owners, zip(*payload, strict=True), strict=True))
+                return list(embeddings)
+        keys = list(zip(owner_bytes(owners), parts.tolist(), strict=True))
+        found = {(owner, part): row for owner, part, *row in rows}
+        moved = dict.fromkeys(key[0] for key in keys if key not in found)
+        more = self._rows_of("embeddings", owners=_hex_list(list(moved))) if moved else []
+        found |= {(owner, part): row for owner, part, *row in more}
+        if any(key not in found for key in keys):
+            return None
+        self.payload.update((key[0], tuple(found[key][1:])) for key in keys)
+        return [found[key][0] for key in keys]
 
     def matching(self, name: str, fragment: str, **parameters: Any) -> list[bytes]:
         """Return the owners that a compiled filter accepts."""

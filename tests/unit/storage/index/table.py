@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from llmspell.codec import encode_json
 from llmspell.storage.contracts.filters import Node, parse
 from llmspell.storage.contracts.vectors import FILTER_FIELDS
 from llmspell.storage.index.columns import Payload
-from llmspell.storage.index.exact import Rows, make_rows, owner_bytes, owner_words, part_numbers
+from llmspell.storage.index.exact import Rows, Words, make_rows, owner_bytes, owner_words, part_numbers
 from llmspell.storage.index.space import Changes, Source, Version, View, changes_of
 from llmspell.storage.inmemory.filters import matches
 
@@ -126,11 +127,12 @@ class Table:
             payload=payload,
         )
 
-    def fetch(self, keys: Sequence[Key], places: Sequence[int]) -> dict[Key, bytes]:
-        """The float32 rows of keys, as a search asks for them."""
-        for key, place in zip(keys, places, strict=True):
-            assert self.rows[key].order == place, "a row was not where it is said to be"
-        return {key: self.rows[key].embedding for key in keys}
+    def fetch(self, owners: Words, parts: NDArray[np.int32], places: NDArray[np.int64]) -> list[bytes] | None:
+        """The float32 rows of owners and parts, as a search asks for them."""
+        rows = [self.rows.get(key) for key in zip(owner_bytes(owners), parts.tolist(), strict=True)]
+        for row, place in zip(rows, places.tolist(), strict=True):
+            assert row is None or row.order == place, "a row was not where it is said to be"
+        return None if None in rows else [row.embedding for row in rows if row is not None]
 
     def nearest(self, query: Sequence[float], limit: int, where: Node | None = None) -> list[tuple[bytes, float]]:
         """Brute force in plain Python."""

@@ -315,7 +315,7 @@ def test_the_margin_of_half_precision_is_asked_for(monkeypatch: pytest.MonkeyPat
     middle = source.normal(size=384)
     vectors = [(middle + source.normal(size=384) * 2e-3).tolist() for _ in range(300)]
     table = filled(vectors, dimension=384)
-    monkeypatch.setattr(module, "error", lambda dimension: 0.0)
+    monkeypatch.setattr(module, "error", lambda *_, **__: 0.0)
     monkeypatch.setattr(module, "_ROUNDING", 0.0)
 
     assert any(ask(table, query, 5)[0] != table.nearest(query, 5) for query in vectors[:40])
