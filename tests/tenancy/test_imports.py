@@ -81,7 +81,9 @@ async def test_an_import_as_the_serving_role_raises_no_quota_wakes_no_tenant_and
         for conflict in CONFLICTS:
             try:
                 report = await import_(
-                    Input(rewritten(given, "greedy.json", greedy)), serving, on_conflict=conflict  # type: ignore[arg-type]
+                    Input(rewritten(given, "greedy.json", greedy)),
+                    serving,
+                    on_conflict=conflict,  # type: ignore[arg-type]
                 )
             except LlmspellError:
                 continue

@@ -191,9 +191,7 @@ def require_input(file: str | PathLike[str]) -> None:
         Unavailable: there is none.
     """
     if str(file) != "-" and not Path(file).exists():
-        raise Unavailable(
-            "There is no such file to import; nothing was made.", hint="Check its name.", path=str(file)
-        )
+        raise Unavailable("There is no such file to import; nothing was made.", hint="Check its name.", path=str(file))
 
 
 async def compare(

@@ -88,8 +88,8 @@ async def import_(
                 opened, subset, progress, reader.header.counts if subset.everything and tenant is None else None
             )
             await feed.write_to(work)
-            require_digests(reader)
             _require_held(reader, tenant)
+            require_digests(reader)
             notes = [*await opened.finish(), *subset.notes()]
             if reader.summary is None:
                 notes.append("The export has no summary, so its digests were not checked.")
