@@ -1,4 +1,4 @@
-"""A store that goes from a file to a server and back: the three exports on its way must hold the same bytes, and how fast each leg is.
+"""A store that goes from a file to a server and back: the exports on its way must hold the same bytes, and how fast each leg is.
 
 Not here: the rows (`transfer`).
 """

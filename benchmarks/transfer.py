@@ -303,8 +303,12 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", choices=DATABASES, default=list(DATABASES))
     parser.add_argument("--small", action="store_true", help="a tenth of the records, fewer rounds")
     parser.add_argument("--gigabytes", type=float, help="measure memory with a file of so many gigabytes instead")
-    parser.add_argument("--each-dimension", action="store_true", help="a round trip with vectors of all dimensions instead")
-    parser.add_argument("--vectors", type=int, default=VECTORS, help="how many of each dimension (default: %(default)s)")
+    parser.add_argument(
+        "--each-dimension", action="store_true", help="a round trip with vectors of all dimensions instead"
+    )
+    parser.add_argument(
+        "--vectors", type=int, default=VECTORS, help="how many of each dimension (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--child", choices=("write", "import", "export"), help=argparse.SUPPRESS)
     parser.add_argument("--records", type=int, help=argparse.SUPPRESS)

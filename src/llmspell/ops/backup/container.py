@@ -3,8 +3,8 @@
     "LSBK" | version 1 or 2 | encrypted 0/1 | compressed 0/1 | signed 0/1 | key id, 8 bytes | salt, 32 bytes
     chunks (`security.chunks`) of: [one zstd frame of] length of the manifest, 4 bytes | manifest, JSON | content
 
-What is signed can be read by anybody, and made by nobody without the key; it has version 2, for which older releases ask for a newer
-one. The key of a backup is made of the master key and the salt, so no two backups share one, and a chunk of one never opens in another.
+What is signed can be read by anybody, and made by nobody without the key; it has version 2, which older releases refuse by name.
+The key of a backup is made of the master key and the salt, so no two backups share one, and a chunk of one never opens in another.
 
 Rule: written and read as a stream, in memory of a few mebibytes whatever the size.
 """
@@ -71,7 +71,9 @@ def pack(manifest: Manifest, content: Iterable[bytes], *, keyring: Keyring, pack
     document = msgspec.json.encode(manifest)
     text = chain((len(document).to_bytes(4, "big"), document), content)
     yield header
-    yield from seal_chunks(compressed(text, packing.level) if packing.level else text, key=key, header=header, readable=signed)
+    yield from seal_chunks(
+        compressed(text, packing.level) if packing.level else text, key=key, header=header, readable=signed
+    )
 
 
 def unpack(stored: Iterable[bytes], *, keyring: Keyring) -> Opened:

@@ -80,21 +80,25 @@ class ServerStore:
                     vector_schema=snapshot.vector_schema,
                 )
 
-    def verify(self, opened: Opened, size_bytes: int, going_on: Callable[[], None]) -> StoreFacts:
-        """Restore a backup somewhere else, and return what it holds there.
+    def verify(
+        self, opened: Opened, size_bytes: int, going_on: Callable[[], None], *, trust: bool = False
+    ) -> StoreFacts:
+        """Restore a backup somewhere else, and return what it holds there. `trust`: whoever made it may decide what is run.
 
         Raises:
+            AccessRefused: nobody trusts it, and it would run as a superuser.
             Unsupported: there is no server for that.
             SealBroken, CorruptStore, StorageError: it cannot be restored.
         """
         from llmspell.storage.postgres.snapshot import facts_of
 
         self.sweep()
-        with self._scratch(opened.manifest, size_bytes) as url:
+        self._require_harmless_check(trust=trust)
+        with self._scratch(opened.manifest, size_bytes, trust=trust) as url:
             self._restore(url, opened, going_on)
             return facts_of(url)
 
-    def require_harmless_check(self, *, trust: bool) -> None:
+    def _require_harmless_check(self, *, trust: bool) -> None:
         """See that a backup that anybody may have made does not run as a superuser of the server that verifies it.
 
         Raises:
@@ -204,7 +208,7 @@ class ServerStore:
                 raise Conflict("The restore did not reach its end; nothing was changed.")
 
     @contextmanager
-    def _scratch(self, manifest: Manifest, size_bytes: int) -> Iterator[str]:
+    def _scratch(self, manifest: Manifest, size_bytes: int, *, trust: bool) -> Iterator[str]:
         from llmspell.storage.postgres import restoring
         from llmspell.storage.postgres.address import on_database
 
@@ -216,7 +220,14 @@ class ServerStore:
                     return
                 # What is tried may be anything: it gets no more rights than it must have.
                 restoring.create_extension(on_database(url, name), schema=manifest.vector_schema)
-                yield cluster.url(role=restoring.create_verifier(url, owner=manifest.owner), database=name)
+                verifier = restoring.create_verifier(url, owner=manifest.owner)
+                if verifier is None and not trust:
+                    raise AccessRefused(
+                        f"Nothing proves who made this backup, and its owner `{manifest.owner}` is a superuser of the server that"
+                        " verifies it.",
+                        hint="Where you know who made it: --trust.",
+                    )
+                yield on_database(url, name) if verifier is None else cluster.url(role=verifier, database=name)
 
     @contextmanager
     def _scratch_server(self, size_bytes: int) -> Iterator[tuple[str, EmbeddedCluster | None]]:

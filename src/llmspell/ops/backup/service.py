@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,18 @@ import msgspec
 from llmspell.clock import Clock, SystemClock
 from llmspell.codec import require_key
 from llmspell.directories import directories
-from llmspell.errors import AccessRefused, Conflict, CorruptStore, LlmspellError, MasterKeyMissing, NotFound, SealBroken, Unsupported
+from llmspell.errors import (
+    AccessRefused,
+    Conflict,
+    CorruptStore,
+    LlmspellError,
+    MasterKeyMissing,
+    MissingExtra,
+    NotFound,
+    SealBroken,
+    Unavailable,
+    Unsupported,
+)
 from llmspell.ops.backup.container import Opened, Packing, pack, unpack
 from llmspell.ops.backup.file_store import FileStore, file_of
 from llmspell.ops.backup.places import CONTENT, RECORD, Found, Place, open_place, read_small
@@ -63,9 +74,10 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
-    """What was deleted, or with `dry_run` would be."""
+    """What was deleted, or with `dry_run` would be. `databases`: what verifications that were killed left on their server."""
 
     deleted: list[Listed]
+    databases: Sequence[str]
     freed_bytes: int
     dry_run: bool
 
@@ -267,9 +279,8 @@ class Backups:
         store = self._store(record.kind)
         try:
             opened = self._open(record, stored, "verifying")
-            if isinstance(store, ServerStore):
-                store.require_harmless_check(trust=trust or opened.packing.genuine)
-            facts = store.verify(opened, record.content_bytes, self._going_on)
+            trusted = trust or opened.packing.genuine
+            facts = store.verify(opened, record.content_bytes, self._going_on, trust=trusted)
             for _ in opened.content:  # whoever restores may stop at the end of what it understands
                 pass
             said = differences(opened.manifest.tables, facts.tables)
@@ -297,7 +308,9 @@ class Backups:
         opened = self._open(record, _Counted(), "")
         trusted = trust or opened.packing.genuine
         if not trusted and self._keyring.active is not None:
-            raise _unproved("Master keys are configured here, and this backup is neither encrypted nor signed by one", record)
+            raise _unproved(
+                "Master keys are configured here, and this backup is neither encrypted nor signed by one", record
+            )
         steps = [] if record.state == "verified" else [f"verify {record.id}, which was not"]
         if isinstance(store, FileStore):
             target = store.target(into)
@@ -307,7 +320,9 @@ class Backups:
             if not trusted and found.superuser:
                 raise _unproved(f"It would run as `{found.role}`, which is a superuser", record)
             if not trusted and not store.keeps_to_statements(found):
-                raise _unproved("The psql found here would also run commands of this machine that stand in a dump", record)
+                raise _unproved(
+                    "The psql found here would also run commands of this machine that stand in a dump", record
+                )
             replaces, shown = found.has_store, masked(store.target_url(into))
             steps += [f"create the role {role.name}" for role in found.missing_roles]
             steps += [] if found.has_vector else ["create the extension vector"]
@@ -400,7 +415,18 @@ class Backups:
             for each in going:
                 self._going_on()
                 self._delete(each)
-        return Pruned(deleted=going, freed_bytes=sum(each.stored_bytes for each in going), dry_run=dry_run)
+        databases = self._sweep(dry_run=dry_run)
+        return Pruned(
+            deleted=going, databases=databases, freed_bytes=sum(each.stored_bytes for each in going), dry_run=dry_run
+        )
+
+    def _sweep(self, *, dry_run: bool) -> Sequence[str]:
+        """Drop what is left of verifications. That the server for them is away keeps nobody from deleting backups."""
+        try:
+            return ServerStore(self._settings.backup, operator_url=None, admin_url=None).sweep(dry_run=dry_run)
+        except (Unavailable, AccessRefused, MissingExtra) as error:
+            self._progress(f"not looked at: {error.detail}", 0, 0)
+            return []
 
     def _delete(self, listed: Listed) -> None:
         """The record first: from then on it is no backup any more, whatever happens."""
@@ -549,8 +575,8 @@ def _age(found: Iterable[Found], id: str, now: datetime) -> float:
 def _unproved(why: str, record: Record) -> AccessRefused:
     return AccessRefused(
         f"Nothing proves who made this backup, and whoever did decides what is run. {why}; nothing was changed.",
-        hint="Restore one that is encrypted or signed, or on a server as the role that owns the schema; or where you know that nobody"
-        " else can write to this place: --trust.",
+        hint="Restore one that is encrypted or signed; on a server, as the role that owns the schema; or where you know that"
+        " nobody else can write to this place: --trust.",
         id=record.id,
     )
 

@@ -87,7 +87,10 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname NOT IN ('llmspell', 'llmspell_archive') ORDER BY 1 LIMIT 3
 """
 _ORDINARY: Final = "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = %s AND NOT rolsuper"
-_SCRATCHES: Final = "SELECT datname::text FROM pg_catalog.pg_database WHERE starts_with(datname::text, %s) ORDER BY 1"
+_SCRATCHES: Final = """
+SELECT d.datname::text FROM pg_catalog.pg_database d WHERE starts_with(d.datname::text, %s)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid) ORDER BY 1
+"""
 _SCRATCH_LOCKS: Final = """
 SELECT objid::int8 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND classid = %s
 """
@@ -185,10 +188,10 @@ def create_roles(url: str, roles: Sequence[Role], *, owner: str) -> str | None:
     return owner if row is not None and row[0] else None
 
 
-def create_verifier(url: str, *, owner: str) -> str:
+def create_verifier(url: str, *, owner: str) -> str | None:
     """Make the role that a backup is tried as, and return it: it sees every row, is a member of `owner`, and may do nothing else.
 
-    Of a superuser it is no member, whatever a backup says of its owner.
+    None: a role called `owner` is a superuser on this server, and nobody becomes a member of it.
 
     Raises:
         AccessRefused, Unavailable, StorageError.
@@ -198,11 +201,12 @@ def create_verifier(url: str, *, owner: str) -> str:
 
     with connected(url) as connection:
         try:
+            if not connection.execute(_ORDINARY, (owner,)).fetchall():
+                return None
             if not connection.execute(_KNOWN_ROLES, ([VERIFIER],)).fetchall():
                 connection.execute(sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS").format(sql.Identifier(VERIFIER)))
-            if connection.execute(_ORDINARY, (owner,)).fetchall():
-                granted = sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), sql.Identifier(VERIFIER))
-                connection.execute(granted)
+            granted = sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), sql.Identifier(VERIFIER))
+            connection.execute(granted)
         except psycopg.Error as exc:
             raise refused(exc, connection.info.user) from exc
     return VERIFIER
@@ -234,7 +238,8 @@ def scratch_database(url: str, *, owner: str | None) -> Iterator[str]:
 
 
 def leftovers(url: str) -> list[str]:
-    """Return the databases that verifications of backups have left behind that were killed: nobody's lock says that it lives.
+    """Return the databases that verifications of backups have left behind that were killed: nobody's lock says that it lives,
+    and nobody is connected.
 
     Raises:
         Unavailable, StorageError.
@@ -252,7 +257,7 @@ def leftovers(url: str) -> list[str]:
 
 
 def drop_leftovers(url: str) -> list[str]:
-    """Drop what `leftovers` finds, except where somebody is connected or this role may not, and return what was dropped.
+    """Drop what `leftovers` finds, except where somebody has connected since or this role may not, and return what was dropped.
 
     Raises:
         Unavailable, StorageError.
