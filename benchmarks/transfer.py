@@ -1,6 +1,7 @@
 """How fast does a store go into a file and come back, and in how much memory?
 
     python benchmarks/transfer.py [--json] [--small] [--backends sqlite postgres] [--gigabytes N]
+    python benchmarks/transfer.py --each-dimension [--vectors 10000] [--json]
 
 The set of PF-041…046: 10,000 free vectors of 384 dimensions and 1,000 entities in one tenant. Records per second of an export (to a
 file, synced), of an import into a fresh store (one transaction, committed), and of a transfer without a file, each the best and the
@@ -9,6 +10,10 @@ median of some rounds, and the processor time that this process took for a recor
 
 `--gigabytes N` writes a file of so many, reads it into a store, and exports that again, each in a process of its own, and reports
 the most memory that each had; the target is 200 MB for 2.
+
+`--each-dimension` fills a file with `--vectors` vectors of each of the four dimensions, a thousand entities of five versions each,
+and artifacts up to 20 MB, and takes it file → export → server → export → file → export (`round_trip`). The `data` of the three
+exports must be the same bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +40,8 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from interleaved import show
 from llmspell.clock import ManualClock, SystemClock
-from llmspell.storage.contracts.transfer import INFINITY, Record, Table, json_value
+from llmspell.codec import DIMENSIONS
+from llmspell.storage.contracts.transfer import INFINITY, Record, Table, json_value, open_instant
 from llmspell.storage.contracts.transfer_tables import BY_NAME, SCHEMA_VERSION
 from llmspell.storage.sqlite.backend import open_sqlite
 from llmspell.storage.transfer.exporter import export
@@ -49,6 +55,7 @@ from stores import DATABASES, opened
 
 VECTORS, ENTITIES = 10_000, 1_000
 DIMENSION = 384
+VERSIONS = 5
 ROUNDS, ROUNDS_SMALL = 7, 2
 SEED = 1
 TENANT = TenantId("acme")
@@ -83,8 +90,12 @@ class Rows:
     migrations = ("V001__initial_setup",)
     schema_version = SCHEMA_VERSION
 
-    def __init__(self, vectors: int, entities: int) -> None:
-        self._counts = {f"vector_embeddings_{DIMENSION}": vectors, "entities": entities}
+    def __init__(
+        self, vectors: int, entities: int, *, dimensions: Sequence[int] = (DIMENSION,), versions: int = 1
+    ) -> None:
+        self._versions = versions
+        self._counts = {f"vector_embeddings_{dimension}": vectors for dimension in dimensions}
+        self._counts["entities"] = entities * versions
 
     @asynccontextmanager
     async def transfer_source(self, tenant: TenantId | None) -> AsyncIterator[Rows]:
@@ -94,30 +105,34 @@ class Rows:
         return self._counts.get(table.name, 0)
 
     async def rows(self, table: Table) -> AsyncIterator[Sequence[Record]]:
-        make = vector if table.dimension else entity
         for start in range(0, self._counts.get(table.name, 0), 250):
-            stop = min(start + 250, self._counts[table.name])
-            yield [make(number) for number in range(start, stop)]
+            numbers = range(start, min(start + 250, self._counts[table.name]))
+            if table.dimension:
+                yield [vector(number, table.dimension) for number in numbers]
+            else:
+                yield [entity(*divmod(number, self._versions), self._versions) for number in numbers]
 
 
-def vector(number: int) -> Record:
+def vector(number: int, dimension: int = DIMENSION) -> Record:
     """Return a vector as an agent stores it: random, with a little metadata."""
     identity = UUID(int=number << 64 | 0x7000_8000)
     pool = _pool()
-    start = number * 4 % (len(pool) - DIMENSION * 4) // 4 * 4
-    packed = pool[start : start + DIMENSION * 4]
+    start = number * 4 % (len(pool) - dimension * 4) // 4 * 4
+    packed = pool[start : start + dimension * 4]
     metadata = json_value({"source": f"file-{number % 97}.md", "page": number % 31})
-    table = BY_NAME[f"vector_embeddings_{DIMENSION}"]
+    table = BY_NAME[f"vector_embeddings_{dimension}"]
     at = AT + timedelta(microseconds=number)
-    return table.record(TENANT, identity, "docs", packed, metadata, at, at, f"free-{DIMENSION}", identity, 0)
+    return table.record(TENANT, identity, "docs", packed, metadata, at, at, f"free-{dimension}", identity, 0)
 
 
-def entity(number: int) -> Record:
-    """Return an entity that is true from some day on."""
-    at = AT + timedelta(seconds=number)
+def entity(number: int, version: int = 0, versions: int = 1) -> Record:
+    """Return a version of an entity: each is true for a day, and the last one from then on."""
+    begun = AT + timedelta(seconds=number)
+    at = begun + timedelta(days=version)
+    end = INFINITY if version == versions - 1 else open_instant(at + timedelta(days=1))
     return BY_NAME["entities"].record(
-        *(TENANT, UUID(int=number << 64 | 0x7000_9000), "person", f"Person {number}", json_value({"age": number % 90})),
-        *(at, INFINITY, at, INFINITY, at, "agent", None, f"person {number}"),
+        *(TENANT, UUID(int=number << 64 | 0x7000_9000), "person", f"Person {number}", json_value({"age": version})),
+        *(at, end, begun, INFINITY, begun, "agent", None, f"person {number}"),
     )
 
 
@@ -288,6 +303,12 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", choices=DATABASES, default=list(DATABASES))
     parser.add_argument("--small", action="store_true", help="a tenth of the records, fewer rounds")
     parser.add_argument("--gigabytes", type=float, help="measure memory with a file of so many gigabytes instead")
+    parser.add_argument(
+        "--each-dimension", action="store_true", help="a round trip with vectors of all dimensions instead"
+    )
+    parser.add_argument(
+        "--vectors", type=int, default=VECTORS, help="how many of each dimension (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--child", choices=("write", "import", "export"), help=argparse.SUPPRESS)
     parser.add_argument("--records", type=int, help=argparse.SUPPRESS)
@@ -295,6 +316,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child:
         child(arguments.child, arguments.records, arguments.folder)
+    elif arguments.each_dimension:
+        from round_trip import round_trip
+
+        source = Rows(arguments.vectors, ENTITIES, dimensions=DIMENSIONS, versions=VERSIONS)
+        document = asyncio.run(round_trip(source, TENANT))  # type: ignore[arg-type]
+        show({"benchmark": "transfer", "round_trip": document, **described()}, as_json=arguments.json)
     elif arguments.gigabytes:
         document = {"benchmark": "transfer", "memory": memory(arguments.gigabytes), **described()}
         show(document, as_json=arguments.json)

@@ -313,6 +313,7 @@ class Admin:
         Raises:
             InvalidInput, InvalidTenant, InvalidLimit: an argument is refused.
             InvalidSetting: all tenants were asked for, and the store was opened without the operator's role.
+            TenantUnknown: the store has no such tenant; there is no file then.
             StorageError: the store cannot be read, or the file not be written; there is no file then.
         """
         part = part_of(tenant, only, limit)
@@ -345,6 +346,7 @@ class Admin:
 
         Raises:
             InvalidInput, InvalidTenant, InvalidLimit: an argument is refused.
+            TenantUnknown: the file holds nothing of `tenant`.
             AlreadyExists: something is there, and conflicts are errors.
             StorageError: the file is damaged, or made by a newer release; the error names table, record and byte.
             OutcomeUnknown: the answer to the commit was lost; all of it came in, or nothing.
@@ -378,6 +380,7 @@ class Admin:
         the settings is used.
 
         Raises:
+            InvalidInput: the other store is this one.
             InvalidUrl, ConfigError: the other store cannot be opened; otherwise as `export` and `import_`.
         """
         part = part_of(tenant, only, limit)

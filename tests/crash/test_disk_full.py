@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -18,11 +19,19 @@ from tests.crash.small_disk import make_room, small_disk
 from tests.crash.torn import torn_on_server
 from tests.crash.writes import NAMES
 from tests.fixtures.postgres import ADMIN_URL_VARIABLE, PostgresDatabase
+from tests.fixtures.seeds import SEED
 from tests.fixtures.soak import tell
+from tests.transfer.drawn_rows import Drawn
+from tests.transfer.stores import CLOCK, contents, file_store, server_store
 
 import llmspell
 from llmspell.errors import DiskFull
 from llmspell.ops.postgres_installation import server_account
+from llmspell.storage.transfer.exporter import export
+from llmspell.storage.transfer.importer import import_
+from llmspell.storage.transfer.streams import Input, Output
+from llmspell.storage.transfer.verifier import verify
+from llmspell.tenant import TenantId
 
 LIMIT_S = 120
 FILE_LIMIT_BYTES = 1_500_000
@@ -81,12 +90,44 @@ def test_a_disk_that_cannot_be_mounted_fails_continuous_integration_and_is_skipp
             pass
 
 
-async def test_a_server_on_a_full_disk_refuses_writes_by_the_same_error(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+@pytest.fixture
+def local_database(request: pytest.FixtureRequest) -> PostgresDatabase:
     if os.environ.get(ADMIN_URL_VARIABLE):
         pytest.skip(f"{ADMIN_URL_VARIABLE} names a server that may be on another machine: its disk is not filled")
     database: PostgresDatabase = request.getfixturevalue("postgres_database")
+    return database
+
+
+async def test_a_server_on_a_full_disk_refuses_writes_by_the_same_error(local_database: PostgresDatabase) -> None:
+    with on_a_small_disk(local_database) as disk:
+        await fill_server(local_database, disk)
+
+
+async def test_an_import_into_a_server_on_a_full_disk_leaves_it_as_it_was(
+    local_database: PostgresDatabase, tmp_path: Path
+) -> None:
+    made = tmp_path / "a.json"
+    async with file_store(tmp_path / "a.db") as origin:
+        await Drawn(SEED, ["acme"], each=2, vectors=5, artifact_bytes=10_000_000).load(origin)
+        await export(origin, Output(made), clock=CLOCK)
+    async with server_store(local_database) as target:
+        await Drawn(SEED, ["globex"], each=1, vectors=1, artifact_bytes=10).load(target)
+        before = await contents(target)
+        with on_a_small_disk(local_database) as disk:
+            with pytest.raises(DiskFull) as caught:
+                await import_(Input(made), target)
+            assert await contents(target) == before
+            make_room(disk)
+            await import_(Input(made), target)
+        assert (await verify(target, Input(made), tenant=TenantId("acme"))).equal
+    tell(full_disks=1)
+    assert caught.value.fields["table"] == "artifact_chunks"
+    assert caught.value.fields["path"] == str(made)
+
+
+@contextmanager
+def on_a_small_disk(database: PostgresDatabase) -> Iterator[Path]:
+    """Have the large tables of a database on a file system of a few mebibytes."""
     folder = Path(tempfile.mkdtemp(prefix="llmspell-small-", dir="/var/tmp"))
     try:
         with small_disk(folder, "8m") as disk, psycopg.connect(database.superuser_url, autocommit=True) as superuser:
@@ -95,7 +136,7 @@ async def test_a_server_on_a_full_disk_refuses_writes_by_the_same_error(
             superuser.execute(f"CREATE TABLESPACE {database.name} LOCATION '{disk}'".encode())
             try:
                 move(superuser, database.name)
-                await fill_server(database, disk)
+                yield disk
             finally:
                 move(superuser, "pg_default")
                 superuser.execute(f"DROP TABLESPACE {database.name}".encode())

@@ -13,8 +13,9 @@ import pytest
 from tests.transfer.stores import CLOCK, file_store
 
 from llmspell.storage.sqlite.writer import Writer
+from llmspell.storage.transfer.exporter import export
 from llmspell.storage.transfer.importer import import_, transfer
-from llmspell.storage.transfer.streams import Input
+from llmspell.storage.transfer.streams import Input, Output
 from llmspell.storage.transfer.threads import ahead, on_thread
 from llmspell.tenant import TenantId
 
@@ -72,6 +73,22 @@ async def test_an_import_from_who_never_writes_can_be_cancelled(
             await asyncio.wait([given_up])
     assert ended == {given_up}
     assert given_up.cancelled()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="it has no named pipes")
+async def test_what_waits_at_a_pipe_at_whose_other_end_is_nobody_can_be_cancelled(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    async with file_store(tmp_path / "a.db") as store:
+        for waiting in (import_(Input(pipe), store), export(store, Output(pipe), clock=CLOCK)):
+            given_up = asyncio.create_task(waiting)
+            await pause()
+            given_up.cancel()
+            ended, _ = await asyncio.wait([given_up], timeout=LIMIT_S)
+            os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # what waits for it all the same ends now
+            await asyncio.wait([given_up])
+            assert ended == {given_up}
+            assert given_up.cancelled()
 
 
 async def test_work_on_a_thread_is_over_before_who_asked_for_it_goes_on_however_often_that_is_cancelled() -> None:

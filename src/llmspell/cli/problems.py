@@ -82,6 +82,8 @@ class Several(click.ClickException):
 COMMAND_HINTS: dict[type[errors.LlmspellError], Callable[[errors.LlmspellError], str]] = {
     errors.TenantUnknown: lambda error: (
         f"Run: llmspell tenants create {shlex.quote(str(error.fields.get('tenant', 'ID')))}"
+        if error.hint == error.default_hint
+        else error.hint
     ),
     errors.QuotaExceeded: lambda error: error.hint.replace("`spell.tenants.update(…)`", "llmspell tenants quota"),
     errors.AlreadyExists: lambda error: error.hint.replace("exist_ok=True", "--exist-ok"),

@@ -232,6 +232,7 @@ async def _server(settings: Settings, clock: Clock) -> list[Line]:
         lines.append(_line("roles", said, "warn", "Set it, where that is done from here."))
     else:
         lines.append(_line("roles", "serving, owner and operator are named"))
+    lines += await _left_over(settings)
     ahead = limits.clock_ahead_s
     if abs(ahead) > CLOCK_SKEW_S:
         said = f"the server's clock is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
@@ -241,6 +242,21 @@ async def _server(settings: Settings, clock: Clock) -> list[Line]:
     else:
         lines.append(_line("clocks", "the server's and this machine's agree"))
     return lines
+
+
+async def _left_over(settings: Settings) -> list[Line]:
+    """Name the databases that verifications of backups have left behind that were killed."""
+    from llmspell.ops.backup.server_store import ServerStore
+
+    store = ServerStore(settings.backup, operator_url=None, admin_url=None)
+    try:
+        names = await asyncio.to_thread(store.sweep, dry_run=True)
+    except LlmspellError as error:
+        return [_failed("backups", error, "warn")]
+    if not names:
+        return []
+    hint = "They hold copies of the store. Drop them: llmspell backup prune"
+    return [_line("backups", f"left behind by verifications that were killed: {', '.join(names)}", "warn", hint)]
 
 
 async def _opened(settings: Settings, clock: Clock) -> list[Line]:

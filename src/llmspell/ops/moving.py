@@ -17,7 +17,7 @@ import msgspec
 
 from llmspell.clock import Clock
 from llmspell.codec import require_limit
-from llmspell.errors import InvalidInput
+from llmspell.errors import InvalidInput, Unavailable
 from llmspell.ops.other_store import other_store
 from llmspell.storage.contracts.backend import Backend
 from llmspell.storage.contracts.transfer import OnConflict, OnProgress, require_on_conflict
@@ -126,7 +126,13 @@ async def transfer_store(
     dry_run: bool = False,
     progress: OnProgress | None = None,
 ) -> Report:
-    """Take a store, or a part of it, into another one without a file."""
+    """Take a store, or a part of it, into another one without a file.
+
+    Raises:
+        InvalidInput: both are the same store, by whatever names; nothing was read.
+    """
+    if await backend.is_same_store(target):
+        raise _same_store()
     from llmspell.storage.transfer.importer import transfer
 
     return await transfer(
@@ -140,6 +146,52 @@ async def transfer_store(
         limit=part.limit,
         progress=progress,
     )
+
+
+def require_two_files(source: str, target: str) -> None:
+    """See that two URLs do not name one file, before the second is opened: by another link to it a log of its own would begin.
+
+    Raises:
+        InvalidInput: they do.
+    """
+    from llmspell.storage.open import SQLITE, path_of
+
+    if not (source.startswith(SQLITE) and target.startswith(SQLITE)):
+        return
+    one, other = (Path(path_of(url)).expanduser() for url in (source, target))
+    if one.exists() and other.exists() and one.samefile(other):
+        raise _same_store()
+
+
+def _same_store() -> InvalidInput:
+    return InvalidInput(
+        "target",
+        "must be another store than the one that is read, and both names lead to the same one; nothing was done",
+        hint="For a copy name a file that is not there; to keep one, `llmspell backup create`.",
+    )
+
+
+async def require_tenant(backend: Backend, part: Part) -> None:
+    """See that a store has the tenant that is to be moved, before the other one is opened, or made.
+
+    Raises:
+        TenantUnknown: it has not.
+    """
+    from llmspell.storage.transfer.exporter import require_known
+
+    if part.tenant is not None:
+        async with backend.transfer_source(part.tenant) as snapshot:
+            await require_known(snapshot, part.tenant)
+
+
+def require_input(file: str | PathLike[str]) -> None:
+    """See that there is a file to read, before a store is made for it.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    if str(file) != "-" and not Path(file).exists():
+        raise Unavailable("There is no such file to import; nothing was made.", hint="Check its name.", path=str(file))
 
 
 async def compare(
@@ -212,6 +264,13 @@ def _holds_store(name: str) -> bool:
 def _input(file: str | PathLike[str], compress: Compression | None) -> Input:
     from llmspell.storage.transfer.streams import Input
 
+    if _holds_store(str(file)):
+        raise InvalidInput(
+            "input",
+            "must name an export, and this is a store",
+            given=str(file),
+            hint="Name it by its URL, with three slashes before the path: llmspell storage transfer, or verify.",
+        )
     return Input(str(file), compress=_require_compression(compress))
 
 

@@ -2,7 +2,8 @@
 
     chunk = length of the text, 4 bytes, its highest bit set on the last chunk | text | tag, 16 bytes
 
-With a key the text is AES-256-GCM ciphertext. Without one it is plain, and the tag a checksum: that finds damage, not forgery.
+With a key the text is AES-256-GCM ciphertext, or where it shall be signed alone, plain with a tag that only the key makes (keyed
+BLAKE2b). Without a key it is plain, and the tag a checksum: that finds damage, not forgery.
 
 Rule 1: every chunk is bound to the header of its stream, to its number and to whether it is the last. So chunks that are missing,
 repeated, exchanged, taken from another stream or altered in any bit do not open, and neither does a stream that was cut.
@@ -31,13 +32,17 @@ class _Cipher(Protocol):
     def open(self, number: int, sealed: bytes, bound_to: bytes) -> bytes: ...
 
 
-def seal_chunks(pieces: Iterable[bytes], *, key: bytes | None, header: bytes) -> Iterator[bytes]:
+def seal_chunks(
+    pieces: Iterable[bytes], *, key: bytes | None, header: bytes, readable: bool = False
+) -> Iterator[bytes]:
     """Yield the chunks of a stream; `pieces` may have any size. `key`: 32 bytes that seal nothing else; None encrypts nothing.
 
+    `readable`: the key signs, and encrypts nothing.
+
     Raises:
-        MissingExtra: there is a key, and the package `cryptography` is not installed.
+        MissingExtra: it shall be encrypted, and the package `cryptography` is not installed.
     """
-    cipher = _cipher(key)
+    cipher = _cipher(key, readable=readable)
     number, waiting = 0, bytearray()
     for piece in pieces:
         waiting += piece
@@ -48,14 +53,16 @@ def seal_chunks(pieces: Iterable[bytes], *, key: bytes | None, header: bytes) ->
     yield _chunk(cipher, number, bytes(waiting), header, last=True)
 
 
-def open_chunks(stored: Iterable[bytes], *, key: bytes | None, header: bytes) -> Iterator[bytes]:
+def open_chunks(
+    stored: Iterable[bytes], *, key: bytes | None, header: bytes, readable: bool = False
+) -> Iterator[bytes]:
     """Yield the text of each chunk, once it is verified; `stored` may come in pieces of any size, and is read to its end.
 
     Raises:
         SealBroken: something was altered, is missing, or is too much; what was yielded before is genuine, but not all of it.
         MissingExtra: as `seal_chunks`.
     """
-    cipher = _cipher(key)
+    cipher = _cipher(key, readable=readable)
     source = _Pieces(stored)
     for number in range(CHUNKS_MAX):
         word = int.from_bytes(source.take(4, number), "big")
@@ -103,6 +110,9 @@ def _broken(number: int) -> SealBroken:
 
 
 class _Plain:
+    def __init__(self, key: bytes = b"") -> None:
+        self._key = key
+
     def seal(self, number: int, text: bytes, bound_to: bytes) -> bytes:
         return text + self._tag(text, bound_to)
 
@@ -113,7 +123,7 @@ class _Plain:
         return text
 
     def _tag(self, text: bytes, bound_to: bytes) -> bytes:
-        digest = hashlib.blake2b(len(bound_to).to_bytes(8, "big") + bound_to, digest_size=TAG_BYTES)
+        digest = hashlib.blake2b(len(bound_to).to_bytes(8, "big") + bound_to, digest_size=TAG_BYTES, key=self._key)
         digest.update(text)
         return digest.digest()
 
@@ -138,5 +148,7 @@ class _Sealed:
             raise _broken(number) from None
 
 
-def _cipher(key: bytes | None) -> _Cipher:
-    return _Plain() if key is None else _Sealed(key)
+def _cipher(key: bytes | None, *, readable: bool) -> _Cipher:
+    if key is None:
+        return _Plain()
+    return _Plain(key) if readable else _Sealed(key)

@@ -29,6 +29,9 @@ AGES = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
 _place = click.option(
     "--location", metavar="PLACE", help="A folder, or s3://bucket/prefix. Default: the configured place."
 )
+_trust = click.option(
+    "--trust", is_flag=True, help="Take it although no key proves who made it: you know that nobody else writes there."
+)
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
@@ -91,8 +94,9 @@ def list_backups(location: str | None) -> None:
 @backup.command()
 @click.argument("id", required=False, metavar="[ID]")
 @click.option("--all", "every", is_flag=True, help="Verify each backup that is not yet.")
+@_trust
 @_place
-def verify(id: str | None, every: bool, location: str | None) -> ExitCode:
+def verify(id: str | None, every: bool, trust: bool, location: str | None) -> ExitCode:
     """Restore a backup elsewhere and compare; without ID the newest one. Exit code 1 when one is damaged."""
     if id is not None and every:
         raise click.UsageError("name one backup, or --all of them")
@@ -100,7 +104,7 @@ def verify(id: str | None, every: bool, location: str | None) -> ExitCode:
     with _Steps(output) as steps:
         backups = _backups(location, steps)
         chosen = [id] if id is not None else _to_verify(backups, every=every)
-        results = [_verified(backups, each) for each in chosen]
+        results = [_verified(backups, each, trust=trust) for each in chosen]
     output.emit(results, lines=lambda: map(_verified_line, results), columns=("state", "id", "problem"))
     if not results:
         known = len(backups.list())
@@ -115,9 +119,12 @@ def verify(id: str | None, every: bool, location: str | None) -> ExitCode:
 @click.option("--into", metavar="TARGET", help="A new file, or an empty database: its URL, or its name on the server.")
 @click.option("--without-backup", is_flag=True, help="Do not back up what is there: for a store too damaged for that.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
+@_trust
 @_yes
 @_place
-def restore(id: str, into: str | None, without_backup: bool, dry_run: bool, yes: bool, location: str | None) -> None:
+def restore(
+    id: str, into: str | None, without_backup: bool, dry_run: bool, trust: bool, yes: bool, location: str | None
+) -> None:
     """Restore a backup by its ID, or the `latest` verified one.
 
     Without --into it replaces the configured store, whose state is backed up first. The store is the old one or the new one
@@ -126,7 +133,7 @@ def restore(id: str, into: str | None, without_backup: bool, dry_run: bool, yes:
     output = current_output()
     with _Steps(output) as steps:
         backups = _backups(location, steps)
-        plan = backups.plan_restore(id, into=into, backup_current=not without_backup)
+        plan = backups.plan_restore(id, into=into, backup_current=not without_backup, trust=trust)
         if dry_run:
             document = {"backup": plan.backup.id, "target": plan.target, "steps": plan.steps, "dry_run": True}
             output.emit(document, lines=lambda: plan.steps)
@@ -134,7 +141,7 @@ def restore(id: str, into: str | None, without_backup: bool, dry_run: bool, yes:
             return
         if plan.replaces:
             output.confirm(plan.backup.id, action=f"replace {printable(plan.target)} by this backup", yes=yes)
-        done = backups.restore(plan.backup.id, into=into, backup_current=not without_backup)
+        done = backups.restore(plan.backup.id, into=into, backup_current=not without_backup, trust=trust)
     output.emit(
         {
             "backup": _document(done.backup),
@@ -165,6 +172,7 @@ def prune(days: int | None, count: int | None, most: int | None, dry_run: bool, 
     output = current_output()
     document = {
         "deleted": [_listed(each) for each in done.deleted],
+        "databases": done.databases,
         "freed_bytes": done.freed_bytes,
         "dry_run": done.dry_run,
     }
@@ -173,6 +181,10 @@ def prune(days: int | None, count: int | None, most: int | None, dry_run: bool, 
         lines=lambda: map(_list_line, done.deleted),
         columns=("state", "age", "size", "rows", "store", "encrypted", "id"),
     )
+    for name in done.databases:
+        output.note(
+            f"{'Would drop' if dry_run else 'Dropped'} {name}, which a verification left behind that was killed."
+        )
     would = "would be freed; nothing was deleted" if dry_run else "freed"
     output.note(f"{counted(len(done.deleted), 'backup')}, {size_text(done.freed_bytes)} {would}.")
 
@@ -240,12 +252,12 @@ def _to_verify(backups: Backups, *, every: bool) -> list[str]:
     return [each.id for each in found[:1]]
 
 
-def _verified(backups: Backups, id: str) -> dict[str, Any]:
+def _verified(backups: Backups, id: str, *, trust: bool) -> dict[str, Any]:
     """Verify one; damage is a result, anything else an error."""
     from llmspell.errors import CorruptStore, SealBroken
 
     try:
-        record = backups.verify(id)
+        record = backups.verify(id, trust=trust)
     except (CorruptStore, SealBroken) as error:
         return {"id": id, "state": "damaged", "problem": error.detail}
     except LlmspellError as error:
@@ -283,7 +295,10 @@ def _record_lines(record: Record) -> Iterable[str]:
     yield f"{record.state}\t{record.id}"
     share = f", packed {size_text(record.stored_bytes)}"
     yield f"  {counted(record.rows, 'row')} of {counted(record.tenants, 'tenant')}, {size_text(record.content_bytes)}{share}"
-    yield f"  encrypted under {record.key_id}" if record.key_id else "  not encrypted"
+    if record.key_id:
+        yield f"  encrypted under {record.key_id}"
+    else:
+        yield f"  not encrypted, signed under {record.signed_by}" if record.signed_by else "  not encrypted"
 
 
 def size_text(size_bytes: int) -> str:

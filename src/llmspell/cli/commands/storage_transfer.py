@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -112,6 +112,7 @@ async def export(
     require_store(settings.storage.url)
     tenant = _scope(settings, all_tenants=all_tenants)
     output = current_output()
+    _say_waiting(file, "reads from")
     async with llmspell.connect(settings.storage.url, settings=without_migrating(settings)) as spell:
         with TableProgress(output) as progress:
             report = await spell.admin.export(
@@ -154,11 +155,14 @@ async def import_(
     It takes the tenants that the file holds, or with --tenant that one. Digests are checked before the transaction ends. What is
     there already refuses the file, unless --on-conflict says otherwise. A file store is made when it is not there.
     """
+    from llmspell.ops.moving import require_input
     from llmspell.ops.named_store import require_named_store
 
     settings = settings_of(backend)
     require_named_store(settings)
+    require_input(file)
     output = current_output()
+    _say_waiting(file, "writes into")
     async with _target(settings, dry_run=dry_run) as spell:
         with TableProgress(output) as progress:
             report = await spell.admin.import_(
@@ -202,26 +206,33 @@ async def transfer(
     tenants of a server are moved that is not the configured one, --from-operator or --to-operator names its operator.
     """
     from llmspell.clock import SystemClock
-    from llmspell.ops.moving import part_of, transfer_store
+    from llmspell.ops.moving import part_of, require_tenant, require_two_files, transfer_store
     from llmspell.ops.named_store import without_migrating
     from llmspell.ops.other_store import other_store, settings_of_other
 
     settings = current_settings()
     tenant = _scope(settings, all_tenants=all_tenants)
     require_store(source)
+    require_two_files(source, target)
     output, clock = current_output(), SystemClock()
     into = settings_of_other(settings, target)
+    part = part_of(tenant, _names(only), limit)
+    looking = without_migrating(settings)
     with _spare(into, dry_run=dry_run) as spare:
-        async with (
-            other_store(source, settings=without_migrating(settings), clock=clock, operator_url=from_operator) as here,
-            other_store(spare.storage.url, settings=settings, clock=clock, operator_url=to_operator) as there,
-        ):
+        async with AsyncExitStack() as opened:
+            here = await opened.enter_async_context(
+                other_store(source, settings=looking, clock=clock, operator_url=from_operator)
+            )
+            await require_tenant(here, part)
+            there = await opened.enter_async_context(
+                other_store(spare.storage.url, settings=settings, clock=clock, operator_url=to_operator)
+            )
             others = 0 if tenant is None else await _others(here, tenant)
             with TableProgress(output) as progress:
                 report = await transfer_store(
                     here,
                     there,
-                    part_of(tenant, _names(only), limit),
+                    part,
                     clock=clock,
                     on_conflict=on_conflict,
                     dry_run=dry_run,
@@ -275,6 +286,8 @@ async def verify(
         tenant = await only_tenant(first) or await only_tenant(second)
     clock = SystemClock()
     output = current_output()
+    for name in (first, second):
+        _say_waiting(name, "writes into")
     async with (
         side(first, settings=settings, clock=clock, operator_url=first_operator) as here,
         side(second, settings=settings, clock=clock, operator_url=second_operator) as there,
@@ -289,6 +302,16 @@ async def verify(
         scope = "all tenants" if tenant is None else f"tenant {printable(tenant)}"
         output.note(f"{MARK} the same: {counted(found.rows, 'record')} in {counted(found.tables, 'table')}, {scope}")
     return ExitCode.OK if found.equal else ExitCode.FAILED
+
+
+def _say_waiting(file: str, does: str) -> None:
+    """Say what is waited for where somebody else must begin first."""
+    from llmspell.storage.transfer.streams import is_pipe
+
+    if is_pipe(file):
+        current_output().note(f"Waiting until somebody {does} the pipe {printable(file)} … (Ctrl-C ends it.)")
+    elif file == STANDARD and does == "writes into" and sys.stdin is not None and sys.stdin.isatty():
+        current_output().note("Reading the export from this terminal … (Ctrl-C ends it.)")
 
 
 def _scope(settings: Settings, *, all_tenants: bool) -> str | None:

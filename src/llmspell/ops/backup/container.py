@@ -1,8 +1,9 @@
 """The file of a backup: a header, then authenticated chunks of (manifest, content), compressed.
 
-    "LSBK" | version 1 | encrypted 0/1 | compressed 0/1 | 0 | key id, 8 bytes | salt, 32 bytes
+    "LSBK" | version 1 or 2 | encrypted 0/1 | compressed 0/1 | signed 0/1 | key id, 8 bytes | salt, 32 bytes
     chunks (`security.chunks`) of: [one zstd frame of] length of the manifest, 4 bytes | manifest, JSON | content
 
+What is signed can be read by anybody, and made by nobody without the key; it has version 2, which older releases refuse by name.
 The key of a backup is made of the master key and the salt, so no two backups share one, and a chunk of one never opens in another.
 
 Rule: written and read as a stream, in memory of a few mebibytes whatever the size.
@@ -24,6 +25,7 @@ from llmspell.security.keyring import Keyring
 from llmspell.storage.content.compression import Damaged, compressed, decompressed
 
 MAGIC: Final = b"LSBK"
+SIGNED_VERSION: Final = 2
 SALT_BYTES: Final = 32
 KEY_ID_BYTES: Final = 8
 HEADER_BYTES: Final = 8 + KEY_ID_BYTES + SALT_BYTES
@@ -32,10 +34,17 @@ _PIECE_BYTES: Final = 1_048_576
 
 
 class Packing(NamedTuple):
-    """How a backup is packed. `level`: of zstd, 0 leaves it as it is. `key_id`: None encrypts nothing."""
+    """How a backup is packed. `level`: of zstd, 0 leaves it as it is. `key_id`: None encrypts nothing. `signed_by`: the key that
+    signs what is not encrypted."""
 
     level: int
     key_id: str | None
+    signed_by: str | None = None
+
+    @property
+    def genuine(self) -> bool:
+        """Whether only somebody with a master key can have made it."""
+        return self.key_id is not None or self.signed_by is not None
 
 
 class Opened(NamedTuple):
@@ -54,14 +63,17 @@ def pack(manifest: Manifest, content: Iterable[bytes], *, keyring: Keyring, pack
         MissingExtra: the package `cryptography` is not installed.
     """
     salt = secrets.token_bytes(SALT_BYTES)
-    key_id = bytes(KEY_ID_BYTES) if packing.key_id is None else bytes.fromhex(packing.key_id)
-    flags = bytes((FORMAT_VERSION, packing.key_id is not None, packing.level > 0, 0))
-    header = MAGIC + flags + key_id + salt
-    key = _key(keyring, packing.key_id, salt)
+    encrypted, signed = packing.key_id is not None, packing.key_id is None and packing.signed_by is not None
+    key_id = packing.key_id or packing.signed_by
+    flags = bytes((SIGNED_VERSION if signed else FORMAT_VERSION, encrypted, packing.level > 0, signed))
+    header = MAGIC + flags + (bytes(KEY_ID_BYTES) if key_id is None else bytes.fromhex(key_id)) + salt
+    key = _key(keyring, packing, salt)
     document = msgspec.json.encode(manifest)
     text = chain((len(document).to_bytes(4, "big"), document), content)
     yield header
-    yield from seal_chunks(compressed(text, packing.level) if packing.level else text, key=key, header=header)
+    yield from seal_chunks(
+        compressed(text, packing.level) if packing.level else text, key=key, header=header, readable=signed
+    )
 
 
 def unpack(stored: Iterable[bytes], *, keyring: Keyring) -> Opened:
@@ -82,7 +94,10 @@ def unpack(stored: Iterable[bytes], *, keyring: Keyring) -> Opened:
     header = bytes(begun[:HEADER_BYTES])
     packing, salt = _read_header(header)
     text = open_chunks(
-        chain((bytes(begun[HEADER_BYTES:]),), pieces), key=_key(keyring, packing.key_id, salt), header=header
+        chain((bytes(begun[HEADER_BYTES:]),), pieces),
+        key=_key(keyring, packing, salt),
+        header=header,
+        readable=packing.key_id is None,
     )
     text = _inflated(text) if packing.level else text
     waiting = bytearray()
@@ -99,27 +114,30 @@ def unpack(stored: Iterable[bytes], *, keyring: Keyring) -> Opened:
 def _read_header(header: bytes) -> tuple[Packing, bytes]:
     if not header.startswith(MAGIC):
         raise CorruptStore("This is no backup of llmspell.")
-    version, encrypted, compressed_, rest = header[4:8]
-    if version > FORMAT_VERSION:
+    version, encrypted, compressed_, signed = header[4:8]
+    if version > SIGNED_VERSION:
         raise CorruptStore("A newer llmspell made this backup.", hint="Upgrade llmspell to read it.", version=version)
-    if version != FORMAT_VERSION or encrypted > 1 or compressed_ > 1 or rest:
+    if (version, signed) not in ((FORMAT_VERSION, 0), (SIGNED_VERSION, 1)) or encrypted + signed > 1 or compressed_ > 1:
         raise CorruptStore("The header of the backup is damaged.")
-    key_id = header[8 : 8 + KEY_ID_BYTES].hex() if encrypted else None
-    return Packing(compressed_, key_id), header[8 + KEY_ID_BYTES :]
+    key_id = header[8 : 8 + KEY_ID_BYTES].hex()
+    return Packing(compressed_, key_id if encrypted else None, key_id if signed else None), header[8 + KEY_ID_BYTES :]
 
 
-def _key(keyring: Keyring, key_id: str | None, salt: bytes) -> bytes | None:
+def _key(keyring: Keyring, packing: Packing, salt: bytes) -> bytes | None:
+    key_id = packing.key_id or packing.signed_by
     if key_id is None:
         return None
+    how = "signed" if packing.key_id is None else "encrypted"
     if keyring.active is None:
         raise MasterKeyMissing(
-            f"The backup is encrypted, and no master key is configured (it needs {key_id}).",
+            f"The backup is {how}, and no master key is configured (it needs {key_id}).",
             hint="Set LLMSPELL_MASTER_KEY_FILE to the copy of that key; a new key does not open it.",
         )
-    key = keyring.derive(f"backup {salt.hex()}", key_id=key_id)
+    purpose = "backup signature" if packing.key_id is None else "backup"
+    key = keyring.derive(f"{purpose} {salt.hex()}", key_id=key_id)
     if key is None:
         raise SealBroken(
-            "The backup was encrypted under a master key that is not configured here.",
+            f"The backup was {how} under a master key that is not configured here.",
             master_key_id=key_id,
             hint="Add that key to security.master_keys; older keys stand behind the active one.",
         )

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -28,6 +29,7 @@ SAID_BYTES: Final = 16_384
 SAID_LINES: Final = 8
 LOOK_S: Final = 30.0
 END_S: Final = 10.0
+_RESTRICTED_SINCE: Final = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 _NUMBER: Final = re.compile(r"\) (\d+)")
 
 
@@ -37,6 +39,13 @@ class Programs(NamedTuple):
     folder: Path
     major: int
     version: str
+
+    @property
+    def restricted(self) -> bool:
+        """Whether its pg_restore has psql run nothing but statements, and no commands of its own (since these versions)."""
+        minor = self.version.partition(".")[2]
+        since = _RESTRICTED_SINCE.get(self.major, 0 if self.major > max(_RESTRICTED_SINCE) else sys.maxsize)
+        return minor.isdigit() and int(minor) >= since
 
 
 def find_programs(server_major: int, *, folder: str | None = None) -> Programs:

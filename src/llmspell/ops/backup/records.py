@@ -58,7 +58,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A backup as a list shows it. Sizes are in bytes: `stored_bytes` as it lies there, `content_bytes` unpacked.
 
-    `key_id`: the master key that sealed it; None when it is not encrypted. `failure`: why it does not count, when it does not.
+    `key_id`: the master key that sealed it; None when it is not encrypted, and `signed_by` the one that signed it then, if there is
+    one. `failure`: why it does not count, when it does not.
     """
 
     format_version: int = FORMAT_VERSION
@@ -77,6 +78,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     key_id: str | None
     verified_at: datetime | None = None
     failure: str = ""
+    signed_by: str | None = None
 
     @property
     def state(self) -> State:

@@ -9,7 +9,6 @@ Rule 4: a backup is verified elsewhere: in a new database that is dropped afterw
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from llmspell.errors import Conflict, InvalidSetting, MissingExtra, StorageError, Unsupported
+from llmspell.errors import AccessRefused, Conflict, InvalidSetting, MissingExtra, StorageError, Unsupported
 from llmspell.ops.backup.programs import Running, find_programs, running
 from llmspell.ops.backup.records import Manifest, RoleFacts
 from llmspell.ops.backup.taken import Taken
@@ -25,13 +24,13 @@ from llmspell.storage.contracts.snapshot import StoreFacts
 
 if TYPE_CHECKING:
     from llmspell.ops.backup.container import Opened
+    from llmspell.ops.embedded_postgres import EmbeddedCluster
     from llmspell.settings import BackupSettings
     from llmspell.storage.postgres.restoring import Target
     from llmspell.storage.postgres.snapshot import Role
 
 IN_MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024
 """Backups up to this size are verified in an embedded server whose data are in memory."""
-SCRATCH: Final = "llmspell_verify_"
 
 
 class ServerStore:
@@ -81,18 +80,59 @@ class ServerStore:
                     vector_schema=snapshot.vector_schema,
                 )
 
-    def verify(self, opened: Opened, size_bytes: int, going_on: Callable[[], None]) -> StoreFacts:
-        """Restore a backup somewhere else, and return what it holds there.
+    def verify(
+        self, opened: Opened, size_bytes: int, going_on: Callable[[], None], *, trust: bool = False
+    ) -> StoreFacts:
+        """Restore a backup somewhere else, and return what it holds there. `trust`: whoever made it may decide what is run.
 
         Raises:
+            AccessRefused: nobody trusts it, and it would run as a superuser.
             Unsupported: there is no server for that.
             SealBroken, CorruptStore, StorageError: it cannot be restored.
         """
         from llmspell.storage.postgres.snapshot import facts_of
 
-        with self._scratch(opened.manifest, size_bytes) as url:
+        self.sweep()
+        self._require_harmless_check(trust=trust)
+        with self._scratch(opened.manifest, size_bytes, trust=trust) as url:
             self._restore(url, opened, going_on)
             return facts_of(url)
+
+    def _require_harmless_check(self, *, trust: bool) -> None:
+        """See that a backup that anybody may have made does not run as a superuser of the server that verifies it.
+
+        Raises:
+            AccessRefused: it would.
+            Unavailable, StorageError.
+        """
+        if trust or self._settings.verify_url is None:
+            return
+        from llmspell.storage.postgres import restoring
+
+        found = restoring.look(self._settings.verify_url, owner="", roles=())
+        if found.superuser or not self.keeps_to_statements(found):
+            raise AccessRefused(
+                f"Nothing proves who made this backup, and it would run as `{found.role}` of the server that verifies it.",
+                hint="Have backup.verify_url name a role that is no superuser, and use psql 18; or leave it out, for an embedded"
+                " server; or where you know who made it: --trust.",
+            )
+
+    def keeps_to_statements(self, target: Target) -> bool:
+        """Say whether the psql that restores runs nothing but statements of a dump (CVE-2025-8714)."""
+        return find_programs(target.server_major, folder=self._settings.programs_dir).restricted
+
+    def sweep(self, *, dry_run: bool = False) -> list[str]:
+        """Drop the databases that verifications have left behind that were killed, and return their names.
+
+        Raises:
+            Unavailable, StorageError.
+        """
+        from llmspell.storage.postgres import restoring
+
+        url = self._settings.verify_url
+        if url is None:  # an embedded server ends with whoever began it
+            return []
+        return restoring.leftovers(url) if dry_run else restoring.drop_leftovers(url)
 
     def restore(self, opened: Opened, into: str | None, going_on: Callable[[], None]) -> None:
         """Restore into the live store, or into the database of the URL `into`, which must have no store.
@@ -168,30 +208,38 @@ class ServerStore:
                 raise Conflict("The restore did not reach its end; nothing was changed.")
 
     @contextmanager
-    def _scratch(self, manifest: Manifest, size_bytes: int) -> Iterator[str]:
+    def _scratch(self, manifest: Manifest, size_bytes: int, *, trust: bool) -> Iterator[str]:
         from llmspell.storage.postgres import restoring
         from llmspell.storage.postgres.address import on_database
 
-        with self._scratch_server(size_bytes) as url:
-            name = f"{SCRATCH}{secrets.token_hex(6)}"
+        with self._scratch_server(size_bytes) as (url, cluster):
             owner = restoring.create_roles(url, _roles(manifest), owner=manifest.owner)
-            restoring.create_database(url, name, owner=owner)
-            try:
-                yield on_database(url, name)
-            finally:
-                restoring.drop_database(url, name)
+            with restoring.scratch_database(url, owner=owner) as name:
+                if cluster is None:
+                    yield on_database(url, name)
+                    return
+                # What is tried may be anything: it gets no more rights than it must have.
+                restoring.create_extension(on_database(url, name), schema=manifest.vector_schema)
+                verifier = restoring.create_verifier(url, owner=manifest.owner)
+                if verifier is None and not trust:
+                    raise AccessRefused(
+                        f"Nothing proves who made this backup, and its owner `{manifest.owner}` is a superuser of the server that"
+                        " verifies it.",
+                        hint="Where you know who made it: --trust.",
+                    )
+                yield on_database(url, name) if verifier is None else cluster.url(role=verifier, database=name)
 
     @contextmanager
-    def _scratch_server(self, size_bytes: int) -> Iterator[str]:
+    def _scratch_server(self, size_bytes: int) -> Iterator[tuple[str, EmbeddedCluster | None]]:
         if self._settings.verify_url is not None:
-            yield self._settings.verify_url
+            yield self._settings.verify_url, None
             return
         try:
             from llmspell.ops.embedded_postgres import SUPERUSER, EmbeddedCluster
 
             cluster = EmbeddedCluster.temporary(durable=size_bytes > IN_MEMORY_BYTES_MAX)
             with cluster as server:
-                yield server.url(role=SUPERUSER, database=SUPERUSER)
+                yield server.url(role=SUPERUSER, database=SUPERUSER), server
         except (MissingExtra, ImportError) as exc:
             raise Unsupported(
                 "There is no server to verify the backup on.",

@@ -14,18 +14,29 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from llmspell.clock import Clock, SystemClock
 from llmspell.codec import require_key
 from llmspell.directories import directories
-from llmspell.errors import Conflict, CorruptStore, LlmspellError, MasterKeyMissing, NotFound, SealBroken, Unsupported
+from llmspell.errors import (
+    AccessRefused,
+    Conflict,
+    CorruptStore,
+    LlmspellError,
+    MasterKeyMissing,
+    MissingExtra,
+    NotFound,
+    SealBroken,
+    Unavailable,
+    Unsupported,
+)
 from llmspell.ops.backup.container import Opened, Packing, pack, unpack
 from llmspell.ops.backup.file_store import FileStore, file_of
 from llmspell.ops.backup.places import CONTENT, RECORD, Found, Place, open_place, read_small
@@ -37,9 +48,6 @@ from llmspell.ops.backup.taken import Taken
 from llmspell.security.keyring import read_keyring
 from llmspell.settings import Settings, masked
 from llmspell.storage.contracts.snapshot import differences
-
-if TYPE_CHECKING:
-    from llmspell.storage.postgres.restoring import Target
 
 Step = Callable[[str, int, int], None]
 """Hears what is being done, how much of it is done, and of how much; 0 when that is not known."""
@@ -66,9 +74,10 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
-    """What was deleted, or with `dry_run` would be."""
+    """What was deleted, or with `dry_run` would be. `databases`: what verifications that were killed left on their server."""
 
     deleted: list[Listed]
+    databases: Sequence[str]
     freed_bytes: int
     dry_run: bool
 
@@ -128,7 +137,8 @@ class Backups:
         with store.taking(self._going_on) as taken:
             manifest = self._manifest(id, now, store.kind, taken)
             record = self._put(manifest, taken, packing)
-        return self.verify(record.id) if (chosen.verify if verify is None else verify) else record
+        # It was made here a moment ago, whatever proves that.
+        return self.verify(record.id, trust=True) if (chosen.verify if verify is None else verify) else record
 
     def plan_create(self, *, verify: bool | None = None, encrypt: bool | None = None) -> list[str]:
         """Say what `create` would do, and do nothing.
@@ -139,7 +149,8 @@ class Backups:
         chosen = self._settings.backup
         packing = self._packing(encrypt=chosen.encryption if encrypt is None else encrypt, level=None)
         store = self._store()
-        how = "unencrypted" if packing.key_id is None else f"encrypted under {packing.key_id}"
+        signed = "" if packing.signed_by is None else f", signed under {packing.signed_by}"
+        how = f"unencrypted{signed}" if packing.key_id is None else f"encrypted under {packing.key_id}"
         steps = [f"take one snapshot of {masked(self._settings.storage.url)} ({store.kind})"]
         steps.append(f"keep it in {self.place.shown}, {how}")
         if chosen.verify if verify is None else verify:
@@ -168,6 +179,7 @@ class Backups:
                 sha256=stored.digest.hexdigest(),
                 compressed=packing.level > 0,
                 key_id=packing.key_id,
+                signed_by=packing.signed_by,
             )
             self._write(record)
         except BaseException:
@@ -250,10 +262,14 @@ class Backups:
 
     # --- verifying ----------------------------------------------------------------------------------------------------
 
-    def verify(self, id: str) -> Record:
+    def verify(self, id: str, *, trust: bool = False) -> Record:
         """Restore a backup somewhere else, compare digests, and note that it counts.
 
+        Args:
+            trust: as for `restore`; an embedded server, and a file, ask for none.
+
         Raises:
+            AccessRefused: nothing proves who made it, and it would run as a superuser of the server that is to verify it.
             NotFound: there is none of this id.
             CorruptStore, SealBroken: it is not what it was; it is marked as damaged.
             MasterKeyMissing, MissingExtra, Unsupported, Unavailable, StorageError, DiskFull: it could not be found out.
@@ -263,7 +279,8 @@ class Backups:
         store = self._store(record.kind)
         try:
             opened = self._open(record, stored, "verifying")
-            facts = store.verify(opened, record.content_bytes, self._going_on)
+            trusted = trust or opened.packing.genuine
+            facts = store.verify(opened, record.content_bytes, self._going_on, trust=trusted)
             for _ in opened.content:  # whoever restores may stop at the end of what it understands
                 pass
             said = differences(opened.manifest.tables, facts.tables)
@@ -282,16 +299,30 @@ class Backups:
 
     # --- restoring ----------------------------------------------------------------------------------------------------
 
-    def plan_restore(self, id: str, *, into: str | None = None, backup_current: bool = True) -> RestorePlan:
+    def plan_restore(
+        self, id: str, *, into: str | None = None, backup_current: bool = True, trust: bool = False
+    ) -> RestorePlan:
         """Say what a restore would do, and change nothing. Errors: as `restore`, as far as they can be seen beforehand."""
         record = self.get(id)
         store = self._store_for(record, into)
+        opened = self._open(record, _Counted(), "")
+        trusted = trust or opened.packing.genuine
+        if not trusted and self._keyring.active is not None:
+            raise _unproved(
+                "Master keys are configured here, and this backup is neither encrypted nor signed by one", record
+            )
         steps = [] if record.state == "verified" else [f"verify {record.id}, which was not"]
         if isinstance(store, FileStore):
             target = store.target(into)
             replaces, shown = target.exists(), str(target)
         else:
-            found = self._look(store, record, into)
+            found = store.look(opened.manifest, into)
+            if not trusted and found.superuser:
+                raise _unproved(f"It would run as `{found.role}`, which is a superuser", record)
+            if not trusted and not store.keeps_to_statements(found):
+                raise _unproved(
+                    "The psql found here would also run commands of this machine that stand in a dump", record
+                )
             replaces, shown = found.has_store, masked(store.target_url(into))
             steps += [f"create the role {role.name}" for role in found.missing_roles]
             steps += [] if found.has_vector else ["create the extension vector"]
@@ -300,22 +331,30 @@ class Backups:
         steps.append(f"restore {record.id} ({record.rows:,} rows of {record.store}) {place}")
         return RestorePlan(backup=record, target=shown, replaces=replaces, steps=steps)
 
-    def restore(self, id: str, *, into: str | None = None, backup_current: bool = True) -> Restored:
+    def restore(
+        self, id: str, *, into: str | None = None, backup_current: bool = True, trust: bool = False
+    ) -> Restored:
         """Restore a backup: in the place of the configured store, or into a new file or an empty database.
 
         Args:
             into: a file that is not there, or a database without a store: its URL, or its name on the configured server.
             backup_current: False restores over a store without backing it up: for one that is too damaged for that.
+            trust: restore it although no key proves who made it, where that matters: master keys are configured, or it would run
+                as a superuser.
 
         Raises:
+            AccessRefused: nothing proves who made it, and `trust` is False.
             Conflict: the target holds something already, or stays in use; nothing was changed.
             NotFound, CorruptStore, SealBroken, MasterKeyMissing, MissingExtra, InvalidSetting, Unsupported, AccessRefused,
             MissingExtension, Unavailable, StorageError, DiskFull: nothing was changed.
         """
-        plan = self.plan_restore(id, into=into, backup_current=backup_current)
-        record = plan.backup if plan.backup.state == "verified" else self.verify(plan.backup.id)
+        plan = self.plan_restore(id, into=into, backup_current=backup_current, trust=trust)
+        record = plan.backup if plan.backup.state == "verified" else self.verify(plan.backup.id, trust=trust)
         safety = self._safety() if plan.replaces and backup_current else None
-        self._store_for(record, into).restore(self._open(record, _Counted(), "restoring"), into, self._going_on)
+        opened = self._open(record, _Counted(), "restoring")
+        if not (trust or opened.packing.genuine) and self._keyring.active is not None:
+            raise _unproved("The file of this backup was exchanged meanwhile", record)
+        self._store_for(record, into).restore(opened, into, self._going_on)
         return Restored(backup=record, target=plan.target, safety=safety)
 
     def _safety(self) -> Record:
@@ -376,7 +415,18 @@ class Backups:
             for each in going:
                 self._going_on()
                 self._delete(each)
-        return Pruned(deleted=going, freed_bytes=sum(each.stored_bytes for each in going), dry_run=dry_run)
+        databases = self._sweep(dry_run=dry_run)
+        return Pruned(
+            deleted=going, databases=databases, freed_bytes=sum(each.stored_bytes for each in going), dry_run=dry_run
+        )
+
+    def _sweep(self, *, dry_run: bool) -> Sequence[str]:
+        """Drop what is left of verifications. That the server for them is away keeps nobody from deleting backups."""
+        try:
+            return ServerStore(self._settings.backup, operator_url=None, admin_url=None).sweep(dry_run=dry_run)
+        except (Unavailable, AccessRefused, MissingExtra) as error:
+            self._progress(f"not looked at: {error.detail}", 0, 0)
+            return []
 
     def _delete(self, listed: Listed) -> None:
         """The record first: from then on it is no backup any more, whatever happens."""
@@ -397,7 +447,7 @@ class Backups:
                 hint="Make one with `llmspell keys new` and set LLMSPELL_MASTER_KEY_FILE to it; or back up without:"
                 " --no-encryption, or backup.encryption = false.",
             )
-        return Packing(wanted, self._keyring.active if encrypt else None)
+        return Packing(wanted, self._keyring.active) if encrypt else Packing(wanted, None, self._keyring.active)
 
     def _manifest(self, id: str, now: datetime, kind: Kind, taken: Taken) -> Manifest:
         facts = taken.facts
@@ -441,9 +491,6 @@ class Backups:
                 hint="Restore with --into, then move what it holds: llmspell storage transfer.",
             )
         return self._store(record.kind)
-
-    def _look(self, store: ServerStore, record: Record, into: str | None) -> Target:
-        return store.look(self._open(record, _Counted(), "").manifest, into)
 
     def _open(self, record: Record, stored: _Counted, step: str) -> Opened:
         look = self._told(step, record.stored_bytes) if step else lambda _: self._going_on()
@@ -523,6 +570,15 @@ def _id_of(file: Found) -> str:
 
 def _age(found: Iterable[Found], id: str, now: datetime) -> float:
     return (now - max(file.modified_at for file in found if _id_of(file) == id)).total_seconds()
+
+
+def _unproved(why: str, record: Record) -> AccessRefused:
+    return AccessRefused(
+        f"Nothing proves who made this backup, and whoever did decides what is run. {why}; nothing was changed.",
+        hint="Restore one that is encrypted or signed; on a server, as the role that owns the schema; or where you know that"
+        " nobody else can write to this place: --trust.",
+        id=record.id,
+    )
 
 
 def _lacks_key(error: LlmspellError) -> bool:

@@ -279,6 +279,16 @@ class Backend(Protocol):
         """
         ...
 
+    async def is_same_store(self, other: Backend) -> bool:
+        """Say whether another opened store is this very one, however it was named: the same file, the same database of a server.
+
+        A copy is another store.
+
+        Raises:
+            Unavailable, StorageError: one of both cannot be asked.
+        """
+        ...
+
     def transfer_source(self, tenant: TenantId | None) -> AbstractAsyncContextManager[TransferSource]:
         """Open a snapshot of all rows of a tenant, or with None of all tenants, to be read by a transfer.
 

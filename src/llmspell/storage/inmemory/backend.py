@@ -193,6 +193,9 @@ class InMemoryBackend:
     ) -> list[Promotable]:
         raise Unsupported("This backend searches every space exactly.", capability=Capability.ANN_PROMOTION.value)
 
+    async def is_same_store(self, other: object) -> bool:
+        return other is self
+
     def transfer_source(self, tenant: TenantId | None) -> AbstractAsyncContextManager[TransferSource]:
         self._require_open()
         return source(self.tenants, tenant)

@@ -198,6 +198,13 @@ class PostgresBackend:
         unit = self.operator_unit(NO_TENANT)
         return await promotable(unit, self._runtime.catalog, threshold=threshold, after=after, limit=limit)
 
+    async def is_same_store(self, other: object) -> bool:
+        from llmspell.storage.postgres import transfer
+
+        if not isinstance(other, PostgresBackend):
+            return False
+        return other is self or await transfer.same_database(self._database, other._database, self._runtime.catalog)
+
     @asynccontextmanager
     async def transfer_source(self, tenant: TenantId | None) -> AsyncIterator[TransferSource]:
         from llmspell.storage.postgres import transfer

@@ -10,7 +10,10 @@ Rule 3: the signing keys of the target stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -23,6 +26,10 @@ from llmspell.storage.postgres.snapshot import Role
 if TYPE_CHECKING:
     import psycopg
 
+SCRATCH: Final = "llmspell_verify_"
+"""How databases are called in which backups are verified."""
+SCRATCH_LOCK: Final = 0x4C53_5642
+VERIFIER: Final = "llmspell_verifier"
 IN_USE: Final = "a table of the store has been in use for too long"
 """What the server says when a restore does not get all tables: it tries for a minute or more."""
 PATIENT_AFTER: Final = 10
@@ -79,6 +86,14 @@ JOIN pg_catalog.pg_class c ON c.oid = coalesce(w.ev_class, k.conrelid)
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname NOT IN ('llmspell', 'llmspell_archive') ORDER BY 1 LIMIT 3
 """
+_ORDINARY: Final = "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = %s AND NOT rolsuper"
+_SCRATCHES: Final = """
+SELECT d.datname::text FROM pg_catalog.pg_database d WHERE starts_with(d.datname::text, %s)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid) ORDER BY 1
+"""
+_SCRATCH_LOCKS: Final = """
+SELECT objid::int8 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND classid = %s
+"""
 _DATABASES: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = %s)"
 
 
@@ -91,6 +106,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     server_major: int
     role: str
+    superuser: bool
     become: str | None
     has_store: bool
     has_keys: bool
@@ -133,6 +149,7 @@ def look(url: str, *, owner: str, roles: Sequence[Role]) -> Target:
     return Target(
         server_major=version // 10_000,
         role=role,
+        superuser=superuser,
         become=become,
         has_store=has_store,
         has_keys=has_keys,
@@ -169,6 +186,100 @@ def create_roles(url: str, roles: Sequence[Role], *, owner: str) -> str | None:
                 hint=f"As an administrator, run: {said};",
             ) from exc
     return owner if row is not None and row[0] else None
+
+
+def create_verifier(url: str, *, owner: str) -> str | None:
+    """Make the role that a backup is tried as, and return it: it sees every row, is a member of `owner`, and may do nothing else.
+
+    None: a role called `owner` is a superuser on this server, and nobody becomes a member of it.
+
+    Raises:
+        AccessRefused, Unavailable, StorageError.
+    """
+    import psycopg
+    from psycopg import sql
+
+    with connected(url) as connection:
+        try:
+            if not connection.execute(_ORDINARY, (owner,)).fetchall():
+                return None
+            if not connection.execute(_KNOWN_ROLES, ([VERIFIER],)).fetchall():
+                connection.execute(sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS").format(sql.Identifier(VERIFIER)))
+            granted = sql.SQL("GRANT {} TO {}").format(sql.Identifier(owner), sql.Identifier(VERIFIER))
+            connection.execute(granted)
+        except psycopg.Error as exc:
+            raise refused(exc, connection.info.user) from exc
+    return VERIFIER
+
+
+@contextmanager
+def scratch_database(url: str, *, owner: str | None) -> Iterator[str]:
+    """Make a database that is dropped when the block ends, and give its name.
+
+    As long as this process lives, a lock says so (`leftovers`), and it is taken before there is a database of that name.
+
+    Raises:
+        AccessRefused, Unavailable, StorageError.
+    """
+    import psycopg
+
+    name = f"{SCRATCH}{secrets.token_hex(6)}"
+    with connected(url) as holder:
+        try:
+            holder.execute("SELECT set_config('idle_session_timeout', '0', false)")
+            holder.execute("SELECT pg_advisory_lock(%s, %s)", (SCRATCH_LOCK, _lock_of(name)))
+        except psycopg.Error as exc:
+            raise refused(exc, holder.info.user) from exc
+        create_database(url, name, owner=owner)
+        try:
+            yield name
+        finally:
+            drop_database(url, name)
+
+
+def leftovers(url: str) -> list[str]:
+    """Return the databases that verifications of backups have left behind that were killed: nobody's lock says that it lives,
+    and nobody is connected.
+
+    Raises:
+        Unavailable, StorageError.
+    """
+    import psycopg
+
+    with connected(url) as connection:
+        try:
+            # In this order: a database that is seen was locked before.
+            names = [row[0] for row in connection.execute(_SCRATCHES, (SCRATCH,)).fetchall()]
+            held = {row[0] for row in connection.execute(_SCRATCH_LOCKS, (SCRATCH_LOCK,)).fetchall()}
+        except psycopg.Error as exc:
+            raise refused(exc, connection.info.user) from exc
+    return [name for name in names if _lock_of(name) not in held]
+
+
+def drop_leftovers(url: str) -> list[str]:
+    """Drop what `leftovers` finds, except where somebody has connected since or this role may not, and return what was dropped.
+
+    Raises:
+        Unavailable, StorageError.
+    """
+    import psycopg
+    from psycopg import sql
+
+    gone = []
+    for name in leftovers(url):
+        with connected(url) as connection:
+            try:
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+            except (psycopg.errors.ObjectInUse, psycopg.errors.InsufficientPrivilege):
+                continue
+            except psycopg.Error as exc:
+                raise refused(exc, connection.info.user) from exc
+            gone.append(name)
+    return gone
+
+
+def _lock_of(name: str) -> int:
+    return zlib.crc32(name.encode()) & 0x7FFF_FFFF
 
 
 def create_extension(url: str, *, schema: str) -> None:

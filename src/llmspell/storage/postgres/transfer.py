@@ -7,6 +7,7 @@ Rule 3: an import is one transaction. It is READ COMMITTED, as the counting of q
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +31,7 @@ from llmspell.storage.contracts.transfer import (
 from llmspell.storage.postgres.binary_arrays import column
 from llmspell.storage.postgres.executor import Inside, InTransaction, Transaction
 from llmspell.storage.postgres.link import BEGIN_READ, BEGIN_WRITE
-from llmspell.storage.relational.catalog import Query
+from llmspell.storage.relational.catalog import Catalog, Query
 from llmspell.storage.relational.runtime import Runtime
 from llmspell.storage.relational.table_queries import TENANT_PARAMETER
 from llmspell.storage.relational.transfer import RelationalImport, with_row
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from llmspell.storage.relational.database import Executor
 
 T = TypeVar("T")
+MARK_BITS = 63
+MARK_TIMEOUT_S = 30.0
 _EMPTY = msgspec.Raw(b"{}")
 
 
@@ -115,6 +118,22 @@ async def source(
         yield ServerSource(Inside(opened), runtime, status, tenant)
     finally:
         await opened.leave()
+
+
+async def same_database(one: Database, other: Database, catalog: Catalog) -> bool:
+    """Say whether two pools lead to one database: a lock that one transaction holds is one that the other does not get.
+
+    Names of hosts do not tell, and neither does what a server says of itself: a standby that was promoted, or a server that was
+    recovered beside the first, has the same identifiers, and moving rows back from there is what it is for.
+    """
+    mark = secrets.randbits(MARK_BITS)
+    opened = [database.opened(NO_TENANT, BEGIN_READ, timeout_s=MARK_TIMEOUT_S) for database in (one, other)]
+    try:
+        held = [bool(await Inside(each).value(catalog.transfer.take_mark, mark=mark)) for each in opened]
+    finally:
+        for each in opened:
+            await each.leave()
+    return held == [True, False]
 
 
 class _ForTenant(Inside):
@@ -211,7 +230,10 @@ async def target(
     """Open the transaction of an import."""
     opened = database.opened(tenant or NO_TENANT, BEGIN_WRITE, timeout_s=TRANSFER_TIMEOUT_S)
     try:
-        work = RelationalImport(ServerHands(opened, runtime), runtime, FORMS, tenant=tenant, on_conflict=on_conflict)
+        hands = ServerHands(opened, runtime)
+        # One tenant's rows come in by the role that serves it, and that role grants nothing to anybody.
+        operator = tenant is None
+        work = RelationalImport(hands, runtime, FORMS, tenant=tenant, on_conflict=on_conflict, operator=operator)
         yield ServerTarget(opened, work, runtime)
     finally:
         await opened.leave()

@@ -32,6 +32,7 @@ AUDIT = frozenset({"audit_heads", "audit_log"})
 """Entries that are there stay, whatever is asked for."""
 UPDATED = frozenset({"sessions", "embedding_spaces", "tenants"})
 """Replaced where they are: others refer to them."""
+_NOT_ITS_OWN = ", for only the operator changes them (llmspell tenants quota, suspend, resume)."
 _PARENTS = frozenset(parent for table in TABLES for parent, _ in table.belongs_to)
 
 
@@ -63,8 +64,17 @@ class RelationalImport:
     """`TransferTarget.write` and `finish`, over the hands of a dialect."""
 
     def __init__(
-        self, hands: Hands, runtime: Runtime, forms: Forms, *, tenant: TenantId | None, on_conflict: OnConflict
+        self,
+        hands: Hands,
+        runtime: Runtime,
+        forms: Forms,
+        *,
+        tenant: TenantId | None,
+        on_conflict: OnConflict,
+        operator: bool = True,
     ) -> None:
+        """`operator`: whoever imports may change what a tenant is called, whether it is active, and what it may use."""
+        self._operator = operator
         self._hands = hands
         self._runtime = runtime
         self._queries = runtime.catalog.transfer
@@ -311,10 +321,12 @@ class RelationalImport:
             return Conflicting(len(new), len(old))
         if table.name == "embedding_spaces":
             await self._require_dimensions(old)
-        if self._on_conflict != "replace" or table.name == "artifact_content":
+        kept = table.name == "artifact_content" or (table.name == "tenants" and not self._operator)
+        if self._on_conflict != "replace" or kept:
             if table.name == "tenants":
                 self.notes += [
-                    f"Tenant `{row.tenant_id}` was registered before: its name, status and quotas are kept."  # type: ignore[attr-defined]
+                    f"Tenant `{row.tenant_id}` was registered before: its name, status and quotas are kept"  # type: ignore[attr-defined]
+                    f"{_NOT_ITS_OWN if self._on_conflict == 'replace' else '.'}"
                     for row in old
                 ]
             return Conflicting(len(new), len(old))

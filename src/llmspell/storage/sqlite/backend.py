@@ -155,6 +155,11 @@ class SqliteBackend:
     async def archive_event_partitions(self, before: datetime, *, dry_run: bool = False) -> list[str]:
         raise one_table()
 
+    async def is_same_store(self, other: object) -> bool:
+        if not isinstance(other, SqliteBackend):
+            return False
+        return await asyncio.to_thread(os.path.samefile, self._database.path, other._database.path)
+
     @contextlib.asynccontextmanager
     async def transfer_source(self, tenant: TenantId | None) -> AsyncIterator[TransferSource]:
         status = await self.migration_status()

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from llmspell.clock import Clock
+from llmspell.errors import TenantUnknown
 from llmspell.storage.contracts.transfer import (
     OnProgress,
     Progress,
@@ -29,6 +30,8 @@ from llmspell.storage.transfer.subset import Subset
 from llmspell.storage.transfer.threads import ahead, on_thread
 from llmspell.tenant import TenantId
 
+TENANT_HINT: Final = "Look who there is: llmspell tenants list (`spell.tenants.list()`); --all-tenants takes every one."
+
 
 async def export(
     source: Transferable,
@@ -47,10 +50,12 @@ async def export(
     Raises:
         InvalidInput: `only` or `limit`.
         InvalidSetting: all tenants are the operator's, and the store was opened without its role.
+        TenantUnknown: the store has no such tenant, and nothing of it.
         DiskFull, StorageError: nothing has changed.
     """
     subset = Subset(only, limit)
     async with source.transfer_source(tenant) as snapshot:
+        await require_known(snapshot, tenant)
         if subset.needs_artifacts_first:
             await subset.look(snapshot.rows)
         counts = {table.shown: await snapshot.count(table) for table in TABLES} if subset.everything else None
@@ -58,6 +63,20 @@ async def export(
         async with _opened(output) as file:
             written = await _write(snapshot, file, header, subset, progress)
     return report_of(header, written, subset.notes())
+
+
+async def require_known(source: TransferSource, tenant: TenantId | None) -> None:
+    """See that a store has a tenant: it is registered there, or has rows, as one whose registration was left out of an import.
+
+    Raises:
+        TenantUnknown: neither.
+    """
+    if tenant is None:
+        return
+    for table in reversed(TABLES):  # those that are registered come last, and are all that is asked of most
+        if await source.count(table):
+            return
+    raise TenantUnknown(tenant=tenant, hint=TENANT_HINT)
 
 
 def header_of(

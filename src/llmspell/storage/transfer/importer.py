@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
 from llmspell.clock import Clock
-from llmspell.errors import ExportDamaged, LlmspellError, TransferError
+from llmspell.errors import ExportDamaged, LlmspellError, TenantUnknown, TransferError
 from llmspell.storage.contracts.transfer import (
     OnConflict,
     OnProgress,
@@ -25,7 +25,7 @@ from llmspell.storage.contracts.transfer import (
     require_on_conflict,
 )
 from llmspell.storage.contracts.transfer_tables import BY_NAME, TABLES
-from llmspell.storage.transfer.exporter import header_of
+from llmspell.storage.transfer.exporter import header_of, require_known
 from llmspell.storage.transfer.format import Header, Summary
 from llmspell.storage.transfer.reader import Batch, ExportReader
 from llmspell.storage.transfer.records import Digests
@@ -47,6 +47,7 @@ _PARTS: Final[dict[str, frozenset[str]]] = {
 }
 """Which tables must have been written before one."""
 PASSES_MAX: Final = 8
+TENANTS_SHOWN: Final = 10
 OTHER_DIGEST: Final = "There are as many records in the export as its summary says, and they are not the same."
 
 
@@ -71,6 +72,7 @@ async def import_(
 
     Raises:
         TransferError, ExportTooNew, ExportDamaged: the file; with the table, the number of the record, from 1, and its byte.
+        TenantUnknown: the file holds nothing of `tenant`.
         AlreadyExists, QuotaExceeded, StorageError: the target refuses a record, with the same fields.
         OutcomeUnknown: the answer to the commit was lost; otherwise an error means that nothing was written.
     """
@@ -86,6 +88,7 @@ async def import_(
                 opened, subset, progress, reader.header.counts if subset.everything and tenant is None else None
             )
             await feed.write_to(work)
+            _require_held(reader, tenant)
             require_digests(reader)
             notes = [*await opened.finish(), *subset.notes()]
             if reader.summary is None:
@@ -118,6 +121,7 @@ async def transfer(
         source.transfer_source(tenant) as snapshot,
         target.transfer_target(tenant, on_conflict=on_conflict) as opened,
     ):
+        await require_known(snapshot, tenant)
         if subset.needs_artifacts_first:
             await subset.look(snapshot.rows)
         totals = {table.shown: await snapshot.count(table) for table in TABLES} if subset.everything else None
@@ -133,6 +137,24 @@ async def transfer(
         if not dry_run:
             await opened.commit()
     return work.report(header, counts, notes, dry_run=dry_run, checked=True)
+
+
+def _require_held(reader: ExportReader, tenant: TenantId | None) -> None:
+    """See that a file that was read has something of the tenant that was asked for.
+
+    Raises:
+        TenantUnknown: it has nothing.
+    """
+    if tenant is None or any(tenant in count.tenants for count in reader.counts.values()):
+        return
+    held = sorted({name for count in reader.counts.values() for name in count.tenants})
+    shown = ", ".join(held[:TENANTS_SHOWN]) + (", …" if len(held) > TENANTS_SHOWN else "")
+    raise TenantUnknown(
+        "The export holds nothing of this tenant.",
+        hint=f"It holds: {shown}." if held else "It holds no tenant at all.",
+        tenant=tenant,
+        path=reader.path,
+    )
 
 
 def _only_tenant(header: Header) -> TenantId | None:

@@ -80,6 +80,7 @@ class ExportReader:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(self._given.open())
             scanner = Scanner(lambda: self._given.read(file), path=self.path)
+            scanner.begin()
             entries = scanner.entries()
             at_data = False
             for key in entries:

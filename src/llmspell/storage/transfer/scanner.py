@@ -7,6 +7,7 @@ Rule 2: whatever is wrong is told with the byte at which it stands, counted from
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Iterator
 from typing import Final, NoReturn
@@ -24,6 +25,21 @@ _SCALAR: Final = re.compile(rb"[^,\]} \t\n\r]+")
 _COMPACT_BYTES: Final = 1024 * 1024
 _BETWEEN: Final = b"},\n{"
 """What stands between two records of an export, which have a line each."""
+_WIDEST: Final = 4
+"""Bytes of one character of UTF-32."""
+_SAVED_ANEW: Final = (
+    "A shell or an editor has saved it anew (`>` of Windows PowerShell does). Export with --output FILE; or convert it:"
+    " iconv -f UTF-16 -t UTF-8."
+)
+_EMPTY: Final = "What wrote it has written nothing: export again, and look at what that says."
+_OTHER_FILES: Final[tuple[tuple[bytes, str, str], ...]] = (
+    (b"LSBK", "a backup of llmspell", "Restore it: llmspell backup restore."),
+    (b"PGDMP", "a dump of pg_dump", "Restore it with pg_restore."),
+    (b"PK\x03\x04", "a zip archive", "Unpack it first, or pack exports as .gz or .zst."),
+    (b"\xfd7zXZ\0", "packed by xz", "Unpack it first, or pack exports as .gz or .zst."),
+    (b"BZh", "packed by bzip2", "Unpack it first, or pack exports as .gz or .zst."),
+)
+_LONGEST_MARK: Final = max(len(mark) for mark, _, _ in _OTHER_FILES)
 _OPENING: Final = frozenset(b"{[")
 
 
@@ -45,14 +61,35 @@ class Scanner:
         """How many bytes were read before this position."""
         return self._before + self._at
 
-    def fail(self, problem: str, *, offset: int | None = None) -> NoReturn:
+    def fail(self, problem: str, *, offset: int | None = None, hint: str = "") -> NoReturn:
         """Raise what is wrong here.
 
         Raises:
             TransferError: always.
         """
         at = self.offset if offset is None else offset
-        raise TransferError(problem, path=self._path, byte=at)
+        raise TransferError(problem, hint=hint, path=self._path, byte=at)
+
+    def begin(self) -> None:
+        """Pass the mark that some editors put before a text in UTF-8, and refuse what is no text in UTF-8 by its name.
+
+        Raises:
+            TransferError: it is empty, in another encoding, or a file of another kind.
+        """
+        while len(self._buffer) < _LONGEST_MARK and self._more():
+            pass
+        start = self._buffer[:_LONGEST_MARK]
+        for mark, what, hint in _OTHER_FILES:
+            if start.startswith(mark):
+                self.fail(f"This is no export but {what}.", offset=0, hint=hint)
+        if start.startswith(codecs.BOM_UTF8):
+            self._at = len(codecs.BOM_UTF8)
+        elif start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in start[:_WIDEST]:
+            self.fail("The export is not in UTF-8 but in UTF-16 or UTF-32.", offset=0, hint=_SAVED_ANEW)
+        while not self._buffer[self._at :].strip():
+            self._at = len(self._buffer)
+            if not self._more():
+                self.fail("The export is empty.", offset=0, hint=_EMPTY)
 
     def _more(self) -> bool:
         """Read on; say whether there was anything."""

@@ -3,7 +3,8 @@
 Rule 1: a file appears under its name only when it is complete and on the disk. What stops before leaves the name as it was.
 Rule 2: exports hold everything: only the owner may read them.
 Rule 3: only a file is replaced. A device or a pipe is written into as it stands, and a link leads to what it names.
-Rule 4: waiting for the standard input ends when nobody wants it any more: an interrupt must not wait for who never writes.
+Rule 4: waiting for the standard input or at a pipe ends when nobody wants it any more: an interrupt must not wait for who never
+writes, or never reads.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import io
 import os
 import secrets
 import select
+import stat
 import sys
 import zlib
 from collections.abc import Iterator
@@ -91,7 +93,19 @@ class Output:
 
     def _device(self, path: Path) -> BinaryIO:
         """Open what is no file of its own: /dev/stdout, /dev/null, a named pipe. Replacing it would take it from everybody else."""
-        return path.open("wb")
+        if os.name == "nt" or not is_pipe(path):
+            return path.open("wb")
+        while True:
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+                break
+            except OSError as exc:
+                if exc.errno != errno.ENXIO:  # nobody reads yet
+                    raise
+            require_wanted()
+            select.select([], [], [], LOOK_S)
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "wb")
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -144,7 +158,7 @@ class Input:
             Unavailable: there is no such file, or it may not be read.
         """
         try:
-            raw = (self._stream or _standard_input()) if self.path == STANDARD else Path(self.path).open("rb")  # noqa: SIM115 - closed below
+            raw = (self._stream or _standard_input()) if self.path == STANDARD else _opened(self.path)
         except OSError as exc:
             raise Unavailable(f"The export cannot be opened: {exc.strerror}.", path=self.path) from exc
         try:
@@ -189,6 +203,44 @@ class _Waiting(io.RawIOBase):
         while not select.select([self._descriptor], [], [], LOOK_S)[0]:
             require_wanted()
         return os.readv(self._descriptor, [buffer])
+
+
+def is_pipe(path: str | Path) -> bool:
+    """Say whether a path names a pipe, which is read when somebody writes into it, and no sooner."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)  # noqa: PTH116 - the same for a text
+    except OSError:
+        return False
+
+
+class _Pipe(_Waiting):
+    """A named pipe, opened without waiting for who writes into it: that open cannot be interrupted, a wait can."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        self._begun = False
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            try:
+                size = super().readinto(buffer)
+            except BlockingIOError:
+                continue
+            if size or self._begun or sys.platform == "linux":
+                self._begun = True
+                return size
+            # Other systems say that a pipe has ended before anybody has opened it to write.
+            require_wanted()
+            select.select([], [], [], LOOK_S)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
+
+
+def _opened(path: str) -> BinaryIO:
+    return io.BufferedReader(_Pipe(path)) if os.name != "nt" and is_pipe(path) else Path(path).open("rb")
 
 
 def _standard_input() -> BinaryIO:

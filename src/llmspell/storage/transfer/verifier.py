@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, TypeAlias
 
 from llmspell.codec import require_limit
+from llmspell.errors import TenantUnknown
 from llmspell.storage.contracts.transfer import (
     OnProgress,
     Progress,
@@ -21,6 +22,7 @@ from llmspell.storage.contracts.transfer import (
     TransferSource,
 )
 from llmspell.storage.contracts.transfer_tables import TABLES
+from llmspell.storage.transfer.exporter import TENANT_HINT
 from llmspell.storage.transfer.importer import require_digests
 from llmspell.storage.transfer.reader import ExportReader
 from llmspell.storage.transfer.records import ENCODER, Digests
@@ -49,12 +51,15 @@ async def verify(
     Raises:
         TransferError, ExportDamaged: a file cannot be read, or contradicts its summary.
         InvalidInput: a file that can be read only once is given where it must be read again.
+        TenantUnknown: neither side has anything of the tenant.
         InvalidSetting, StorageError: a store.
     """
     require_limit(limit, minimum=0)
     async with contextlib.AsyncExitStack() as stack:
         sides = [await _open(stack, side, tenant) for side in (first, second)]
         counts = [await side.counts(progress) for side in sides]
+        if tenant is not None and not any(count.count for side in counts for count in side.values()):
+            raise TenantUnknown("Neither side has anything of this tenant.", hint=TENANT_HINT, tenant=tenant)
         differing = [
             found for table in TABLES for found in _differing(table, counts[0][table.shown], counts[1][table.shown])
         ]

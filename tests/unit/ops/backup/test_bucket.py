@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -10,6 +12,7 @@ import pytest
 from tests.fixtures.backups import fill, settings_of, texts
 from tests.fixtures.object_store import BUCKET, ObjectStore, running_object_store
 
+from llmspell.clock import ManualClock
 from llmspell.errors import NotFound, Unavailable
 from llmspell.ops.backup import Backups
 from llmspell.ops.backup import bucket as buckets
@@ -21,6 +24,12 @@ from llmspell.settings import BackupSettings
 def object_store() -> Iterator[ObjectStore]:
     with running_object_store() as store:
         yield store
+
+
+def unfinished(store: ObjectStore) -> int:
+    """How many uploads in parts the server still holds."""
+    with urllib.request.urlopen(f"{store.url}/{BUCKET}?uploads", timeout=20) as answer:
+        return answer.read().count(b"<UploadId>")  # type: ignore[no-any-return]
 
 
 def place_of(settings: BackupSettings) -> Place:
@@ -68,9 +77,29 @@ def test_what_breaks_off_leaves_nothing_and_is_safe_to_repeat(object_store: Obje
         with pytest.raises(RuntimeError, match="broke off"):
             place.put("a.lsbk", broken(after))
         assert place.list() == []
+        assert unfinished(object_store) == 0, "its parts are aborted"
     place.put("a.lsbk", [b"whole"])
     place.put("a.lsbk", [b"whole again"])
     assert read_small(place, "a.lsbk") == b"whole again"
+
+
+async def test_what_a_killed_backup_left_is_no_backup_and_goes_after_a_day(
+    object_store: ObjectStore, tmp_path: Path
+) -> None:
+    store = tmp_path / "s.db"
+    await fill(f"sqlite:///{store}", "Ada moved to Zurich.")
+    settings = settings_of(f"sqlite:///{store}", tmp_path, backup=object_store.settings("killed/"))
+    backups = Backups(settings)
+    record = backups.create(verify=False)
+    backups.place.delete(record.id + RECORD)  # as if the process had ended between the content and the record
+
+    assert [each.state for each in backups.list()] == ["incomplete"]
+    assert backups.prune().deleted == [], "somebody may still be at it"
+    again = backups.create(verify=False)
+    later = Backups(settings, clock=ManualClock(datetime.now(UTC) + timedelta(days=1, minutes=1)))
+    assert [each.id for each in later.prune().deleted] == [record.id]
+    assert [each.id for each in later.list()] == [again.id]
+    assert len(later.place.list()) == 2
 
 
 def test_what_is_not_there_is_not_found(object_store: ObjectStore) -> None:

@@ -30,8 +30,12 @@ MANIFEST = Manifest(
     tables=[TableDigest("kv_store", 3, "d")],
     software={"sqlite": "3"},
 )
-PACKINGS = [Packing(level, key_id) for level in (0, 3) for key_id in (None, KEYS.active)]
-every = pytest.mark.parametrize("packing", PACKINGS, ids=["plain", "sealed", "packed", "packed-sealed"])
+PACKINGS = [Packing(level, key_id) for level in (0, 3) for key_id in (None, KEYS.active)] + [
+    Packing(3, None, KEYS.active)
+]
+every = pytest.mark.parametrize(
+    "packing", PACKINGS, ids=["plain", "sealed", "packed", "packed-sealed", "packed-signed"]
+)
 
 
 def packed(content: bytes, packing: Packing) -> bytes:
@@ -93,11 +97,27 @@ def test_two_backups_share_no_key() -> None:
         unpacked(one[: HEADER_BYTES + 1_048_596] + two[HEADER_BYTES + 1_048_596 :])
 
 
+def test_what_is_signed_is_readable_and_made_by_nobody_without_the_key() -> None:
+    packing = Packing(0, None, KEYS.active)
+    signed, forged = packed(b"a content", packing), packed(b"a CONTENT", Packing(0, None))
+    assert b"a content" in signed
+
+    assert unpack(iter([signed]), keyring=KEYS).packing.genuine
+    assert not unpack(iter([forged]), keyring=KEYS).packing.genuine
+    for stored in (signed[:HEADER_BYTES] + forged[HEADER_BYTES:], signed.replace(b"a content", b"a CONTENT")):
+        with pytest.raises(SealBroken):
+            unpacked(stored)
+    with pytest.raises(SealBroken, match="was signed under a master key"):
+        unpacked(signed, read_keyring(OTHER_KEY))
+    with pytest.raises(MasterKeyMissing, match="is signed"):
+        unpacked(signed, Keyring())
+
+
 def test_what_is_no_backup_or_a_newer_one_is_told_apart() -> None:
     with pytest.raises(CorruptStore, match="no backup"):
         unpacked(b"something else entirely, which is long enough for a header" * 2)
     with pytest.raises(CorruptStore, match="newer"):
-        unpacked(MAGIC + bytes((2, 0, 0, 0)) + bytes(100))
+        unpacked(MAGIC + bytes((3, 0, 0, 0)) + bytes(100))
 
 
 def test_memory_is_bounded_whatever_the_size() -> None:

@@ -167,3 +167,9 @@ WHERE tenant_id = :tenant_id;
 -- cross-tenant: it is of the database
 -- only: arrays in binary name the type of their members
 SELECT 'public.vector'::regtype::oid::bigint;
+
+-- name: take_mark -> value
+-- Take a lock that nobody else uses, and say whether it was free: whether two connections lead to one database.
+-- cross-tenant: it is of the database
+-- only: a file has a place in its file system
+SELECT pg_try_advisory_xact_lock(:mark::bigint);
