@@ -34,7 +34,8 @@ def test_what_was_sealed_opens(key: bytes | None, size: int) -> None:
 
     assert opened(stored, key) == content
     assert len(stored) == size + OVERHEAD * max(1, -(-size // CHUNK_BYTES))
-    assert (content[:1_000] in stored) is (key is None or not content)
+    if size != 1:  # any byte may stand by chance among those that were sealed
+        assert (content[:1_000] in stored) is (key is None or not content)
 
 
 @both
