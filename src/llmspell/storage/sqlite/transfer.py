@@ -211,25 +211,29 @@ class FileHands:
 
     async def insert(self, query: Query, table: Table, records: Sequence[Record], computed: Sequence[Any]) -> None:
         rows = list(self._rows(query, table, records, computed))
-        at_once = 0 if table.large else len(rows) - len(rows) % ROWS_AT_ONCE
-        done = 0
-        try:
-            if at_once and (several := _several(query.sql)) is not None:
-                for done in range(0, at_once, ROWS_AT_ONCE):
-                    some = rows[done : done + ROWS_AT_ONCE]
-                    self._connection.execute(several, list(chain.from_iterable(some))).fetchall()
-                done = at_once
-        except apsw.ConstraintError:
-            # Nothing of the statement was stored: row by row, as below, the error is that of one of them.
-            pass
-        except apsw.Error as exc:
-            raise translate(exc, self._connection, query=query.label) from exc
+        done = 0 if table.large else self._insert_hundreds(query, rows)
         left = iter(rows[done:])
         try:
             self._connection.executemany(query.sql, left).fetchall()
         except apsw.Error as exc:
             begun = len(rows) - sum(1 for _ in left)
             raise with_row(translate(exc, self._connection, query=query.label), begun - 1) from exc
+
+    def _insert_hundreds(self, query: Query, rows: Sequence[Sequence[Any]]) -> int:
+        """Store as many rows as can be stored many at once, and return how many."""
+        several = _several(query.sql)
+        if several is None:
+            return 0
+        whole = len(rows) - len(rows) % ROWS_AT_ONCE
+        for done in range(0, whole, ROWS_AT_ONCE):
+            values = list(chain.from_iterable(rows[done : done + ROWS_AT_ONCE]))
+            try:
+                self._connection.execute(several, values).fetchall()
+            except apsw.ConstraintError:
+                return done  # nothing of the statement was stored: row by row, the error is that of one of them
+            except apsw.Error as exc:
+                raise translate(exc, self._connection, query=query.label) from exc
+        return whole
 
     def _rows(
         self, query: Query, table: Table, records: Sequence[Record], computed: Sequence[Any]
